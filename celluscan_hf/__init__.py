@@ -1,0 +1,3 @@
+"""CelluScan: single blood cells in 14 classes, as a data set, a model and a recipe for the Hugging Face world."""
+
+__version__ = "0.1.0"

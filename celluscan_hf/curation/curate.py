@@ -1,0 +1,161 @@
+"""From looked-at images to clean rows: duplicates and conflicts out, groups joined, splits and tiers dealt."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import taxonomy
+from ..errors import CelluScanError
+from ..sources import Dropped
+from . import quality, splits, squares
+from .duplicates import ExactGroups, NearPair, exact_duplicates, join_groups, near_duplicates
+from .scan import load_pixels
+
+QUALITIES = ("sharpness", "brightness", "contrast")
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A row of `duplicates.csv`: what was kept, what it equals or resembles, and how that was found."""
+
+    image_id: str
+    duplicate_of: str
+    kind: str
+    distance: int
+    correlation: float
+    label: str
+    label_of_other: str
+
+
+@dataclass(frozen=True)
+class Curated:
+    """What the rest of a build works on.
+
+    `rows` are the scanned columns of the rows kept, sorted by `image_id`, with `group_id`, `split`, `tier` (empty
+    outside train) and one `<quality>_outlier` flag each. `conflicts` lists groups of equal images whose labels
+    disagree, as (image_id, label).
+    """
+
+    rows: pa.Table
+    dropped: list[Dropped]
+    duplicates: list[Duplicate]
+    conflicts: list[list[tuple[str, str]]]
+
+
+def curate(
+    scanned: pa.Table,
+    pixels: Path,
+    size: int,
+    seed: int,
+    train_only: set[str],
+    progress: Callable[[int], object],
+) -> Curated:
+    """Clean the scanned rows; `pixels` is their folder, `train_only` the sources that may not be tested on."""
+    usable = scanned.filter(pc.is_null(scanned["reason"])).sort_by("image_id")
+    if usable.num_rows == 0:
+        raise CelluScanError("no usable image in any source; dropped.csv would hold them all, check the folders given")
+    ids, labels = usable["image_id"].to_pylist(), usable["label"].to_pylist()
+    exact = exact_duplicates(
+        np.array(usable["pixels"].to_pylist(), "S16").view("S16"), labels, usable["augmented"].to_pylist()
+    )
+    near = near_duplicates(
+        usable["phash"].to_numpy(), lambda row: _content(usable, row, pixels, size), progress
+    )  # fmt: skip
+    copies = {copy: kept for kept, equal in exact.kept.items() for copy in equal}
+    conflicting = {row for group in exact.conflicts for row in group}
+    links = [*copies.items(), *((pair.first, pair.second) for pair in near)]
+    usable = usable.append_column("group_id", pa.array(join_groups(usable["group"].to_pylist(), links)))
+    restricted = _restricted_groups(usable, train_only)
+    kept = np.array([row not in copies and row not in conflicting for row in range(len(ids))])
+    rows = usable.filter(pa.array(kept))
+    return Curated(
+        rows=_with_outliers(_with_splits(rows, restricted, seed)),
+        dropped=_dropped(scanned, ids, labels, copies, exact),
+        duplicates=_duplicates(ids, labels, copies, near),
+        conflicts=[[(ids[row], labels[row]) for row in group] for group in exact.conflicts],
+    )
+
+
+def _content(table: pa.Table, row: int, pixels: Path, size: int) -> Image.Image:
+    chunk, position = table["chunk"][row].as_py(), table["position"][row].as_py()
+    square = Image.fromarray(load_pixels(pixels, chunk, position, size))
+    return square.crop(squares.content_box(table["width"][row].as_py(), table["height"][row].as_py(), size))
+
+
+def _restricted_groups(table: pa.Table, train_only: set[str]) -> set[str]:
+    """Groups that may only be trained on: those with an augmented copy or a cell that reappears in such a source."""
+    restricted = pc.or_(table["augmented"], pc.is_in(table["source"], pa.array(sorted(train_only), pa.string())))
+    return set(table.filter(restricted)["group_id"].to_pylist())
+
+
+def _with_splits(rows: pa.Table, restricted: set[str], seed: int) -> pa.Table:
+    groups = _groups(rows)
+    eligible = np.array([name not in restricted for name in groups.names])
+    part = splits.deal(groups, splits.SPLIT_SHARES, seed, eligible)[groups.members]
+    tier = np.full(rows.num_rows, "", object)
+    train = np.flatnonzero(part == splits.SPLITS.index("train"))
+    train_groups = _groups(rows.take(pa.array(train)))
+    tier[train] = np.array(splits.TIERS, object)[
+        splits.deal(train_groups, splits.TIER_SHARES, seed)[train_groups.members]
+    ]
+    split = np.array(splits.SPLITS, object)[part]
+    return rows.append_column("split", pa.array(split.tolist())).append_column("tier", pa.array(tier.tolist()))
+
+
+def _groups(rows: pa.Table) -> splits.Groups:
+    names, members = np.unique(np.array(rows["group_id"].to_pylist(), object), return_inverse=True)
+    labels = label_ids(rows)
+    return splits.Groups(names.tolist(), members, labels, strata(rows))
+
+
+def label_ids(rows: pa.Table) -> NDArray[np.int64]:
+    """The label column as class numbers, (N,)."""
+    return np.array([taxonomy.LABEL2ID[label] for label in rows["label"].to_pylist()], np.int64)
+
+
+def strata(rows: pa.Table) -> NDArray[np.int64]:
+    """A number for each pair of class and source, (N,)."""
+    _, sources = np.unique(np.array(rows["source"].to_pylist(), object), return_inverse=True)
+    return label_ids(rows) + len(taxonomy.CLASSES) * sources.astype(np.int64)
+
+
+def _with_outliers(rows: pa.Table) -> pa.Table:
+    groups = strata(rows)
+    for name in QUALITIES:
+        flags = quality.outliers(rows[name].to_numpy(), groups)
+        rows = rows.append_column(f"{name}_outlier", pa.array(flags))
+    return rows
+
+
+def _dropped(
+    scanned: pa.Table, ids: list[str], labels: list[str], copies: dict[int, int], exact: ExactGroups
+) -> list[Dropped]:
+    bad = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail"])
+    dropped = [Dropped(row["image_id"], row["reason"], row["detail"] or "") for row in bad.to_pylist()]
+    dropped += [Dropped(ids[copy], "duplicate", f"equals {ids[kept]}") for copy, kept in copies.items()]
+    for group in exact.conflicts:
+        names = ", ".join(f"{ids[row]} = {labels[row]}" for row in group)
+        dropped += [Dropped(ids[row], "label_conflict", names) for row in group]
+    return dropped
+
+
+def _duplicates(ids: list[str], labels: list[str], copies: dict[int, int], near: list[NearPair]) -> list[Duplicate]:
+    found = [
+        Duplicate(ids[copy], ids[kept], "exact", 0, 1.0, labels[copy], labels[kept])
+        for copy, kept in sorted(copies.items())
+    ]
+    found += [
+        Duplicate(
+            ids[pair.second], ids[pair.first], "near", pair.distance, pair.correlation,
+            labels[pair.second], labels[pair.first],
+        )
+        for pair in near
+        if pair.second not in copies and pair.first not in copies
+    ]  # fmt: skip
+    return found

@@ -1,0 +1,52 @@
+"""What identifies an image (perceptual hash, pixel digest) and what identifies the camera that took it."""
+
+import imagehash
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from PIL import Image
+
+_SIZE_STEP = 32  # pixels; crops of one camera differ by a few
+_RING = 4  # pixels of the border that are taken for background
+_TINT = 24  # grey levels between the channels from which a background counts as tinted
+_DARK = 150  # grey levels below which a background counts as dark: black corners, fluorescence
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """The 64-bit DCT hash of the image (pHash, Zauner 2010) as computed by the imagehash library."""
+    bits = np.packbits(imagehash.phash(image).hash.ravel())
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
+    """16 bytes that are equal for images equal pixel for pixel, however their files are coded."""
+    digest = xxhash.xxh3_128(str(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels))
+    return digest.digest()
+
+
+def acquisition(width: int, height: int, coding: str, background: NDArray[np.float64]) -> str:
+    """The fingerprint of a capture: size class, coding with the JPEG quantisation table, tone of the background.
+
+    `width` and `height` are those of the whole opened image in pixels, `background` its RGB in [0, 255].
+    """
+    size = f"{width // _SIZE_STEP * _SIZE_STEP}x{height // _SIZE_STEP * _SIZE_STEP}"
+    return f"{size}/{coding}/{tone(background)}"
+
+
+def background_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The median RGB of the outermost pixels of an image (height, width, 3): (3,) in [0, 255]."""
+    bands = (pixels[:_RING], pixels[-_RING:], pixels[:, :_RING], pixels[:, -_RING:])
+    ring = np.concatenate([band.reshape(-1, 3) for band in bands])
+    median: NDArray[np.float64] = np.median(ring, axis=0)
+    return median
+
+
+def tone(background: NDArray[np.float64]) -> str:
+    """`dark`, `neutral`, `warm` (red over blue) or `cool` (blue over red)."""
+    red, _, blue = background
+    if background.mean() < _DARK:
+        return "dark"
+    if abs(red - blue) < _TINT:
+        return "neutral"
+    return "warm" if red > blue else "cool"

@@ -1,0 +1,47 @@
+"""Figures on how well a cell can be seen. Outliers are flagged for a person to look at, never dropped."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_OUTLIER_Z = 3.5  # Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
+_MAD_TO_Z = 0.6745
+_MIN_ROWS = 20  # below it a median absolute deviation says little
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Sharpness (variance of the Laplacian in grey levels²), brightness and contrast (mean and std of grey in [0, 1])."""
+
+    sharpness: float
+    brightness: float
+    contrast: float
+
+
+def measure(image: Image.Image) -> Quality:
+    """Quality of an RGB image; compare only images of one size, since sharpness depends on it."""
+    grey = np.asarray(image.convert("L"))
+    level = grey.astype(np.int16)
+    laplacian = (
+        level[1:-1, :-2] + level[1:-1, 2:] + level[:-2, 1:-1] + level[2:, 1:-1] - 4 * level[1:-1, 1:-1]
+    )  # fmt: skip
+    return Quality(
+        sharpness=round(float(laplacian.var(dtype=np.float32)), 2),
+        brightness=round(float(grey.mean()) / 255, 4),
+        contrast=round(float(grey.std(dtype=np.float32)) / 255, 4),
+    )
+
+
+def outliers(values: NDArray[np.float64], strata: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which values lie more than 3.5 robust z-scores from the median of their stratum (a class of a source)."""
+    flagged = np.zeros(len(values), bool)
+    order = np.argsort(strata, kind="stable")
+    starts = np.flatnonzero(np.diff(strata[order], prepend=-1))
+    for rows in np.split(order, starts[1:]):
+        if len(rows) >= _MIN_ROWS:
+            deviation = np.abs(values[rows] - np.median(values[rows]))
+            spread = np.median(deviation)
+            flagged[rows] = _MAD_TO_Z * deviation > _OUTLIER_Z * spread if spread > 0 else deviation > 0
+    return flagged

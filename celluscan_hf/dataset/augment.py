@@ -1,0 +1,93 @@
+"""Augmented rows: TrivialAugmentWide variants of train originals (Müller and Hutter, ICCV 2021; torchvision v2).
+
+Every variant is drawn from a seed of its own. A draw that leaves the pixels as they were, or repeats a sibling, is
+drawn again; after some failures a further transform is laid on top, since a single one has only a few hundred results
+and a class with one original needs thousands.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from ..curation.fingerprints import background_colour, perceptual_hash, pixel_digest
+from ..curation.splits import seeded_order
+from ..errors import CelluScanError
+from .shards import ShardTask, encode, stored, write_rows
+
+_DRAWS_PER_DEPTH = 8
+_MAX_DEPTH = 4
+
+
+def write_augmented(task: ShardTask) -> int:
+    """Write one shard of augmented images; the number of its rows."""
+    torch.set_num_threads(1)  # the processes share the cores
+    rows = [row for parent in task.plan() for row in variants(parent, task.square(parent), task.seed)]
+    order = seeded_order([row["image_id"] for row in rows], task.seed)
+    write_rows((rows[position] for position in order), task.path)
+    return len(rows)
+
+
+def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[dict[str, Any]]:
+    """The augmented rows of one parent: `parent["variants"]` of them, all unlike it and each other."""
+    seen = {pixel_digest(np.asarray(image)), encode(image)}
+    augment = RecordingTrivialAugment(background_colour(np.asarray(image)).tolist())
+    for number in range(parent["variants"]):
+        image_id = f"{parent['image_id']}~{number:04d}"
+        variant, jpeg, augmentation = _draw(image_id, image, augment, seed, seen)
+        yield {
+            **parent,
+            "image": stored(image_id, jpeg),
+            "image_id": image_id,
+            "phash": f"{perceptual_hash(variant):016x}",
+            "parent_id": parent["image_id"],
+            "augmentation": json.dumps(augmentation),
+        }
+
+
+def _draw(
+    image_id: str, image: Image.Image, augment: "RecordingTrivialAugment", seed: int, seen: set[bytes]
+) -> tuple[Image.Image, bytes, dict[str, object]]:
+    for attempt in range(_DRAWS_PER_DEPTH * _MAX_DEPTH):
+        own_seed = int.from_bytes(hashlib.sha256(f"{seed}|{image_id}|{attempt}".encode()).digest()[:6], "big")
+        variant, operations = augment.draw(image, own_seed, depth=1 + attempt // _DRAWS_PER_DEPTH)
+        digest = pixel_digest(np.asarray(variant))
+        if digest in seen:
+            continue
+        jpeg = encode(variant)
+        if jpeg in seen:
+            continue
+        seen.update((digest, jpeg))
+        return variant, jpeg, {"method": "TrivialAugmentWide", "seed": own_seed, "operations": operations}
+    raise CelluScanError(
+        f"no further variant of {image_id} could be drawn: the image is too plain to be augmented; "
+        "move it out of its source, or lower --target-per-class"
+    )
+
+
+class RecordingTrivialAugment(v2.TrivialAugmentWide):
+    """TrivialAugmentWide that keeps what it did. Uncovered corners take `fill`, RGB in [0, 255]."""
+
+    def __init__(self, fill: list[float]) -> None:
+        super().__init__(interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
+        self.operations: list[dict[str, object]] = []
+
+    def draw(self, image: Image.Image, seed: int, depth: int) -> tuple[Image.Image, list[dict[str, object]]]:
+        """`depth` transforms of a PIL image, drawn from `seed`, and their names and magnitudes."""
+        self.operations = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for _ in range(depth):
+                image = self(image)
+        return image, self.operations
+
+    def _apply_image_or_video_transform(
+        self, image: Image.Image, transform_id: str, magnitude: float, *args: Any, **kwargs: Any
+    ) -> Image.Image:
+        self.operations.append({"name": transform_id, "magnitude": round(magnitude, 4)})
+        return super()._apply_image_or_video_transform(image, transform_id, magnitude, *args, **kwargs)

@@ -1,0 +1,71 @@
+"""Spreading tasks over processes, with a progress bar and with errors that say what to do."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from ..errors import CelluScanError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_IN_FLIGHT = 2  # tasks handed out per process: one at work, one waiting
+
+
+class Workers:
+    """`num_proc` processes that live as long as a build. With one, everything runs in this process."""
+
+    def __init__(self, num_proc: int) -> None:
+        self.num_proc = num_proc
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        if self.num_proc > 1:
+            # spawn: a fork of a process that has started threads (torch, faiss, pyarrow) can deadlock
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.num_proc, mp_context=context, initializer=_start)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """The results of `function` for all tasks, as they come. Few tasks are in memory at a time."""
+        if self._pool is None:
+            yield from map(function, tasks)
+            return
+        waiting: set[Future[Result]] = set()
+        try:
+            for task in tasks:
+                waiting.add(self._pool.submit(function, task))
+                if len(waiting) >= _IN_FLIGHT * self.num_proc:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            yield from (future.result() for future in wait(waiting).done)
+        except BrokenProcessPool:
+            raise CelluScanError(
+                "a worker process was killed, most likely for lack of memory; run again with --resume and a lower --num-proc"
+            ) from None
+
+
+def _start() -> None:
+    """In a worker: leave Ctrl-C to the main process, and end when that ends, even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+@contextmanager
+def progress(stage: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
+    """A progress bar on the terminal; yields the function that is told of each step."""
+    with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, smoothing=0.05, leave=True) as bar:
+        yield bar.update

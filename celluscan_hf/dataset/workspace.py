@@ -1,0 +1,101 @@
+"""Where a build happens: beside the output, which appears under its name only when it is whole.
+
+`<output>.building/` holds the lock, the settings, what was scanned and the shards written so far. Every file in it
+gets its name once it is complete, so whatever a killed build left can be used by the next one.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import CelluScanError
+from .settings import BuildSettings
+
+STATISTICS = Path("curation", "statistics.json")
+
+
+class Workspace:
+    """The folders of one build, held under a lock from `__enter__` to `__exit__`."""
+
+    def __init__(self, settings: BuildSettings) -> None:
+        self.settings = settings
+        self.output = settings.output
+        self.folder = self.output.with_name(f"{self.output.name}.building")
+        self.scanned = self.folder / "scanned"
+        self.plans = self.folder / "plans"
+        self.final = self.folder / "final"
+        self.archives = self.folder / "archives"
+        self._lock = FileLock(self.output.with_name(f"{self.output.name}.lock"), timeout=0)
+
+    def __enter__(self) -> "Workspace":
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise CelluScanError(f"another build into {self.output} is running; wait for it or choose another --output")
+        try:
+            self._check()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def finished(self) -> dict[str, Any] | None:
+        """The statistics of a finished build in the output folder, or None where there is none."""
+        path = self.output / STATISTICS
+        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+    def _check(self) -> None:
+        """Refuse an output folder or a half-done build that is not this one's."""
+        done = self.finished()
+        if done is not None:
+            self._check_same(done["settings"], f"{self.output} is a finished build")
+        elif self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise CelluScanError(f"{self.output} holds something that is no build; choose an empty or new --output")
+        elif self.folder.exists() and not self.settings.resume:
+            raise CelluScanError(
+                f"{self.folder} holds an unfinished build; add --resume to go on with it, or delete it to start anew"
+            )
+
+    def open(self, description: dict[str, Any]) -> None:
+        """Make the folders; `description` (settings and digest of the listing) must be that of the work found there."""
+        for folder in (self.scanned, self.plans, self.final, self.archives):
+            folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "build.json"
+        if path.exists():
+            self._check_same(json.loads(path.read_text("utf-8")), f"{self.folder} holds an unfinished build")
+        write_text(path, json.dumps(description, indent=1, sort_keys=True))
+
+    def _check_same(self, found: dict[str, Any], what: str) -> None:
+        for name, value in self.settings.content.items():
+            if found[name] != value:
+                raise CelluScanError(
+                    f"{what} with {name}={found[name]}, asked for {value}; use the same settings or another --output"
+                )
+
+    def publish(self) -> None:
+        """Give the finished folder its name, in one step, and remove the rest."""
+        os.replace(self.final, self.output)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what a build leaves behind; also what one killed between its last two steps has left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a name of its own, then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,40 @@
+"""LISC, about 250 fields of 8 healthy subjects, each around one white cell (Rezatofighi and Soltanian-Zadeh 2011).
+
+http://users.cecs.anu.edu.au/~hrezatofighi/Data/Leukocyte%20Data.htm — five class folders of 720x576 BMP; in the full
+download they stand below `Main Dataset`, beside fields of mixed cells and the experts' masks.
+"""
+
+from collections.abc import Iterator
+
+from .base import ClassFolderSource, parent_folder, same
+from .records import Decision, Dropped, Record, SourceInfo
+
+
+class LISC(ClassFolderSource):
+    """The names tell no subject, so each image is its own group."""
+
+    info = SourceInfo(
+        title="LISC",
+        license="unknown",
+        citation="Rezatofighi and Soltanian-Zadeh, Automatic recognition of five types of white blood cells in "
+        "peripheral blood, Computerized Medical Imaging and Graphics 35, 2011",
+        url="http://users.cecs.anu.edu.au/~hrezatofighi/Data/Leukocyte%20Data.htm",
+    )
+    decisions = {
+        **same("the folder names the class", baso="Basophil", eosi="Eosinophil", lymp="Lymphocyte", mono="Monocyte"),
+        **same("band and segmented are not told apart: the parent class", neut="Neutrophil"),
+        "mixt": Decision(None, "a field with cells of several classes"),
+    }
+    landmarks = ("baso", "eosi", "lymp", "mono", "neut")
+
+    def code_of(self, path: str) -> str:
+        return parent_folder(path).lower()
+
+    def cells(self, path: str) -> Iterator[Record | Dropped]:
+        if "ground truth" in path.lower() or "expert" in path.lower():
+            yield Dropped(self.image_id(path), "segmentation_mask", "an expert's mask, not an image of a cell")
+        else:
+            yield from super().cells(path)
+
+    def _roots_in(self, path: str) -> Iterator[str]:
+        return iter(()) if "ground truth" in path.lower() else super()._roots_in(path)

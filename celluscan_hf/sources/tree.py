@@ -1,0 +1,219 @@
+"""A source's files, whether they lie in a folder, a zip or a tar. Nothing is ever unpacked by a name in an archive.
+
+A folder is walked, a zip and an uncompressed tar are read in place; a compressed tar is first decompressed, as one
+file, into a scratch folder, since reading it at random would start from its beginning every time.
+"""
+
+import errno
+import gzip
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+from bz2 import BZ2File
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from ..errors import BadImage, CelluScanError
+
+MAX_FILE_BYTES = 64 * 2**20  # the largest file of any listed source is under 2 MiB
+MAX_EXPANSION = 200  # a compressed tar that grows beyond this factor is not a data set
+_COPY_BYTES = 4 * 2**20
+_COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
+    b"\x1f\x8b": lambda path: gzip.open(path),
+    b"BZh": lambda path: BZ2File(path),
+    b"\xfd7zXZ": lambda path: lzma.open(path),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the tree by its path with `/`; `problem` is set where it must not be opened."""
+
+    path: str
+    problem: str = ""
+
+
+class Tree(Protocol):
+    """The files below one path."""
+
+    location: Path
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file, in the order of their paths."""
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes. Raises `BadImage` where they cannot be had or are more than `MAX_FILE_BYTES`."""
+
+
+def open_tree(location: Path, scratch: Path) -> Tree:
+    """The tree at `location`; `scratch` takes the decompressed copy of a compressed tar."""
+    if location.is_dir():
+        return FolderTree(location)
+    if not location.exists():
+        raise CelluScanError(f"{location} does not exist; expected a folder, a zip or a tar of the data set")
+    if zipfile.is_zipfile(location):
+        return ZipTree(location)
+    if tarfile.is_tarfile(location):
+        return TarTree(location, _uncompressed(location, scratch))
+    raise CelluScanError(f"{location} is no folder, zip or tar; give the data set as its publisher packs it")
+
+
+@dataclass(frozen=True)
+class FolderTree:
+    """A folder. Links are followed; a link back to a folder above is reported instead."""
+
+    location: Path
+
+    def entries(self) -> Iterator[Entry]:
+        above = frozenset([_identity(os.stat(self.location))])
+        return iter(sorted(self._walk(os.fspath(self.location), "", above), key=lambda entry: entry.path))
+
+    def _walk(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        try:
+            children = list(os.scandir(folder))
+        except OSError:
+            yield Entry(_readable(prefix.rstrip("/")), "unreadable_folder")
+            return
+        for child in children:
+            path = prefix + child.name
+            try:
+                status = child.stat()
+            except OSError as error:
+                yield Entry(_readable(path), "symlink_loop" if error.errno == errno.ELOOP else "broken_link")
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                yield Entry(_readable(path), _file_problem(path, status))
+            elif _identity(status) in above:
+                yield Entry(_readable(path), "symlink_loop")
+            else:
+                yield from self._walk(child.path, path + "/", above | {_identity(status)})
+
+    def read(self, path: str) -> bytes:
+        try:
+            with open(self.location / path, "rb") as file:
+                return _limited(file)
+        except OSError as error:
+            raise BadImage("unreadable", error.strerror or str(error)) from error
+
+
+@dataclass(frozen=True)
+class ZipTree:
+    """A zip file, read in place."""
+
+    location: Path
+
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.location)
+
+    def entries(self) -> Iterator[Entry]:
+        names = (info.filename for info in self._zip.infolist() if not info.is_dir())
+        return _archive_entries(names, links=set())
+
+    def read(self, path: str) -> bytes:
+        try:
+            if self._zip.getinfo(path).file_size > MAX_FILE_BYTES:
+                raise _too_large()
+            with self._zip.open(path) as file:
+                return _limited(file)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+            raise BadImage("unreadable", str(error)) from error
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"location": self.location}  # each process opens its own
+
+
+@dataclass(frozen=True)
+class TarTree:
+    """A tar file: `location` as the user gave it, `data` the uncompressed file that is read in place."""
+
+    location: Path
+    data: Path
+
+    @cached_property
+    def _members(self) -> dict[str, tarfile.TarInfo]:
+        with tarfile.open(self.data, "r:") as tar:
+            return {member.name: member for member in tar if not member.isdir()}
+
+    def entries(self) -> Iterator[Entry]:
+        links = {name for name, member in self._members.items() if not member.isfile() or member.issparse()}
+        return _archive_entries(self._members, links)
+
+    def read(self, path: str) -> bytes:
+        member = self._members[path]
+        if member.size > MAX_FILE_BYTES:
+            raise _too_large()
+        with open(self.data, "rb") as file:
+            file.seek(member.offset_data)
+            return file.read(member.size)
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"location": self.location, "data": self.data}
+
+
+def _archive_entries(names: Iterator[str] | dict[str, tarfile.TarInfo], links: set[str]) -> Iterator[Entry]:
+    seen: set[str] = set()
+    for name in sorted(names):
+        parts = PurePosixPath(name).parts
+        unsafe = name.startswith("/") or ".." in parts or "\\" in name or ":" in name
+        repeated = name in seen
+        seen.add(name)
+        problem = "unsafe_path" if unsafe else "link_in_archive" if name in links else ""
+        yield Entry(_readable(name), problem or _name_problem(name) or ("repeated_member" if repeated else ""))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _file_problem(path: str, status: os.stat_result) -> str:
+    return _name_problem(path) or ("" if stat.S_ISREG(status.st_mode) else "not_a_file")
+
+
+def _name_problem(path: str) -> str:
+    return "" if _readable(path) == path else "non_utf8_name"
+
+
+def _readable(path: str) -> str:
+    """The path itself where it is UTF-8; else with the foreign bytes written as `\\xNN`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _too_large() -> BadImage:
+    return BadImage("too_many_bytes", f"over {MAX_FILE_BYTES >> 20} MiB")
+
+
+def _limited(file: IO[bytes]) -> bytes:
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise _too_large()
+    return data
+
+
+def _uncompressed(location: Path, scratch: Path) -> Path:
+    """`location` itself, or its decompressed copy in `scratch` (made once; complete when it has its name)."""
+    with open(location, "rb") as file:
+        head = file.read(6)
+    opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
+    if opener is None:
+        return location
+    copy = scratch / f"{location.name}.{location.stat().st_size}.tar"
+    if not copy.exists():
+        scratch.mkdir(parents=True, exist_ok=True)
+        partial = copy.with_suffix(".partial")
+        with opener(location) as source, open(partial, "wb") as target:
+            _copy(source, target, limit=MAX_EXPANSION * location.stat().st_size, location=location)
+        partial.rename(copy)
+    return copy
+
+
+def _copy(source: IO[bytes], target: IO[bytes], limit: int, location: Path) -> None:
+    while block := source.read(_COPY_BYTES):
+        target.write(block)
+        if target.tell() > limit:
+            raise CelluScanError(f"{location} grows more than {MAX_EXPANSION} times when decompressed; not read")

@@ -1,0 +1,94 @@
+"""The 14 classes of CelluScan, in the one order that every label id follows.
+
+The order is alphabetical. Three relations hold between the classes:
+
+- *parent*: a source that says only "neutrophil" labels with the parent of Band and Segmented Neutrophil;
+  "immature granulocyte" is the parent of Promyelocyte, Myelocyte and Metamyelocyte.
+- *stage*: the place on the line of neutrophil maturation, Myeloblast 1 to Segmented Neutrophil 6.
+- *abnormal in blood*: not expected in the peripheral blood of a healthy adult. Band neutrophils are expected
+  in small numbers (raised, they are a "left shift"), so they are not marked.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CellClass:
+    """One class: `name` is the label, `code` its short form, `stage` 1–6 on the maturation line or None."""
+
+    name: str
+    code: str
+    parent: str | None
+    lineage: str
+    stage: int | None
+    abnormal_in_blood: bool
+
+
+CLASSES: tuple[CellClass, ...] = (
+    CellClass("Band Neutrophil", "BNE", "Neutrophil", "granulocytic", 5, False),
+    CellClass("Basophil", "BA", None, "granulocytic", None, False),
+    CellClass("Eosinophil", "EO", None, "granulocytic", None, False),
+    CellClass("Erythroblast", "ERB", None, "erythroid", None, True),
+    CellClass("Immature Granulocyte", "IG", None, "granulocytic", None, True),
+    CellClass("Lymphocyte", "LY", None, "lymphoid", None, False),
+    CellClass("Metamyelocyte", "MMY", "Immature Granulocyte", "granulocytic", 4, True),
+    CellClass("Monocyte", "MO", None, "monocytic", None, False),
+    CellClass("Myeloblast", "MYO", None, "granulocytic", 1, True),
+    CellClass("Myelocyte", "MY", "Immature Granulocyte", "granulocytic", 3, True),
+    CellClass("Neutrophil", "NEU", None, "granulocytic", None, False),
+    CellClass("Platelet", "PLT", None, "megakaryocytic", None, False),
+    CellClass("Promyelocyte", "PMY", "Immature Granulocyte", "granulocytic", 2, True),
+    CellClass("Segmented Neutrophil", "SNE", "Neutrophil", "granulocytic", 6, False),
+)
+
+NAMES: tuple[str, ...] = tuple(cell.name for cell in CLASSES)
+LABEL2ID: dict[str, int] = {name: label for label, name in enumerate(NAMES)}
+ID2LABEL: dict[int, str] = dict(enumerate(NAMES))
+
+# File prefixes of the seed's own collection, where they differ from the code.
+SEED_PREFIXES: dict[str, str] = {"NGS": "Segmented Neutrophil"}
+
+
+def _key(text: str) -> str:
+    """Fold case, separators and a plural s: "Band_Neutrophils" and "band neutrophil" are one key."""
+    words = re.sub(r"[\s_\-]+", " ", text).strip().casefold()
+    return words[:-1] if words.endswith("s") and len(words) > 4 else words
+
+
+_BY_KEY: dict[str, CellClass] = {
+    **{_key(text): cell for cell in CLASSES for text in (cell.name, cell.code)},
+    **{_key(prefix): CLASSES[LABEL2ID[name]] for prefix, name in SEED_PREFIXES.items()},
+}
+
+
+def lookup(text: str) -> CellClass:
+    """The class named by `text`: a name, a code or a seed file prefix; case, plural and separators are free.
+
+    Raises `KeyError` with the nearest names where nothing matches.
+    """
+    try:
+        return _BY_KEY[_key(text)]
+    except KeyError:
+        raise KeyError(_unknown(text)) from None
+
+
+def _unknown(text: str) -> str:
+    close = difflib.get_close_matches(_key(text), _BY_KEY, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys(_BY_KEY[key].name for key in close))
+    hint = f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(NAMES)}"
+    return f"{text!r} is none of the {len(CLASSES)} classes; {hint}"
+
+
+def is_ancestor(parent: str, child: str) -> bool:
+    """Whether `child` is a finer name for what `parent` names ("Neutrophil", "Band Neutrophil")."""
+    return CLASSES[LABEL2ID[child]].parent == parent
+
+
+def finest(names: set[str]) -> str | None:
+    """The one label that explains all of `names` (a class, or a class and its parent), else None."""
+    for name in names:
+        if all(other == name or is_ancestor(other, name) for other in names):
+            return name
+    return None
