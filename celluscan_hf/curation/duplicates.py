@@ -50,9 +50,9 @@ class ExactGroups:
 def exact_duplicates(digests: NDArray[np.bytes_], labels: Sequence[str], rank: Sequence[bool]) -> ExactGroups:
     """Group rows with equal `digests`.
 
-    One row of each group is kept: the one with the finest label (a class before its parent), then one with the lower
-    `rank` (False before True: an original before a publisher's augmented copy), then the first. Where no one label explains all, the
-    whole group is a conflict.
+    One row of each group is kept: one with the finest label (a class before its parent), then one with the lower
+    `rank` (False before True: an original before a publisher's augmented copy), then the first. Where no one label
+    explains all, the whole group is a conflict.
     """
     kept: dict[int, list[int]] = {}
     conflicts: list[list[int]] = []

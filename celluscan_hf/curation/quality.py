@@ -13,7 +13,7 @@ _MIN_ROWS = 20  # below it a median absolute deviation says little
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Sharpness (variance of the Laplacian in grey levels²), brightness and contrast (mean and std of grey in [0, 1])."""
+    """Sharpness (variance of the Laplacian, grey levels²); brightness and contrast (mean and std of grey in [0, 1])."""
 
     sharpness: float
     brightness: float

@@ -6,8 +6,6 @@ The parquet file is written last, under its final name only when it is complete:
 """
 
 import hashlib
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from ..errors import BadImage
 from ..sources import Record, Source
 from . import fingerprints, quality, squares
 from .decoding import Decoded, decode
+from .whole import whole
 
 SCHEMA = pa.schema(
     [
@@ -86,8 +85,7 @@ def scan(chunk: Chunk) -> int:
     """Look at each record of a chunk and write its two files; the number of records."""
     rows: list[dict[str, object]] = []
     opened = _OneFile(chunk.source)
-    pixels_path = pixels_file(chunk.folder, chunk.number)
-    with open(f"{pixels_path}.{os.getpid()}", "wb") as pixels:
+    with whole(pixels_file(chunk.folder, chunk.number)) as partial, open(partial, "wb") as pixels:
         for record in chunk.records:
             row = _row(chunk, record)
             try:
@@ -98,7 +96,6 @@ def scan(chunk: Chunk) -> int:
                 row.update(asdict(seen), position=pixels.tell() // image.nbytes)
                 pixels.write(image)
             rows.append(row)
-    os.replace(pixels.name, pixels_path)
     write_table(pa.Table.from_pylist(rows, SCHEMA), chunk.table_path)
     return len(rows)
 
@@ -170,10 +167,9 @@ class _OneFile:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a parquet file under a name of its own, then give it its name: it exists only when it is whole."""
-    partial = f"{path}.{os.getpid()}"
-    pq.write_table(table, partial)
-    os.replace(partial, path)
+    """Write a parquet file that exists only when it is whole."""
+    with whole(path) as partial:
+        pq.write_table(table, partial)
 
 
 def pixels_file(folder: Path, chunk: int) -> Path:
@@ -187,6 +183,6 @@ def load_pixels(folder: Path, chunk: int, position: int, size: int) -> NDArray[n
     return data.reshape(size, size, 3)
 
 
-def load_tables(folder: Path, numbers: Iterable[int]) -> pa.Table:
-    """The rows of all chunks, in the order of their numbers."""
-    return pa.concat_tables(pq.read_table(folder / f"{number:05d}.parquet") for number in numbers)
+def load_tables(folder: Path) -> pa.Table:
+    """The rows of all chunks of a folder, in the order of their numbers."""
+    return pa.concat_tables(map(pq.read_table, sorted(folder.glob("[0-9]*.parquet"))))

@@ -19,8 +19,8 @@ from ..curation.splits import SPLITS, TIERS, seeded_order
 from .features import SCHEMA, Part
 
 SHARD_ROWS = 2048  # 40 MB at 224 px: held in memory while augmented rows are mixed, and enough files to share out
-_LOCATION = [("chunk", pa.int32()), ("position", pa.int32()), ("variants", pa.int32())]
-PLAN_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name != "image"), *map(pa.field, *zip(*_LOCATION))])
+_LOCATION = pa.schema({"chunk": pa.int32(), "position": pa.int32(), "variants": pa.int32()})
+PLAN_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name != "image"), *_LOCATION])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Writing parquet files of images: the originals here, the augmented ones in `augment`."""
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from PIL import Image
 
 from ..curation import squares
 from ..curation.scan import load_pixels
+from ..curation.whole import whole
 from .features import SCHEMA
 from .plan import Shard
 
@@ -40,9 +40,14 @@ class ShardTask:
         return pq.read_table(self.shard.plan_path(self.plans)).to_pylist()
 
     def square(self, row: dict[str, Any]) -> Image.Image:
-        """The padded square of a planned row, `image_size` pixels a side."""
-        pixels = load_pixels(self.scanned, row["chunk"], row["position"], self.image_size)
-        return Image.fromarray(squares.pad(pixels, row["width"], row["height"], self.colour))
+        """The padded square of a planned row."""
+        return padded_square(row, self.scanned, self.image_size, self.colour)
+
+
+def padded_square(row: dict[str, Any], scanned: Path, size: int, colour: tuple[int, int, int]) -> Image.Image:
+    """A scanned image, `size` pixels a side, its padding in `colour`. `row` says where its pixels lie."""
+    pixels = load_pixels(scanned, row["chunk"], row["position"], size)
+    return Image.fromarray(squares.pad(pixels, row["width"], row["height"], colour))
 
 
 def write_originals(task: ShardTask) -> int:
@@ -66,13 +71,13 @@ def stored(image_id: str, jpeg: bytes) -> dict[str, object]:
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
     """Write rows to a parquet file, a row group at a time; it gets its name once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(f"{path}.{os.getpid()}")
-    with pq.ParquetWriter(partial, SCHEMA, use_content_defined_chunking=True, write_page_index=True) as writer:
+    with (
+        whole(path) as partial,
+        pq.ParquetWriter(partial, SCHEMA, use_content_defined_chunking=True, write_page_index=True) as writer,
+    ):
         for group in _groups(rows, ROW_GROUP):
             columns = {name: [row[name] for row in group] for name in SCHEMA.names}
             writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=ROW_GROUP)
-    partial.replace(path)
 
 
 def _groups(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -52,7 +52,8 @@ class Workers:
             yield from (future.result() for future in wait(waiting).done)
         except BrokenProcessPool:
             raise CelluScanError(
-                "a worker process was killed, most likely for lack of memory; run again with --resume and a lower --num-proc"
+                "a worker process was killed, most likely for lack of memory; "
+                "run again with --resume and a lower --num-proc"
             ) from None
 
 

@@ -5,7 +5,6 @@ gets its name once it is complete, so whatever a killed build left can be used b
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..curation.whole import sweep, whole
 from ..errors import CelluScanError
 from .settings import BuildSettings
 
@@ -37,7 +37,9 @@ class Workspace:
         try:
             self._lock.acquire()
         except Timeout:
-            raise CelluScanError(f"another build into {self.output} is running; wait for it or choose another --output")
+            raise CelluScanError(
+                f"another build into {self.output} is running; wait for it or choose another --output"
+            ) from None
         try:
             self._check()
         except BaseException:
@@ -85,7 +87,8 @@ class Workspace:
 
     def publish(self) -> None:
         """Give the finished folder its name, in one step, and remove the rest."""
-        os.replace(self.final, self.output)
+        sweep(self.final)
+        self.final.replace(self.output)
         self.clear()
 
     def clear(self) -> None:
@@ -94,8 +97,6 @@ class Workspace:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a name of its own, then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    """Write a UTF-8 text file that exists only when it is whole."""
+    with whole(path) as partial:
+        partial.write_text(text, "utf-8")

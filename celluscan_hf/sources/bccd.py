@@ -109,10 +109,10 @@ class BCCD(TreeSource):
             text = self.tree.read(f"{self.root}labels.csv").decode("utf-8-sig")
         except BadImage:
             return {}
-        rows = csv.DictReader(io.StringIO(text))
         return {
-            (row.get("Image") or "").strip(): [kind.strip() for kind in (row["Category"] or "").split(",") if kind.strip()]
-            for row in rows
+            (row.get("Image") or "").strip(): [kind.strip() for kind in (row.get("Category") or "").split(",")]
+            for row in csv.DictReader(io.StringIO(text))
+            if row.get("Category")
         }
 
 

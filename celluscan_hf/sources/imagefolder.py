@@ -71,7 +71,9 @@ class ImageFolder(TreeSource):
                 f"source {self.name}: {_METADATA} has the columns {table.fieldnames}; expected file_name and, "
                 "each optional, label and group_id"
             )
-        return {row["file_name"].removeprefix("./"): {k: (v or "").strip() for k, v in row.items() if k} for row in table}
+        return {
+            row["file_name"].removeprefix("./"): {k: (v or "").strip() for k, v in row.items() if k} for row in table
+        }
 
     def _find_root(self, paths: list[str]) -> str:
         """The folder that holds `metadata.csv`, or the folders all named after classes, or the one given."""

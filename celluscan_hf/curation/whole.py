@@ -1,0 +1,27 @@
+"""Files that exist only when they are whole: written under a name of their own, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MARK = ".partial"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give the path to write to; on leaving it becomes `path`, or is removed where writing failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written below a folder."""
+    for partial in folder.rglob(f".*{_MARK}"):
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+"""The build: sources -> records -> clean rows -> balanced, in parquet, with card and checks -> the folder of the Hub.
+
+Stages: list, scan (each image is decoded once), curate, write, read back, describe, check, publish. All but the two
+that spread over processes are short; what those have written is used again by a resumed build.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from ..curation.curate import Curated, curate
+from ..curation.scan import Chunk, load_tables, scan
+from ..sources import Dropped, Record, Source, open_sources
+from .describe import Listing, describe, padding_colour
+from .inspection import FileReport, FileTask, inspect, parquet_files
+from .plan import Shard, plan_augmented, plan_originals
+from .settings import BuildSettings
+from .shards import ShardTask, write_originals
+from .workers import Workers, progress
+from .workspace import Workspace
+
+CHUNK_RECORDS = 128
+_log = logging.getLogger(__name__)
+
+
+def build(settings: BuildSettings) -> dict[str, Any]:
+    """Build the data set folder `settings.output`; its statistics.
+
+    A finished folder is left as it is and its statistics are returned. Raises `CelluScanError` where the request
+    cannot be met, and `OSError` where a file cannot be written; what is done so far is kept for `resume`.
+    """
+    with Workspace(settings) as work:
+        done = work.finished()
+        if done is not None:
+            work.clear()
+            _log.info("%s is already built; nothing was changed", settings.output)
+            return done
+        sources = open_sources(settings.sources, work.archives, settings.seed, dict(settings.licenses))
+        listing = list_sources(sources)
+        work.open({**settings.content, "listing": listing.digest})
+        with Workers(settings.num_proc) as workers:
+            curated = _scan_and_curate(sources, listing, work, workers)
+            reports = _write(sources, curated, work, workers)
+        figures = describe(sources, listing, curated, reports, work)
+        work.publish()
+    _log.info("built %s", settings.output)
+    return figures
+
+
+def list_sources(sources: Iterable[Source]) -> Listing:
+    """Go through all sources once without opening an image."""
+    listing = Listing()
+    digest = hashlib.sha256()
+    for source in sources:
+        found = listing.found[source.name] = Counter()
+        for item in source.records():
+            digest.update(repr((source.license, astuple(item))).encode())
+            found[item.source_label] += 1
+            if isinstance(item, Dropped):
+                listing.dropped.append(item)
+            else:
+                listing.records += 1
+        _log.info("source %s: %d files or boxes", source.name, found.total())
+    listing.digest = digest.hexdigest()
+    return listing
+
+
+def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspace, workers: Workers) -> Curated:
+    size, seed = work.settings.image_size, work.settings.seed
+    with progress("looking", listing.records, "image") as advance:
+
+        def pending() -> Iterator[Chunk]:
+            for chunk in _chunks(sources, size, work.scanned):
+                if chunk.table_path.exists():
+                    advance(len(chunk.records))
+                else:
+                    yield chunk
+
+        for done in workers.run(scan, pending()):
+            advance(done)
+    scanned = load_tables(work.scanned)
+    derived = {source.info.derived_from for source in sources}
+    with progress("comparing", scanned["reason"].null_count, "image") as advance:
+        curated = curate(scanned, work.scanned, size, seed, {name for name in derived if name}, advance)
+    _log.info("%d images kept, %d dropped", curated.rows.num_rows, len(curated.dropped) + len(listing.dropped))
+    return curated
+
+
+def _chunks(sources: Iterable[Source], size: int, folder: Path) -> Iterator[Chunk]:
+    numbers = count()
+    for source in sources:
+        records = (item for item in source.records() if isinstance(item, Record))
+        while chosen := tuple(islice(records, CHUNK_RECORDS)):
+            yield Chunk(next(numbers), source, chosen, size, folder)
+
+
+def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers: Workers) -> list[FileReport]:
+    settings = work.settings
+    licenses = {source.name: source.license for source in sources}
+    colour = padding_colour(curated.rows, settings.image_size)
+
+    def run(stage: str, function: Any, shards: list[Shard]) -> None:
+        with progress(stage, sum(shard.rows for shard in shards), "image") as advance:
+            tasks = [
+                ShardTask(shard, work.plans, work.scanned, work.final, settings.image_size, colour, settings.seed)
+                for shard in shards
+            ]
+            advance(sum(task.shard.rows for task in tasks if task.path.exists()))
+            for rows in workers.run(function, (task for task in tasks if not task.path.exists())):
+                advance(rows)
+
+    run("storing", write_originals, plan_originals(curated.rows, licenses, settings.seed, work.plans))
+    shards = plan_augmented(curated.rows, licenses, settings.seed, settings.target_per_class, work.plans)
+    if shards:
+        from .augment import write_augmented  # imports torch, which takes seconds: only where there is something to do
+
+        run("augmenting", write_augmented, shards)
+    return _read_back(work, workers)
+
+
+def _read_back(work: Workspace, workers: Workers) -> list[FileReport]:
+    files = parquet_files(work.final)
+    with progress("checking", len(files), "file") as advance:
+        reports = []
+        for report in workers.run(inspect, (FileTask(path, work.settings.image_size) for path in files)):
+            reports.append(report)
+            advance(1)
+    return sorted(reports, key=lambda report: report.path)

@@ -1,0 +1,180 @@
+"""The data set card: `dataset_card.md` filled with measured figures, and the YAML that `datasets` and the Hub read.
+
+With the configs, features and sizes of every split in the YAML, neither `load_dataset` nor the viewer has to scan.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard, DatasetCardData
+from jinja2 import Environment, StrictUndefined
+from PIL import Image, ImageDraw, ImageFont
+
+from .. import taxonomy
+from ..curation.splits import SPLITS
+from .features import CONFIGS, FEATURES, HELD_OUT, Part
+from .inspection import FileReport
+
+REPOSITORY = "celluscan/wbc"
+GRID = "assets/classes.jpg"
+_TEMPLATE = "dataset_card.md"
+GRID_COLUMNS = 8
+_CELL, _LABEL_WIDTH, _GAP = 112, 208, 6  # pixels
+_SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+# the Hub's names of the licences that the sources state
+_HUB_LICENSES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-3.0": "cc-by-3.0", "MIT": "mit", "GPL-3.0": "gpl-3.0"}
+
+
+def render(statistics: dict[str, Any], sources: dict[str, Any], audit: dict[str, Any], data: DatasetCardData) -> str:
+    """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`."""
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    body = environment.from_string(template_path().read_text("utf-8")).render(
+        repository=REPOSITORY,
+        grid=GRID,
+        statistics=statistics,
+        sources=sources,
+        classes_table=classes_table(statistics),
+        source_table=source_table(statistics),
+        taxonomy_table=taxonomy_table(),
+        dropped_table=table(["reason", "files or boxes"], statistics["dropped"].items()),
+        confounding_table=confounding_table(audit),
+    )
+    return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def template_path() -> Path:
+    """`dataset_card.md`: beside this module in an installed package, at the root in a checkout."""
+    beside = Path(__file__).with_name(_TEMPLATE)
+    return beside if beside.exists() else Path(__file__).parents[2] / _TEMPLATE
+
+
+def metadata(reports: Sequence[FileReport], statistics: dict[str, Any]) -> DatasetCardData:
+    """The card's YAML: configs with their files, features and split sizes, licences, task, size."""
+    rows = sum(statistics["rows"].values())
+    configs = [name for name, train in CONFIGS.items() if _of(reports, train)]  # a small build has no 5 % of train
+    size = next((name for limit, name in _SIZE_CATEGORIES if rows < limit), "1M<n<10M")
+    data = DatasetCardData(
+        pretty_name="CelluScan white blood cells",
+        license=sorted({_HUB_LICENSES.get(name, "other") for name in statistics["licenses"]}),
+        task_categories=["image-classification"],
+        task_ids=["multi-class-image-classification"],
+        size_categories=[size],
+        annotations_creators=["expert-generated"],
+        source_datasets=["original"],
+        tags=["biology", "medical", "haematology", "white-blood-cells", "microscopy"],
+        configs=[_config(name, reports) for name in configs],
+    )
+    infos = DatasetInfosDict({name: _info(name, CONFIGS[name], reports) for name in configs})
+    infos.to_dataset_card_data(data)
+    return data
+
+
+def _config(name: str, reports: Sequence[FileReport]) -> dict[str, Any]:
+    files = [
+        {"split": split, "path": [f"{part.prefix}-*.parquet" for part in parts if _of(reports, [part])]}
+        for split, parts in _splits(CONFIGS[name])
+    ]
+    config = {"config_name": name, "data_files": [entry for entry in files if entry["path"]]}
+    return config | {"default": True} if name == "default" else config
+
+
+def _info(name: str, parts: tuple[Part, ...], reports: Sequence[FileReport]) -> DatasetInfo:
+    splits = SplitDict()
+    files: list[FileReport] = []
+    for split, members in _splits(parts):
+        chosen = _of(reports, members)
+        files += chosen
+        if chosen:
+            rows = sum(report.rows.num_rows for report in chosen)
+            splits.add(SplitInfo(split, num_bytes=sum(report.memory_bytes for report in chosen), num_examples=rows))
+    download = sum(report.path.stat().st_size for report in files)
+    return DatasetInfo(
+        features=FEATURES,
+        splits=splits,
+        config_name=name,
+        download_size=download,
+        dataset_size=sum(split.num_bytes for split in splits.values()),
+    )
+
+
+def _splits(train: tuple[Part, ...]) -> list[tuple[str, list[Part]]]:
+    return [("train", list(train)), *((part.split, [part]) for part in HELD_OUT)]
+
+
+def _of(reports: Iterable[FileReport], parts: Sequence[Part]) -> list[FileReport]:
+    return [report for report in reports if report.part in parts]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; numbers are set to the right, with thin groups of thousands."""
+    body = [list(row) for row in rows]
+    numeric = [all(isinstance(row[i], int | float) for row in body) and bool(body) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join("---:" if number else "---" for number in numeric) + "|",
+    ]
+    lines += ["| " + " | ".join(f"{v:,}" if isinstance(v, int) else str(v) for v in row) + " |" for row in body]
+    return "\n".join(lines)
+
+
+def classes_table(statistics: dict[str, Any]) -> str:
+    """Classes against splits: originals, augmented, and train after balancing; with totals."""
+    rows = []
+    for name, counts in statistics["classes"].items():
+        train, validation, test = (counts[split] for split in SPLITS)
+        rows.append([name, train, counts["augmented"], train + counts["augmented"], validation, test])
+    totals = [sum(row[column] for row in rows) for column in range(1, 6)]
+    header = ["class", "train originals", "+ augmented", "= train", "validation", "test"]
+    return table(header, [*rows, ["**all**", *totals]])
+
+
+def source_table(statistics: dict[str, Any]) -> str:
+    """Classes against sources, originals of all splits."""
+    names = list(statistics["sources"])
+    totals = {
+        source: sum((Counter(labels) for labels in splits.values()), Counter())
+        for source, splits in statistics["sources"].items()
+    }
+    rows = [[label, *(totals[source][label] for source in names)] for label in statistics["classes"]]
+    return table(["class", *(f"`{name}`" for name in names)], rows)
+
+
+def taxonomy_table() -> str:
+    """The 14 classes with label id, code, parent, lineage, stage and the abnormal flag."""
+    rows = []
+    for label, cell in enumerate(taxonomy.CLASSES):
+        stage, abnormal = str(cell.stage or ""), "yes" if cell.abnormal_in_blood else ""
+        rows.append([str(label), cell.name, cell.code, cell.parent or "", cell.lineage, stage, abnormal])
+    return table(["label", "class", "code", "parent", "lineage", "maturation", "abnormal in adult blood"], rows)
+
+
+def confounding_table(audit: dict[str, Any]) -> str:
+    """How well source and acquisition alone tell the class."""
+    rows = [
+        [column, str(found["balanced_accuracy"]), str(found["chance"]), len(found["counts"])]
+        for column, found in audit["confounding"].items()
+        if "balanced_accuracy" in found
+    ]
+    return table(["told from", "balanced accuracy on test", "chance", "different values"], rows)
+
+
+def draw_grid(cells: dict[str, list[Image.Image]]) -> Image.Image:
+    """A picture with a row per class: its name, then up to eight of its images."""
+    width = _LABEL_WIDTH + GRID_COLUMNS * (_CELL + _GAP)
+    grid = Image.new("RGB", (width, len(cells) * (_CELL + _GAP) + _GAP), "white")
+    draw = ImageDraw.Draw(grid)
+    font = ImageFont.load_default(size=17)
+    for row, (name, images) in enumerate(cells.items()):
+        top = _GAP + row * (_CELL + _GAP)
+        draw.text((_GAP * 2, top + _CELL // 2), name, fill="black", font=font, anchor="lm")
+        for column, image in enumerate(images[:GRID_COLUMNS]):
+            left = _LABEL_WIDTH + column * (_CELL + _GAP)
+            grid.paste(image.resize((_CELL, _CELL), Image.Resampling.LANCZOS), (left, top))
+    return grid

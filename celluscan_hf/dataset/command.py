@@ -1,0 +1,114 @@
+"""The command line of the build: arguments, log, closing summary, one line for each error."""
+
+import argparse
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import CelluScanError
+from ..sources import KEYS
+from .build import build
+from .card import classes_table, table
+from .settings import BuildSettings, cores
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FAILED, _INTERRUPTED = 2, 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `scripts/build_dataset.py`."""
+    parser.add_argument(
+        "--source",
+        action="append",
+        required=True,
+        metavar="KEY=PATH",
+        help=f"a folder, zip or tar of a data set; keys: {', '.join(KEYS)}. synthetic=COUNT draws COUNT cells per "
+        "class; imagefolder:NAME=PATH names a folder of your own. May be repeated",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
+    parser.add_argument("--image-size", type=int, default=BuildSettings.image_size, help="side of the images in pixels")
+    parser.add_argument(
+        "--target-per-class",
+        type=int,
+        default=BuildSettings.target_per_class,
+        help="train classes with fewer rows are filled up by augmentation; 0 for none",
+    )
+    parser.add_argument("--seed", type=int, default=BuildSettings.seed)
+    parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
+    parser.add_argument("--resume", action="store_true", help="go on with a build that was stopped")
+    parser.add_argument(
+        "--license",
+        action="append",
+        default=[],
+        metavar="SOURCE=LICENSE",
+        help="the licence of a source whose publisher you are, for example imagefolder=CC-BY-4.0",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build as the arguments say; the exit status. Prints the summary, or one line on what is wrong."""
+    output: Path = arguments.output
+    try:
+        settings = _settings(arguments)
+        _start_log(output)
+        print(summary(build(settings), output))
+    except CelluScanError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        return _fail(f"no space left to write {error.filename or output}; free some and run again with --resume")
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command with --resume to go on", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> BuildSettings:
+    licenses = tuple(text.partition("=") for text in arguments.license)
+    for name, equals, value in licenses:
+        if not (name and equals and value):
+            raise CelluScanError(f"--license {name}{equals}{value}: expected SOURCE=LICENSE, for example pbc=CC-BY-4.0")
+    return BuildSettings(
+        sources=tuple(arguments.source),
+        output=Path(arguments.output.resolve()),
+        image_size=arguments.image_size,
+        target_per_class=arguments.target_per_class,
+        seed=arguments.seed,
+        num_proc=arguments.num_proc,
+        resume=arguments.resume,
+        licenses=tuple((name, value) for name, _, value in licenses),
+    )
+
+
+def _start_log(output: Path) -> None:
+    """Log to the terminal and to `<output>.log`, beside the folder, which holds nothing that differs between builds."""
+    output.resolve().parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(output.with_name(f"{output.name}.log"), encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file, terminal], force=True)
+
+
+def _fail(message: str) -> int:
+    logging.getLogger(__name__).error("error: %s", message)
+    return _FAILED
+
+
+def summary(statistics: dict[str, Any], output: Path) -> str:
+    """The closing table of a build."""
+    rows, dropped = statistics["rows"]["originals"], sum(statistics["dropped"].values())
+    lines = [
+        classes_table(statistics),
+        "",
+        table(["dropped because", "files or boxes"], statistics["dropped"].items()),
+        "",
+        f"{statistics['seen']:,} files or boxes seen = {rows:,} rows + {dropped:,} dropped; "
+        f"{statistics['rows']['augmented']:,} augmented rows added.",
+        f"channel mean {statistics['channel_mean']}, std {statistics['channel_std']} (train originals, in [0, 1])",
+        f'{output}: load_dataset("{output}")',
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""Reading a written folder back: every row and every image, as a user would find them."""
+
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..curation import squares
+from ..curation.fingerprints import pixel_digest
+from ..errors import CelluScanError
+from .features import SCHEMA, Part
+
+_NAME = re.compile(r"(?P<kind>originals|augmented)/(?P<split>[a-z]+)(?:-(?P<tier>tier\d+))?-\d{5}-of-\d{5}\.parquet$")
+_COLUMNS = [name for name in SCHEMA.names if name != "image"]
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What one file holds.
+
+    `rows` has the columns of the data set but for the image, and `pixels`, a digest of each decoded image, and
+    `position`, its row in the file. `sums` and `squares` (3,) add up its images' channels in grey levels over
+    `values` pixels.
+    """
+
+    path: Path
+    part: Part
+    rows: pa.Table
+    memory_bytes: int
+    sums: NDArray[np.int64]
+    squares: NDArray[np.int64]
+    values: int
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """A parquet file to be read back, and the side its images must have in pixels."""
+
+    path: Path
+    image_size: int
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """All data files of a folder, by name."""
+    return sorted(folder.glob("data/*/*.parquet"))
+
+
+def inspect(task: FileTask) -> FileReport:
+    """Read one file back. Raises `CelluScanError` where its columns or an image are not as they should be."""
+    file = pq.ParquetFile(task.path)
+    if not file.schema_arrow.equals(SCHEMA):
+        raise CelluScanError(f"{task.path} has the columns {file.schema_arrow.names}, expected {SCHEMA.names}")
+    tables: list[pa.Table] = []
+    digests: list[bytes] = []
+    histogram = np.zeros((3, 256), np.int64)
+    memory_bytes = 0
+    for batch in file.iter_batches(batch_size=128):
+        memory_bytes += batch.nbytes
+        for row in batch.column("image").to_pylist():
+            image = _decoded(row["bytes"], task)
+            digests.append(pixel_digest(np.asarray(image)))
+            histogram += np.asarray(image.histogram(), np.int64).reshape(3, 256)
+        tables.append(pa.Table.from_batches([batch]).select(_COLUMNS))
+    rows = pa.concat_tables(tables).append_column("pixels", pa.array(digests, pa.binary(16)))
+    rows = rows.append_column("position", pa.array(range(rows.num_rows), pa.int32()))
+    levels = np.arange(256)
+    values = int(histogram[0].sum())
+    return FileReport(
+        task.path, part_of(task.path), rows, memory_bytes, histogram @ levels, histogram @ levels**2, values
+    )
+
+
+def part_of(path: Path) -> Part:
+    """The part a file belongs to, from its name."""
+    match = _NAME.search(path.as_posix())
+    if match is None:
+        raise CelluScanError(f"{path} is not named like a file of this data set")
+    return Part(match["kind"], match["split"], match["tier"] or "")
+
+
+def channel_statistics(reports: Iterable[FileReport]) -> tuple[list[float], list[float]]:
+    """Channel mean and standard deviation, (3,) each in [0, 1], of the train originals among the files."""
+    chosen = [report for report in reports if report.part.kind == "originals" and report.part.split == "train"]
+    values = sum(report.values for report in chosen)
+    mean = sum(report.sums for report in chosen) / values
+    variance = sum(report.squares for report in chosen) / values - mean**2
+    return _unit(mean), _unit(np.sqrt(variance))
+
+
+def stored_content(path: Path, position: int) -> Image.Image:
+    """The image of one row without its padding."""
+    file = pq.ParquetFile(path)
+    for number in range(file.num_row_groups):
+        length = file.metadata.row_group(number).num_rows
+        if position < length:
+            group = file.read_row_group(number, columns=["image", "width", "height"])
+            row = group.slice(position, 1).to_pylist()[0]
+            image = Image.open(io.BytesIO(row["image"]["bytes"]))
+            return image.crop(squares.content_box(row["width"], row["height"], image.width))
+        position -= length
+    raise IndexError(f"{path} has no row {position}")
+
+
+def _decoded(data: bytes, task: FileTask) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    if image.mode != "RGB" or image.size != (task.image_size, task.image_size):
+        raise CelluScanError(
+            f"{task.path} holds an image of mode {image.mode} and size {image.size}, "
+            f"expected RGB, {task.image_size} x {task.image_size}"
+        )
+    return image
+
+
+def _unit(levels: NDArray[np.float64]) -> list[float]:
+    return [round(float(level) / 255, 6) for level in levels]

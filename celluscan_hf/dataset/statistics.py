@@ -1,0 +1,124 @@
+"""The figures of a built folder. The card and the closing summary print nothing that is not in them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .. import taxonomy
+from ..curation.curate import QUALITIES, Curated
+from ..curation.splits import SPLITS, TIERS
+from .inspection import FileReport, channel_statistics
+
+# what decides the bytes of an image besides our own code
+_SOFTWARE = ("celluscan_hf", "ImageHash", "numpy", "pillow", "pyarrow", "torch", "torchvision")
+
+
+def statistics(
+    settings: dict[str, object], seen: int, dropped: Counter[str], curated: Curated, reports: Sequence[FileReport]
+) -> dict[str, Any]:
+    """Counts per class, split, source and tier, drops by reason, and the channel statistics of the train originals.
+
+    `seen` counts the files and boxes of all sources, `dropped` them by reason.
+    """
+    rows = curated.rows
+    mean, std = channel_statistics(reports)
+    return {
+        "settings": settings,
+        "seen": seen,
+        "rows": {kind: _rows(reports, kind) for kind in ("originals", "augmented")},
+        "dropped": dict(sorted(dropped.items())),
+        "duplicates": {kind: sum(d.kind == kind for d in curated.duplicates) for kind in ("exact", "near")},
+        "label_conflicts": len(curated.conflicts),
+        "conversions": dict(sorted(Counter(chain.from_iterable(rows["conversions"].to_pylist())).items())),
+        "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
+        "groups": {split: len(set(_where(rows, "split", split, "group_id"))) for split in SPLITS},
+        "classes": _per_class(reports),
+        "tiers": {tier: _count(reports, lambda part, tier=tier: part.tier == tier) for tier in TIERS},
+        "sources": _per_source(rows),
+        "licenses": _per_license(reports),
+        "channel_mean": mean,
+        "channel_std": std,
+        "software": {name: version(name) for name in _SOFTWARE},
+    }
+
+
+def _rows(reports: Iterable[FileReport], kind: str) -> int:
+    return sum(report.rows.num_rows for report in reports if report.part.kind == kind)
+
+
+def _per_class(reports: Iterable[FileReport]) -> dict[str, dict[str, int]]:
+    """For each class that is there: originals per split and augmented rows of train."""
+    reports = list(reports)
+    counts = {
+        split: _count(reports, lambda part, split=split: part.kind == "originals" and part.split == split)
+        for split in SPLITS
+    }
+    counts["augmented"] = _count(reports, lambda part: part.kind == "augmented")
+    present = [name for name in taxonomy.NAMES if any(name in column for column in counts.values())]
+    return {name: {column: counts[column].get(name, 0) for column in counts} for name in present}
+
+
+def _count(reports: Iterable[FileReport], wanted: Any) -> dict[str, int]:
+    labels: Counter[int] = Counter()
+    for report in reports:
+        if wanted(report.part):
+            labels.update(report.rows["label"].to_pylist())
+    return {taxonomy.NAMES[label]: count for label, count in sorted(labels.items())}
+
+
+def _per_source(rows: pa.Table) -> dict[str, dict[str, dict[str, int]]]:
+    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    columns = (rows[name].to_pylist() for name in ("source", "split", "label"))
+    for source, split, label in zip(*columns, strict=True):
+        counts[source][split][label] += 1
+    return {
+        source: {split: dict(sorted(counts[source][split].items())) for split in SPLITS if split in counts[source]}
+        for source in sorted(counts)
+    }
+
+
+def _per_license(reports: Iterable[FileReport]) -> dict[str, int]:
+    licenses: Counter[str] = Counter()
+    for report in reports:
+        licenses.update(report.rows["license"].to_pylist())
+    return dict(sorted(licenses.items()))
+
+
+def _where(rows: pa.Table, column: str, value: str, wanted: str) -> list[str]:
+    pairs = zip(rows[column].to_pylist(), rows[wanted].to_pylist(), strict=True)
+    return [other for found, other in pairs if found == value]
+
+
+def confounding(rows: pa.Table, column: str) -> dict[str, Any]:
+    """How well `column` (source or acquisition) alone tells the class: a shortcut a model can take.
+
+    Each value of the column predicts the class most common for it in train; judged on test by balanced accuracy over
+    the classes there, beside the accuracy of chance. `counts` holds the classes of each value.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    train: dict[str, Counter[str]] = defaultdict(Counter)
+    test: list[tuple[str, str]] = []
+    for value, split, label in zip(*(rows[name].to_pylist() for name in (column, "split", "label")), strict=True):
+        counts[value][label] += 1
+        if split == "train":
+            train[value][label] += 1
+        elif split == "test":
+            test.append((value, label))
+    result: dict[str, Any] = {"counts": {value: dict(sorted(counts[value].items())) for value in sorted(counts)}}
+    if test:
+        guesses = {value: max(sorted(labels), key=labels.__getitem__) for value, labels in train.items()}
+        right: dict[str, list[bool]] = defaultdict(list)
+        for value, label in test:
+            right[label].append(guesses.get(value) == label)
+        recalls = {label: float(np.mean(hits)) for label, hits in sorted(right.items())}
+        result |= {
+            "balanced_accuracy": round(float(np.mean(list(recalls.values()))), 4),
+            "chance": round(1 / len(recalls), 4),
+            "recall": {label: round(recall, 4) for label, recall in recalls.items() if recall > 0},
+        }
+    return result
