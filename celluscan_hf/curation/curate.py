@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from ..errors import CelluScanError
 from ..sources import Dropped
 from . import quality, splits, squares
 from .duplicates import ExactGroups, NearPair, exact_duplicates, join_groups, near_duplicates
-from .scan import load_pixels
+from .scan import PixelReader
 
 QUALITIES = ("sharpness", "brightness", "contrast")
 
@@ -50,13 +49,12 @@ class Curated:
 
 def curate(
     scanned: pa.Table,
-    pixels: Path,
-    size: int,
+    pixels: PixelReader,
     seed: int,
     train_only: set[str],
     progress: Callable[[int], object],
 ) -> Curated:
-    """Clean the scanned rows; `pixels` is their folder, `train_only` the sources that may not be tested on."""
+    """Clean the scanned rows; `train_only` are the sources that may not be tested on."""
     usable = scanned.filter(pc.is_null(scanned["reason"])).sort_by("image_id")
     if usable.num_rows == 0:
         raise CelluScanError("no usable image in any source; dropped.csv would hold them all, check the folders given")
@@ -65,7 +63,7 @@ def curate(
         np.array(usable["pixels"].to_pylist(), "S16").view("S16"), labels, usable["augmented"].to_pylist()
     )
     near = near_duplicates(
-        usable["phash"].to_numpy(), lambda row: _content(usable, row, pixels, size), progress
+        usable["phash"].to_numpy(), lambda row: _content(usable, row, pixels), progress
     )  # fmt: skip
     copies = {copy: kept for kept, equal in exact.kept.items() for copy in equal}
     conflicting = {row for group in exact.conflicts for row in group}
@@ -82,10 +80,10 @@ def curate(
     )
 
 
-def _content(table: pa.Table, row: int, pixels: Path, size: int) -> Image.Image:
-    chunk, position = table["chunk"][row].as_py(), table["position"][row].as_py()
-    square = Image.fromarray(load_pixels(pixels, chunk, position, size))
-    return square.crop(squares.content_box(table["width"][row].as_py(), table["height"][row].as_py(), size))
+def _content(table: pa.Table, row: int, pixels: PixelReader) -> Image.Image:
+    place = table.select(["chunk", "position", "width", "height"]).slice(row, 1).to_pylist()[0]
+    square = Image.fromarray(pixels(place))
+    return square.crop(squares.content_box(place["width"], place["height"], pixels.size))
 
 
 def _restricted_groups(table: pa.Table, train_only: set[str]) -> set[str]:

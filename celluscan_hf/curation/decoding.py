@@ -87,7 +87,7 @@ def _coding(image: Image.Image) -> str:
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     mode = image.mode
-    if mode == "RGB":
+    if mode == "RGB" and "transparency" not in image.info:
         return image, ()
     if mode in _UNSUPPORTED:
         raise BadImage("unsupported_mode", mode)

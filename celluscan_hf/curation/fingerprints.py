@@ -7,14 +7,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _SIZE_STEP = 32  # pixels; crops of one camera differ by a few
+_HASHED = 64  # pixels a side that are left for the hash to be computed from
 _RING = 4  # pixels of the border that are taken for background
 _TINT = 24  # grey levels between the channels from which a background counts as tinted
 _DARK = 150  # grey levels below which a background counts as dark: black corners, fluorescence
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """The 64-bit DCT hash of the image (pHash, Zauner 2010) as computed by the imagehash library."""
-    bits = np.packbits(imagehash.phash(image).hash.ravel())
+    """The 64-bit DCT hash of the image (pHash, Zauner 2010), by the imagehash library.
+
+    The library resizes to 32 pixels a side with a wide filter; averaging larger images first makes that fast.
+    """
+    factor = min(image.size) // _HASHED
+    bits = np.packbits(imagehash.phash(image.reduce(factor) if factor > 1 else image).hash.ravel())
     return int.from_bytes(bits.tobytes(), "big")
 
 
@@ -25,21 +30,19 @@ def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
     return digest.digest()
 
 
-def acquisition(width: int, height: int, coding: str, background: NDArray[np.float64]) -> str:
-    """The fingerprint of a capture: size class, coding with the JPEG quantisation table, tone of the background.
+def capture(width: int, height: int, coding: str) -> str:
+    """Size class and coding of a whole opened image (pixels; format and quantisation table).
 
-    `width` and `height` are those of the whole opened image in pixels, `background` its RGB in [0, 255].
+    With the tone of the background behind it, it is the fingerprint of an acquisition.
     """
-    size = f"{width // _SIZE_STEP * _SIZE_STEP}x{height // _SIZE_STEP * _SIZE_STEP}"
-    return f"{size}/{coding}/{tone(background)}"
+    return f"{width // _SIZE_STEP * _SIZE_STEP}x{height // _SIZE_STEP * _SIZE_STEP}/{coding}"
 
 
 def background_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The median RGB of the outermost pixels of an image (height, width, 3): (3,) in [0, 255]."""
-    bands = (pixels[:_RING], pixels[-_RING:], pixels[:, :_RING], pixels[:, -_RING:])
+    bands = (pixels[0:_RING:2], pixels[-_RING::2], pixels[:, 0:_RING:2], pixels[:, -_RING::2])
     ring = np.concatenate([band.reshape(-1, 3) for band in bands])
-    median: NDArray[np.float64] = np.median(ring, axis=0)
-    return median
+    return np.sort(ring, axis=0)[len(ring) // 2].astype(np.float64)
 
 
 def tone(background: NDArray[np.float64]) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 
 _OUTLIER_Z = 3.5  # Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 _MAD_TO_Z = 0.6745
+_LEVELS = np.arange(256)
 _MIN_ROWS = 20  # below it a median absolute deviation says little
 
 
@@ -20,17 +21,19 @@ class Quality:
     contrast: float
 
 
-def measure(image: Image.Image) -> Quality:
-    """Quality of an RGB image; compare only images of one size, since sharpness depends on it."""
-    grey = np.asarray(image.convert("L"))
-    level = grey.astype(np.int16)
+def measure(grey: Image.Image) -> Quality:
+    """Quality of a grey image; compare only images of one size, since sharpness depends on it."""
+    level = np.asarray(grey).astype(np.int16)
+    counts = np.asarray(grey.histogram())
+    mean = counts @ _LEVELS / level.size
+    variance = counts @ (_LEVELS - mean) ** 2 / level.size
     laplacian = (
         level[1:-1, :-2] + level[1:-1, 2:] + level[:-2, 1:-1] + level[2:, 1:-1] - 4 * level[1:-1, 1:-1]
     )  # fmt: skip
     return Quality(
         sharpness=round(float(laplacian.var(dtype=np.float32)), 2),
-        brightness=round(float(grey.mean()) / 255, 4),
-        contrast=round(float(grey.std(dtype=np.float32)) / 255, 4),
+        brightness=round(float(mean) / 255, 4),
+        contrast=round(float(np.sqrt(variance)) / 255, 4),
     )
 
 

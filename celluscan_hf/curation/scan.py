@@ -6,20 +6,23 @@ The parquet file is written last, under its final name only when it is complete:
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BadImage
 from ..sources import Record, Source
+from ..whole import whole
 from . import fingerprints, quality, squares
 from .decoding import Decoded, decode
-from .whole import whole
+from .squares import Pixels
 
 SCHEMA = pa.schema(
     [
@@ -46,24 +49,8 @@ SCHEMA = pa.schema(
         ("position", pa.int32()),
     ]
 )
+_OPEN_FILES = 256
 MIN_CONTENT = 8  # pixels a side of what is left of an image once it is resized: enough for its border and edges
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was found out about one usable image; the fields of the same names in `SCHEMA`."""
-
-    sha256: str
-    phash: int
-    pixels: bytes
-    acquisition: str
-    width: int
-    height: int
-    sharpness: float
-    brightness: float
-    contrast: float
-    channel_sums: list[int]
-    conversions: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,50 +70,70 @@ class Chunk:
 
 def scan(chunk: Chunk) -> int:
     """Look at each record of a chunk and write its two files; the number of records."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
+    seen: list[tuple[dict[str, Any], Pixels]] = []
     opened = _OneFile(chunk.source)
+    for record in chunk.records:
+        row = _row(chunk, record)
+        rows.append(row)
+        try:
+            facts, square = shrink(record, *opened.read(record), chunk.size)
+        except BadImage as bad:
+            row.update(reason=bad.reason, detail=bad.detail)
+        else:
+            row.update(facts, position=len(seen))
+            seen.append((row, square))
+    # a loop of its own: small steps run twice as fast when large images don't push them out of the cache in between
+    for row, square in seen:
+        row.update(measure(row, square))
     with whole(pixels_file(chunk.folder, chunk.number)) as partial, open(partial, "wb") as pixels:
-        for record in chunk.records:
-            row = _row(chunk, record)
-            try:
-                image, seen = look(record, *opened.read(record), chunk.size)
-            except BadImage as bad:
-                row.update(reason=bad.reason, detail=bad.detail)
-            else:
-                row.update(asdict(seen), position=pixels.tell() // image.nbytes)
-                pixels.write(image)
-            rows.append(row)
+        pixels.writelines(square for _, square in seen)
     write_table(pa.Table.from_pylist(rows, SCHEMA), chunk.table_path)
     return len(rows)
 
 
-def look(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[NDArray[np.uint8], Seen]:
-    """The record's resized image and all that is recorded of it. Raises `BadImage`."""
-    whole = decoded.image
-    image = whole if record.box is None else _crop(whole, record.box)
+def shrink(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[dict[str, Any], Pixels]:
+    """Facts on the record's image at its full size, and its pixels resized, (size, size, 3). Raises `BadImage`."""
+    image = decoded.image if record.box is None else _crop(decoded.image, record.box)
     if record.label is None:
         raise BadImage(f"unknown_label:{record.source_label}", "no class of ours is known for this label")
-    square = squares.square(image, size)
-    content = square.crop(squares.content_box(*image.size, size))
-    if min(content.size) < MIN_CONTENT:
+    left, top, right, bottom = squares.content_box(*image.size, size)
+    if min(right - left, bottom - top) < MIN_CONTENT:
         raise BadImage("too_elongated", f"{image.width}x{image.height}")
-    background = fingerprints.background_colour(np.asarray(content))
-    histogram = np.asarray(square.histogram(), np.int64).reshape(3, 256)
-    seen = Seen(
-        sha256=hashlib.sha256(data).hexdigest(),
-        phash=fingerprints.perceptual_hash(content),
-        pixels=fingerprints.pixel_digest(np.asarray(image)),
-        acquisition=fingerprints.acquisition(whole.width, whole.height, decoded.coding, background),
-        width=image.width,
-        height=image.height,
-        channel_sums=(histogram @ np.arange(256)).tolist(),
-        conversions=list(decoded.conversions),
-        **asdict(quality.measure(content)),
-    )
-    return np.asarray(square), seen
+    facts = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "acquisition": fingerprints.capture(*decoded.image.size, decoded.coding),
+        "width": image.width,
+        "height": image.height,
+        "conversions": list(decoded.conversions),
+    }
+    return facts, squares.square(image, size)
 
 
-def _row(chunk: Chunk, record: Record) -> dict[str, object]:
+def measure(row: dict[str, Any], square: Pixels) -> dict[str, Any]:
+    """What is read off the resized pixels of a row: hash, tone of the background, quality, channel sums."""
+    left, top, right, bottom = squares.content_box(row["width"], row["height"], len(square))
+    content = square[top:bottom, left:right]
+    grey = Image.fromarray(content).convert("L")
+    measured = quality.measure(grey)
+    return {
+        "phash": fingerprints.perceptual_hash(grey),
+        "pixels": fingerprints.pixel_digest(square),
+        "acquisition": f"{row['acquisition']}/{fingerprints.tone(fingerprints.background_colour(content))}",
+        "sharpness": measured.sharpness,
+        "brightness": measured.brightness,
+        "contrast": measured.contrast,
+        "channel_sums": _channel_sums(square),
+    }
+
+
+def _channel_sums(square: Pixels) -> list[int]:
+    """The sum of each channel; of rows first, since long sums along a short axis are slow."""
+    sums: list[int] = square.sum(axis=0, dtype=np.uint32).sum(axis=0, dtype=np.int64).tolist()
+    return sums
+
+
+def _row(chunk: Chunk, record: Record) -> dict[str, Any]:
     return {
         "image_id": record.image_id,
         "source": chunk.source.name,
@@ -176,11 +183,25 @@ def pixels_file(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:05d}.pixels"
 
 
-def load_pixels(folder: Path, chunk: int, position: int, size: int) -> NDArray[np.uint8]:
-    """One resized image of a scanned chunk, (size, size, 3), its padding still zero. The array is the caller's own."""
-    count = size * size * 3
-    data = np.fromfile(pixels_file(folder, chunk), np.uint8, count, offset=position * count)
-    return data.reshape(size, size, 3)
+class PixelReader:
+    """Reads single resized images of scanned chunks. Keeps some files open: they are asked for in any order."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        self.size = size
+        self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_chunk)
+
+    def __call__(self, row: Mapping[str, Any]) -> Pixels:
+        """The pixels of a row (columns `chunk`, `position`), (size, size, 3), their padding still zero."""
+        count = self.size * self.size * 3
+        data = bytearray(count)
+        file = self._open(row["chunk"])
+        file.seek(row["position"] * count)
+        file.readinto(data)
+        return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
+
+    def _open_chunk(self, chunk: int) -> BinaryIO:
+        return open(pixels_file(self.folder, chunk), "rb", buffering=0)
 
 
 def load_tables(folder: Path) -> pa.Table:

@@ -72,7 +72,8 @@ class _Counts:
         # a class counts beside its strata, so that many small sources do not all round the same way
         self.columns = np.stack([groups.strata, cells + groups.labels], axis=1)
         totals = np.bincount(self.columns[counted].ravel(), minlength=int(self.columns.max(initial=0)) + 1)
-        self.weight = 1.0 / np.maximum(totals, 1)
+        # between equal weights, which ignore small strata, and inverse totals, which let them outvote their class
+        self.weight = 1.0 / np.sqrt(np.maximum(totals, 1))
         self.missing = np.outer(np.asarray(shares), totals)  # (parts, columns): wanted minus had
         by_group = np.argsort(groups.members, kind="stable")
         self.rows = by_group

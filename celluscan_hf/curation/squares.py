@@ -16,14 +16,14 @@ Pixels = NDArray[np.uint8]
 _WHOLE = 0.999  # of a pixel; rounding keeps some from reaching 1
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """An RGB image padded with zero to a square, content centred, and resized to `size` x `size` pixels."""
+def square(image: Image.Image, size: int) -> Pixels:
+    """An RGB image padded with zero to a square, content centred, and resized: (size, size, 3)."""
     side = max(image.size)
     if image.width != image.height:
         padded = Image.new("RGB", (side, side))
         padded.paste(image, _offset(image.width, image.height))
         image = padded
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torchvision.transforms import v2
@@ -18,7 +19,8 @@ from torchvision.transforms import v2
 from ..curation.fingerprints import background_colour, perceptual_hash, pixel_digest
 from ..curation.splits import seeded_order
 from ..errors import CelluScanError
-from .shards import ShardTask, encode, stored, write_rows
+from .features import SCHEMA
+from .shards import ROW_GROUP, ShardTask, encode, stored, write_groups
 
 _DRAWS_PER_DEPTH = 8
 _MAX_DEPTH = 4
@@ -27,10 +29,16 @@ _MAX_DEPTH = 4
 def write_augmented(task: ShardTask) -> int:
     """Write one shard of augmented images; the number of its rows."""
     torch.set_num_threads(1)  # the processes share the cores
-    rows = [row for parent in task.plan() for row in variants(parent, task.square(parent), task.seed)]
-    order = seeded_order([row["image_id"] for row in rows], task.seed)
-    write_rows((rows[position] for position in order), task.path)
+    square = task.squares()
+    rows = [row for parent in task.plan().to_pylist() for row in variants(parent, square(parent), task.seed)]
+    rows = [rows[position] for position in seeded_order([row["image_id"] for row in rows], task.seed)]
+    groups = (rows[start : start + ROW_GROUP] for start in range(0, len(rows), ROW_GROUP))
+    write_groups((_table(group) for group in groups), task.path)
     return len(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..curation.curate import Curated, curate
-from ..curation.scan import Chunk, load_tables, scan
+from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..sources import Dropped, Record, Source, open_sources
 from .describe import Listing, describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
@@ -86,7 +86,7 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
     scanned = load_tables(work.scanned)
     derived = {source.info.derived_from for source in sources}
     with progress("comparing", scanned["reason"].null_count, "image") as advance:
-        curated = curate(scanned, work.scanned, size, seed, {name for name in derived if name}, advance)
+        curated = curate(scanned, PixelReader(work.scanned, size), seed, {name for name in derived if name}, advance)
     _log.info("%d images kept, %d dropped", curated.rows.num_rows, len(curated.dropped) + len(listing.dropped))
     return curated
 
@@ -108,7 +108,7 @@ def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers
         with progress(stage, sum(shard.rows for shard in shards), "image") as advance:
             tasks = [
                 ShardTask(shard, work.plans, work.scanned, work.final, settings.image_size, colour, settings.seed)
-                for shard in shards
+                for shard in sorted(shards, key=lambda shard: -shard.rows)  # largest first: all processes end together
             ]
             advance(sum(task.shard.rows for task in tasks if task.path.exists()))
             for rows in workers.run(function, (task for task in tasks if not task.path.exists())):

@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 
 from ..curation import squares
 from ..curation.curate import QUALITIES, Curated
+from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
 from ..errors import CelluScanError
 from ..sources import Dropped, Source
 from . import card, invariants
 from .inspection import FileReport
-from .shards import padded_square
+from .shards import PaddedSquares
 from .statistics import confounding, statistics
 from .workspace import Workspace, write_text
 
@@ -129,10 +130,11 @@ def _save_grid(rows: pa.Table, work: Workspace, colour: tuple[int, int, int]) ->
     train = rows.filter(pc.equal(rows["split"], SPLITS[0]))
     train = train.take(pa.array(seeded_order(train["image_id"].to_pylist(), work.settings.seed)))
     columns = ["chunk", "position", "width", "height"]
+    square = PaddedSquares(PixelReader(work.scanned, work.settings.image_size), colour)
     cells = {}
     for name in sorted(set(train["label"].to_pylist())):
         chosen = train.filter(pc.equal(train["label"], name)).select(columns).slice(0, card.GRID_COLUMNS)
-        cells[name] = [padded_square(row, work.scanned, work.settings.image_size, colour) for row in chosen.to_pylist()]
+        cells[name] = [square(row) for row in chosen.to_pylist()]
     path = work.final / card.GRID
     path.parent.mkdir(parents=True, exist_ok=True)
     card.draw_grid(cells).save(path, quality=90)

@@ -1,7 +1,7 @@
 """Writing parquet files of images: the originals here, the augmented ones in `augment`."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..curation import squares
-from ..curation.scan import load_pixels
-from ..curation.whole import whole
+from ..curation.scan import PixelReader
+from ..whole import whole
 from .features import SCHEMA
 from .plan import Shard
 
 ROW_GROUP = 128  # rows; 2.5 MB at 224 px, what a streaming reader fetches at a time
+_PIXELS = ["image_id", "chunk", "position", "width", "height"]
 JPEG_QUALITY = 95  # with full chroma: on PBC cells the mean error is under one grey level
 
 
@@ -36,25 +37,38 @@ class ShardTask:
     def path(self) -> Path:
         return self.final / self.shard.name
 
-    def plan(self) -> list[dict[str, Any]]:
-        return pq.read_table(self.shard.plan_path(self.plans)).to_pylist()
+    def plan(self) -> pa.Table:
+        """The columns of its rows but for the image, and where their pixels lie."""
+        return pq.read_table(self.shard.plan_path(self.plans))
 
-    def square(self, row: dict[str, Any]) -> Image.Image:
-        """The padded square of a planned row."""
-        return padded_square(row, self.scanned, self.image_size, self.colour)
+    def squares(self) -> "PaddedSquares":
+        return PaddedSquares(PixelReader(self.scanned, self.image_size), self.colour)
 
 
-def padded_square(row: dict[str, Any], scanned: Path, size: int, colour: tuple[int, int, int]) -> Image.Image:
-    """A scanned image, `size` pixels a side, its padding in `colour`. `row` says where its pixels lie."""
-    pixels = load_pixels(scanned, row["chunk"], row["position"], size)
-    return Image.fromarray(squares.pad(pixels, row["width"], row["height"], colour))
+@dataclass(frozen=True)
+class PaddedSquares:
+    """Scanned images with their padding in `colour`, RGB in [0, 255]."""
+
+    pixels: PixelReader
+    colour: tuple[int, int, int]
+
+    def __call__(self, row: Mapping[str, Any]) -> Image.Image:
+        """The square of a row (columns `chunk`, `position`, `width`, `height`)."""
+        return Image.fromarray(squares.pad(self.pixels(row), row["width"], row["height"], self.colour))
 
 
 def write_originals(task: ShardTask) -> int:
     """Write one shard of original images; the number of its rows."""
-    rows = ({**row, "image": stored(row["image_id"], encode(task.square(row)))} for row in task.plan())
-    write_rows(rows, task.path)
-    return task.shard.rows
+    plan, square = task.plan(), task.squares()
+
+    def groups() -> Iterator[pa.Table]:
+        for start in range(0, plan.num_rows, ROW_GROUP):
+            part = plan.slice(start, ROW_GROUP)
+            images = [stored(row["image_id"], encode(square(row))) for row in part.select(_PIXELS).to_pylist()]
+            yield part.append_column("image", pa.array(images, SCHEMA.field("image").type)).select(SCHEMA.names)
+
+    write_groups(groups(), task.path)
+    return plan.num_rows
 
 
 def encode(image: Image.Image) -> bytes:
@@ -69,23 +83,11 @@ def stored(image_id: str, jpeg: bytes) -> dict[str, object]:
     return {"bytes": jpeg, "path": PurePosixPath(image_id).with_suffix(".jpg").name}
 
 
-def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write rows to a parquet file, a row group at a time; it gets its name once it is whole."""
+def write_groups(groups: Iterable[pa.Table], path: Path) -> None:
+    """Write row groups to a parquet file that exists only when it is whole."""
     with (
         whole(path) as partial,
         pq.ParquetWriter(partial, SCHEMA, use_content_defined_chunking=True, write_page_index=True) as writer,
     ):
-        for group in _groups(rows, ROW_GROUP):
-            columns = {name: [row[name] for row in group] for name in SCHEMA.names}
-            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=ROW_GROUP)
-
-
-def _groups(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+        for group in groups:
+            writer.write_table(group.cast(SCHEMA), row_group_size=ROW_GROUP)

@@ -1,9 +1,11 @@
 """Spreading tasks over processes, with a progress bar and with errors that say what to do."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +18,7 @@ from ..errors import CelluScanError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # tasks handed out per process: one at work, one waiting
 
 
@@ -68,5 +71,7 @@ def _start() -> None:
 @contextmanager
 def progress(stage: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
     """A progress bar on the terminal; yields the function that is told of each step."""
-    with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, smoothing=0.05, leave=True) as bar:
+    started = time.monotonic()
+    with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, smoothing=0.05, leave=False) as bar:
         yield bar.update
+    _log.info("%s: %d %ss in %.1f s", stage, total, unit, time.monotonic() - started)

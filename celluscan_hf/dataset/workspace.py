@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..curation.whole import sweep, whole
 from ..errors import CelluScanError
+from ..whole import sweep, whole
 from .settings import BuildSettings
 
 STATISTICS = Path("curation", "statistics.json")
@@ -70,12 +70,15 @@ class Workspace:
             )
 
     def open(self, description: dict[str, Any]) -> None:
-        """Make the folders; `description` (settings and digest of the listing) must be that of the work found there."""
+        """Make the folders; `description` (settings, digest of the listing) must be that of the work found there."""
         for folder in (self.scanned, self.plans, self.final, self.archives):
             folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "build.json"
         if path.exists():
-            self._check_same(json.loads(path.read_text("utf-8")), f"{self.folder} holds an unfinished build")
+            found = json.loads(path.read_text("utf-8"))
+            self._check_same(found, f"{self.folder} holds an unfinished build")
+            if found["listing"] != description["listing"]:
+                raise CelluScanError(f"the sources have changed since {self.folder} was begun; delete it to start anew")
         write_text(path, json.dumps(description, indent=1, sort_keys=True))
 
     def _check_same(self, found: dict[str, Any], what: str) -> None:

@@ -70,6 +70,13 @@ class TreeSource(Source):
     def read(self, record: Record) -> bytes:
         return self.tree.read(self.root + record.member)
 
+    def table(self, path: str) -> str:
+        """The text of a file that describes others. Raises `BadImage` where there is none."""
+        try:
+            return self.tree.read(self.root + path).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise CelluScanError(f"source {self.name}: {path} is not UTF-8; save it so (in Excel: CSV UTF-8)") from None
+
     def image_id(self, path: str) -> str:
         return f"{self.name}/{path}"
 

@@ -22,6 +22,8 @@ from .tree import Tree
 _MARGIN = 1.25  # window side over the longer side of the box: the cell and a rim of its surroundings
 _MIN_WINDOW = 96  # pixels; a tight box around a platelet would be blown up until only blur is left
 
+# what reading a box raises where a tag is missing, holds no number or one out of range, or the encoding is unknown
+_MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError)
 _WHITE: dict[str, Decision] = {
     "NEUTROPHIL": Decision("Neutrophil", "band and segmented are not told apart: the parent class"),
     "EOSINOPHIL": Decision("Eosinophil", "the type of the field's one white cell"),
@@ -66,7 +68,7 @@ class BCCD(TreeSource):
         stem = file.rpartition(".")[0]
         try:
             boxes = self._boxes(stem)
-        except (BadImage, ParseError, DefusedXmlException, AttributeError, TypeError, ValueError) as error:
+        except (BadImage, ParseError, DefusedXmlException, *_MALFORMED) as error:
             yield Dropped(self.image_id(path), "no_annotation", f"Annotations/{stem}.xml: {error}")
             return
         if not boxes:
@@ -93,6 +95,8 @@ class BCCD(TreeSource):
     def _boxes(self, stem: str) -> list[tuple[str, tuple[int, int, int, int]]]:
         document = fromstring(self.tree.read(f"{self.root}Annotations/{stem}.xml"))
         width, height = _integers(document.find("size"), "width", "height")
+        if width <= 0 or height <= 0:
+            raise ValueError(f"a field of {width}x{height} pixels")
         return [
             (item.find("name").text.strip(), _window(_integers(item.find("bndbox"), *_CORNERS), width, height))
             for item in document.findall("object")
@@ -106,7 +110,7 @@ class BCCD(TreeSource):
     def _read_types(self) -> dict[str, list[str]]:
         """White-cell types by the number of the field, from `labels.csv` (columns Image, Category)."""
         try:
-            text = self.tree.read(f"{self.root}labels.csv").decode("utf-8-sig")
+            text = self.table("labels.csv")
         except BadImage:
             return {}
         return {

@@ -15,6 +15,7 @@ from .base import TreeSource, parent_folder
 from .records import Dropped, Record, SourceInfo
 
 _METADATA = "metadata.csv"
+_MAC_LITTER = "__MACOSX/"  # what the Finder adds to every zip: no images, but named like them
 
 
 class ImageFolder(TreeSource):
@@ -40,6 +41,9 @@ class ImageFolder(TreeSource):
     def cells(self, path: str) -> Iterator[Record | Dropped]:
         if path == _METADATA:
             return
+        if path.startswith(_MAC_LITTER):
+            yield Record(self.image_id(path), path, None, "", self.image_id(path))
+            return
         row = self._rows().get(path, {})
         text = row.get("label") or (parent_folder(path))
         image_id = self.image_id(path)
@@ -62,8 +66,8 @@ class ImageFolder(TreeSource):
 
     def _read_metadata(self) -> dict[str, dict[str, str]]:
         try:
-            text = self.tree.read(self.root + _METADATA).decode("utf-8-sig")
-        except (BadImage, KeyError):
+            text = self.table(_METADATA)
+        except BadImage:
             return {}
         table = csv.DictReader(io.StringIO(text))
         if "file_name" not in (table.fieldnames or ()):
@@ -71,9 +75,15 @@ class ImageFolder(TreeSource):
                 f"source {self.name}: {_METADATA} has the columns {table.fieldnames}; expected file_name and, "
                 "each optional, label and group_id"
             )
-        return {
-            row["file_name"].removeprefix("./"): {k: (v or "").strip() for k, v in row.items() if k} for row in table
-        }
+        rows = ({column: (text or "").strip() for column, text in row.items() if column} for row in table)
+        return {self._file_name(row): row for row in rows}
+
+    def _file_name(self, row: dict[str, str]) -> str:
+        if not row["file_name"]:
+            raise CelluScanError(
+                f"source {self.name}: {_METADATA} has a row without file_name; fill it in or remove it"
+            )
+        return row["file_name"].removeprefix("./")
 
     def _find_root(self, paths: list[str]) -> str:
         """The folder that holds `metadata.csv`, or the folders all named after classes, or the one given."""

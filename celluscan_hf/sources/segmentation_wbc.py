@@ -59,7 +59,7 @@ class SegmentationWBC(TreeSource):
 
     def _rows(self, table: str) -> Iterator[tuple[str, str]]:
         try:
-            text = self.tree.read(self.root + table).decode("utf-8-sig")
+            text = self.table(table)
         except BadImage:
             return
         for row in csv.reader(io.StringIO(text)):

@@ -6,11 +6,13 @@ file, into a scratch folder, since reading it at random would start from its beg
 
 import errno
 import gzip
+import hashlib
 import lzma
 import os
 import stat
 import tarfile
 import zipfile
+import zlib
 from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,10 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from ..errors import BadImage, CelluScanError
+from ..whole import whole
 
 MAX_FILE_BYTES = 64 * 2**20  # the largest file of any listed source is under 2 MiB
 MAX_EXPANSION = 200  # a compressed tar that grows beyond this factor is not a data set
 _COPY_BYTES = 4 * 2**20
+# what the archive modules of the standard library raise on damaged files
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 _COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
     b"\x1f\x8b": lambda path: gzip.open(path),
     b"BZh": lambda path: BZ2File(path),
@@ -58,7 +63,7 @@ def open_tree(location: Path, scratch: Path) -> Tree:
         raise CelluScanError(f"{location} does not exist; expected a folder, a zip or a tar of the data set")
     if zipfile.is_zipfile(location):
         return ZipTree(location)
-    if tarfile.is_tarfile(location):
+    if _is_tar(location):
         return TarTree(location, _uncompressed(location, scratch))
     raise CelluScanError(f"{location} is no folder, zip or tar; give the data set as its publisher packs it")
 
@@ -95,8 +100,10 @@ class FolderTree:
 
     def read(self, path: str) -> bytes:
         try:
-            with open(self.location / path, "rb") as file:
-                return _limited(file)
+            with open(self.location / path, "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                    raise _too_large()
+                return file.read()
         except OSError as error:
             raise BadImage("unreadable", error.strerror or str(error)) from error
 
@@ -121,7 +128,9 @@ class ZipTree:
                 raise _too_large()
             with self._zip.open(path) as file:
                 return _limited(file)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        except KeyError as error:
+            raise _missing() from error
+        except (*_DAMAGED, RuntimeError, ValueError) as error:  # also encrypted, or packed in an unknown way
             raise BadImage("unreadable", str(error)) from error
 
     def __getstate__(self) -> dict[str, Path]:
@@ -136,16 +145,25 @@ class TarTree:
     data: Path
 
     @cached_property
-    def _members(self) -> dict[str, tarfile.TarInfo]:
-        with tarfile.open(self.data, "r:") as tar:
-            return {member.name: member for member in tar if not member.isdir()}
+    def _members(self) -> list[tarfile.TarInfo]:
+        try:
+            with tarfile.open(self.data, "r:") as tar:
+                return [member for member in tar if not member.isdir()]
+        except _DAMAGED as error:
+            raise _damaged(self.location, error) from error
+
+    @cached_property
+    def _by_name(self) -> dict[str, tarfile.TarInfo]:
+        return {member.name: member for member in self._members}
 
     def entries(self) -> Iterator[Entry]:
-        links = {name for name, member in self._members.items() if not member.isfile() or member.issparse()}
-        return _archive_entries(self._members, links)
+        links = {member.name for member in self._members if not member.isfile() or member.issparse()}
+        return _archive_entries((member.name for member in self._members), links)
 
     def read(self, path: str) -> bytes:
-        member = self._members[path]
+        member = self._by_name.get(path)
+        if member is None:
+            raise _missing()
         if member.size > MAX_FILE_BYTES:
             raise _too_large()
         with open(self.data, "rb") as file:
@@ -156,7 +174,7 @@ class TarTree:
         return {"location": self.location, "data": self.data}
 
 
-def _archive_entries(names: Iterator[str] | dict[str, tarfile.TarInfo], links: set[str]) -> Iterator[Entry]:
+def _archive_entries(names: Iterator[str], links: set[str]) -> Iterator[Entry]:
     seen: set[str] = set()
     for name in sorted(names):
         parts = PurePosixPath(name).parts
@@ -184,6 +202,21 @@ def _readable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _is_tar(location: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(location)
+    except _DAMAGED:
+        return False
+
+
+def _damaged(location: Path, error: Exception) -> CelluScanError:
+    return CelluScanError(f"{location} is damaged or cut short ({error}); download it again")
+
+
+def _missing() -> BadImage:
+    return BadImage("unreadable", "no such file in the archive")
+
+
 def _too_large() -> BadImage:
     return BadImage("too_many_bytes", f"over {MAX_FILE_BYTES >> 20} MiB")
 
@@ -202,18 +235,24 @@ def _uncompressed(location: Path, scratch: Path) -> Path:
     opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
     if opener is None:
         return location
-    copy = scratch / f"{location.name}.{location.stat().st_size}.tar"
+    status = location.stat()
+    identity = f"{location.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    copy = scratch / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.tar"
     if not copy.exists():
-        scratch.mkdir(parents=True, exist_ok=True)
-        partial = copy.with_suffix(".partial")
-        with opener(location) as source, open(partial, "wb") as target:
-            _copy(source, target, limit=MAX_EXPANSION * location.stat().st_size, location=location)
-        partial.rename(copy)
+        with whole(copy) as partial, opener(location) as source, open(partial, "wb") as target:
+            _copy(source, target, limit=MAX_EXPANSION * status.st_size, location=location)
     return copy
 
 
 def _copy(source: IO[bytes], target: IO[bytes], limit: int, location: Path) -> None:
-    while block := source.read(_COPY_BYTES):
+    while block := _next_block(source, location):
         target.write(block)
         if target.tell() > limit:
             raise CelluScanError(f"{location} grows more than {MAX_EXPANSION} times when decompressed; not read")
+
+
+def _next_block(source: IO[bytes], location: Path) -> bytes:
+    try:
+        return source.read(_COPY_BYTES)
+    except _DAMAGED as error:
+        raise _damaged(location, error) from error

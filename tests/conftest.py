@@ -1,0 +1,92 @@
+"""Fixtures of all tests: drawn images, tiny trees, caches in a temp folder, the real cells where they are at hand."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hub_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's caches, or asks the Hub."""
+    home = tmp_path_factory.mktemp("hf_home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(home))
+        patch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        # Test modules are imported before this runs; what they import has read the environment already.
+        if "huggingface_hub" in sys.modules:
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+        if "datasets" in sys.modules:
+            patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+            patch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
+            patch.setattr("datasets.config.HF_MODULES_CACHE", home / "modules")
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real cells; for tests marked `real_data`."""
+    folder = PROJECT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real cells of ../shared/data are missing")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cell_image() -> Callable[..., Image.Image]:
+    """Draws one smooth purple cell among red ones on a bright field; each seed draws another."""
+
+    def draw(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
+        rng = np.random.default_rng(seed)
+        width, height = size
+        image = Image.new("RGB", size, tuple(rng.integers(225, 250, 3).tolist()))
+        canvas = ImageDraw.Draw(image)
+
+        def disc(x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+            x, y, radius = x * width, y * height, radius * min(size)
+            canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+        for x, y in rng.uniform(0, 1, (4, 2)):
+            disc(x, y, rng.uniform(0.1, 0.2), (214, 168, 170))
+        x, y = rng.uniform(0.4, 0.6, 2)
+        disc(x, y, rng.uniform(0.25, 0.33), (198, 176, 206))
+        for turn in rng.uniform(0, 2 * np.pi, 3):
+            disc(x + 0.12 * np.cos(turn), y + 0.12 * np.sin(turn), rng.uniform(0.07, 0.14), (92, 44, 140))
+        return image
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def write_image(cell_image: Callable[..., Image.Image]) -> Callable[..., Path]:
+    """Saves an image, or the cell drawn from a seed, and makes the folders it needs."""
+
+    def write(path: Path, image: Image.Image | int, **options: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (cell_image(image) if isinstance(image, int) else image).save(path, **options)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_files() -> Callable[[Path, Mapping[str, bytes | str]], Path]:
+    """Lays out files by their paths below a folder, and gives the folder back."""
+
+    def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.encode() if isinstance(content, str) else content)
+        return folder
+
+    return write

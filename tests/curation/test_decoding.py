@@ -1,0 +1,359 @@
+"""Untrusted files: every one becomes an upright RGB image or a `BadImage` with a documented reason."""
+
+import io
+import struct
+import zlib
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from celluscan_hf.curation import decoding
+from celluscan_hf.curation.decoding import decode
+from celluscan_hf.errors import BadImage
+
+REASONS = {
+    "empty_file", "not_an_image", "too_many_pixels", "too_small", "animated", "truncated", "undecodable",
+    "unsupported_mode",
+}  # fmt: skip
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def colours(width: int = 48, height: int = 32) -> Image.Image:
+    """Four flat quarters of different colours, so that every turn and channel swap shows."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    top, left = height // 2, width // 2
+    pixels[:top, :left], pixels[:top, left:] = (200, 40, 40), (40, 200, 40)
+    pixels[top:, :left], pixels[top:, left:] = (40, 40, 200), (230, 220, 120)
+    return Image.fromarray(pixels)
+
+
+def noise(width: int = 64, height: int = 64) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def pages(kind: str) -> bytes:
+    return encoded(colours(), kind, save_all=True, append_images=[noise(48, 32)])
+
+
+def png(width: int, height: int, depth: int, colour_type: int, body: bytes, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + extra
+        + png_chunk(b"IDAT", zlib.compress(body))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def pixels_of(data: bytes) -> NDArray[np.int64]:
+    image = decode(data).image
+    assert image.mode == "RGB"
+    return np.asarray(image, np.int64)
+
+
+def differs_by(data: bytes, expected: Image.Image | NDArray[np.uint8]) -> int:
+    """The largest difference in grey levels of a decoded file from the pixels expected."""
+    return int(np.abs(pixels_of(data) - np.asarray(expected, np.int64)).max())
+
+
+def reason_of(data: bytes) -> str:
+    with pytest.raises(BadImage) as caught:
+        decode(data)
+    return caught.value.reason
+
+
+def test_zero_bytes_are_an_empty_file() -> None:
+    assert reason_of(b"") == "empty_file"
+
+
+@pytest.mark.parametrize("data", [b"name,label\nBA_1.jpg,Basophil\n", b"\x00", b"%PDF-1.7\n", b"<svg></svg>"])
+def test_other_files_are_not_an_image(data: bytes) -> None:
+    assert reason_of(data) == "not_an_image"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_truncated_jpeg_is_truncated(share: float) -> None:
+    data = encoded(noise(), "JPEG")
+    assert reason_of(data[: int(len(data) * share)]) == "truncated"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_truncated_png_is_truncated(share: float) -> None:
+    data = encoded(noise(), "PNG")
+    assert reason_of(data[: int(len(data) * share)]) == "truncated"
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "PPM"])
+def test_a_truncated_uncompressed_file_is_refused(kind: str) -> None:
+    data = encoded(noise(), kind)
+    assert reason_of(data[: len(data) // 2]) in {"truncated", "undecodable", "not_an_image"}
+
+
+def test_garbage_behind_a_valid_png_header_is_refused() -> None:
+    data = encoded(noise(), "PNG")
+    assert reason_of(data[:41] + bytes(range(256)) * 20) in {"truncated", "undecodable"}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_garbage_behind_a_valid_tiff_header_is_refused() -> None:
+    assert reason_of(b"II*\x00\x08\x00\x00\x00" + bytes(range(256)) * 4) in {"not_an_image", "undecodable"}
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_more_than_one_frame_is_animated(kind: str) -> None:
+    assert reason_of(pages(kind)) == "animated"
+
+
+def test_a_jpeg_with_a_second_picture_behind_it_is_its_first() -> None:
+    data = encoded(colours(), "MPO", save_all=True, append_images=[noise(48, 32)], quality=95)
+    assert np.abs(pixels_of(data) - np.asarray(colours(), np.int64)).mean() < 5
+
+
+def test_a_still_gif_is_decoded() -> None:
+    assert differs_by(encoded(colours().quantize(4), "GIF"), colours()) <= 2
+
+
+def test_more_pixels_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32 - 1)
+    assert reason_of(encoded(colours(), "PNG")) == "too_many_pixels"
+
+
+def test_as_many_pixels_as_the_limit_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32)
+    assert decode(encoded(colours(), "PNG")).image.size == (48, 32)
+
+
+@pytest.mark.parametrize("side", [7_000, 12_000, 60_000])
+def test_a_header_that_claims_too_many_pixels_is_refused_undecoded(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were decoded"))
+    assert reason_of(png(side, side, 8, 2, b"\x00" * 100)) == "too_many_pixels"
+
+
+@pytest.mark.parametrize("size", [(15, 40), (40, 15), (1, 1)])
+def test_a_side_below_the_least_is_too_small(size: tuple[int, int]) -> None:
+    assert reason_of(encoded(colours(*size), "PNG")) == "too_small"
+
+
+def test_the_least_side_is_decoded() -> None:
+    assert decode(encoded(colours(decoding.MIN_SIDE, 40), "PNG")).image.size == (decoding.MIN_SIDE, 40)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
+def test_lossless_rgb_comes_back_as_it_was(kind: str) -> None:
+    decoded = decode(encoded(noise(), kind))
+    assert decoded.image.tobytes() == noise().tobytes()
+    assert decoded.conversions == ()
+
+
+def test_lossless_webp_comes_back_as_it_was() -> None:
+    assert differs_by(encoded(noise(), "WEBP", lossless=True), noise()) == 0
+
+
+def test_cmyk_jpeg_becomes_its_colours() -> None:
+    data = encoded(colours().convert("CMYK"), "JPEG", quality=100)
+    assert differs_by(data, colours()) <= 6
+    assert decode(data).conversions == ("cmyk",)
+
+
+def test_ycbcr_tiff_becomes_its_colours() -> None:
+    data = encoded(colours().convert("YCbCr"), "TIFF")
+    assert differs_by(data, colours()) <= 3
+    assert decode(data).conversions == ("ycbcr",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_keeps_its_upper_bits(kind: str) -> None:
+    levels = np.linspace(0, 65_535, 32 * 48).astype(np.uint16).reshape(32, 48)
+    data = encoded(Image.fromarray(levels), kind)
+    assert np.array_equal(pixels_of(data), np.repeat(levels[..., None] >> 8, 3, axis=2))
+    assert decode(data).conversions == ("16_bit_grey",)
+
+
+def test_big_endian_sixteen_bit_tiff_keeps_its_upper_bits() -> None:
+    levels = np.linspace(0, 65_535, 32 * 48).astype(np.uint16).reshape(32, 48)
+    image = Image.frombytes("I;16B", (48, 32), levels.astype(">u2").tobytes())
+    assert np.array_equal(pixels_of(encoded(image, "TIFF"))[..., 0], levels >> 8)
+
+
+def test_sixteen_bit_colour_keeps_its_upper_bits() -> None:
+    levels = np.random.default_rng(1).integers(0, 65_536, (32, 48, 3)).astype(np.uint16)
+    body = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in levels)
+    assert np.array_equal(pixels_of(png(48, 32, 16, 2, body)), levels >> 8)
+
+
+def test_a_palette_becomes_its_colours() -> None:
+    data = encoded(colours().quantize(4), "PNG")
+    assert differs_by(data, colours()) <= 2
+    assert decode(data).conversions == ("palette",)
+
+
+def test_a_transparent_palette_colour_is_laid_over_white() -> None:
+    paletted = colours().quantize(4)
+    data = encoded(paletted, "PNG", transparency=paletted.getpixel((0, 0)))
+    assert pixels_of(data)[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(pixels_of(data)[0, -1] - (40, 200, 40)).max() <= 2
+    assert decode(data).conversions == ("alpha_over_white",)
+
+
+@pytest.mark.parametrize("alpha", [255, 128])
+def test_a_constant_alpha_channel_is_taken_off(alpha: int) -> None:
+    image = noise()
+    image.putalpha(alpha)
+    decoded = decode(encoded(image, "PNG"))
+    assert decoded.image.tobytes() == noise().tobytes()
+    assert decoded.conversions == ("constant_alpha",)
+
+
+def test_a_constant_alpha_channel_of_a_tiff_is_taken_off() -> None:
+    image = noise()
+    image.putalpha(255)
+    assert differs_by(encoded(image, "TIFF"), noise()) == 0
+
+
+def test_a_varying_alpha_channel_is_laid_over_white() -> None:
+    alpha = np.full((32, 48), 255, np.uint8)
+    alpha[:, :8], alpha[:, 8:16] = 0, 128
+    image = colours()
+    image.putalpha(Image.fromarray(alpha))
+    over_white = np.rint(255 + (np.asarray(colours(), float) - 255) * (alpha[..., None] / 255))
+    data = encoded(image, "PNG")
+    assert differs_by(data, over_white) <= 1
+    assert decode(data).conversions == ("alpha_over_white",)
+
+
+def test_grey_with_varying_alpha_is_laid_over_white() -> None:
+    image = Image.new("LA", (32, 32), (90, 255))
+    image.putpixel((0, 0), (90, 0))
+    pixels = pixels_of(encoded(image, "PNG"))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[1, 1].tolist() == [90, 90, 90]
+
+
+def test_grey_with_constant_alpha_is_grey() -> None:
+    assert (pixels_of(encoded(Image.new("LA", (32, 32), (90, 128)), "PNG")) == 90).all()
+
+
+@pytest.mark.parametrize(("mode", "key"), [("L", 90), ("RGB", (90, 20, 10))])
+def test_a_transparent_key_colour_is_laid_over_white(mode: str, key: int | tuple[int, int, int]) -> None:
+    image = Image.new(mode, (32, 32), key)
+    image.paste(0, (16, 0, 32, 32))
+    pixels = pixels_of(encoded(image, "PNG", transparency=key))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, -1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_grey_becomes_three_equal_channels(kind: str) -> None:
+    data = encoded(Image.new("L", (32, 32), 90), kind)
+    assert (pixels_of(data) == 90).all()
+    assert decode(data).conversions[-1:] in {("grey",), ("palette",)}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM"])
+def test_one_bit_becomes_black_and_white(kind: str) -> None:
+    image = Image.new("1", (32, 32), 0)
+    image.paste(1, (16, 0, 32, 32))
+    pixels = pixels_of(encoded(image, kind))
+    assert (pixels[:, :16] == 0).all()
+    assert (pixels[:, 16:] == 255).all()
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+def test_an_exif_rotated_image_stands_upright(orientation: int, kind: str) -> None:
+    turn = TURNS[orientation]
+    stored = colours() if turn is None else colours().transpose(turn)
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    assert differs_by(encoded(stored, kind, exif=turned(orientation), **options), colours()) <= 25
+
+
+def test_a_rotation_is_noted() -> None:
+    assert "exif_rotated" in decode(encoded(colours(), "JPEG", exif=turned(6))).conversions
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_thirty_two_bits_a_pixel_are_an_unsupported_mode(mode: str) -> None:
+    assert reason_of(encoded(Image.new(mode, (32, 32), 7), "TIFF")) == "unsupported_mode"
+
+
+def test_the_coding_of_two_jpegs_of_one_quality_is_equal() -> None:
+    assert decode(encoded(noise(), "JPEG", quality=80)).coding == decode(encoded(colours(), "JPEG", quality=80)).coding
+
+
+def test_the_coding_of_two_jpeg_qualities_differs() -> None:
+    assert decode(encoded(noise(), "JPEG", quality=80)).coding != decode(encoded(noise(), "JPEG", quality=90)).coding
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM"])
+def test_the_coding_starts_with_the_format(kind: str) -> None:
+    assert decode(encoded(colours(), kind)).coding.startswith(kind.lower())
+
+
+SMALL = {
+    "jpeg": encoded(noise(24, 20), "JPEG", quality=70),
+    "jpeg_exif": encoded(noise(24, 20), "JPEG", quality=30, exif=turned(6)),
+    "png": encoded(noise(24, 20), "PNG"),
+    "png_palette": encoded(colours(24, 20).quantize(4), "PNG", transparency=0),
+    "tiff": encoded(noise(24, 20), "TIFF"),
+    "tiff_lzw": encoded(noise(24, 20), "TIFF", compression="tiff_lzw"),
+    "gif": encoded(colours(24, 20), "GIF"),
+    "bmp": encoded(noise(24, 20), "BMP"),
+    "ppm": encoded(noise(24, 20), "PPM"),
+    "webp": encoded(noise(24, 20), "WEBP"),
+}  # fmt: skip
+# headers are where a changed byte does most, so half of the changes fall there
+CHANGES = st.lists(
+    st.tuples(st.one_of(st.integers(0, 120), st.integers(0, 3_000)), st.integers(0, 255)), min_size=0, max_size=6
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", SMALL)
+@settings(max_examples=150, deadline=None)
+@given(changes=CHANGES, kept=st.one_of(st.none(), st.integers(0, 3_000)))
+def test_a_damaged_file_is_an_rgb_image_or_a_bad_image(
+    kind: str, changes: list[tuple[int, int]], kept: int | None
+) -> None:
+    data = bytearray(SMALL[kind][:kept])
+    for position, value in changes:
+        if position < len(data):
+            data[position] = value
+    with patch.object(decoding, "MAX_PIXELS", 1_000_000):
+        try:
+            decoded = decode(bytes(data))
+        except BadImage as bad:
+            assert bad.reason in REASONS
+        else:
+            assert decoded.image.mode == "RGB"
+            assert len(decoded.image.tobytes()) == 3 * decoded.image.width * decoded.image.height

@@ -1,0 +1,268 @@
+"""Equal images, nearly equal images, and the groups they join."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+
+from celluscan_hf.curation import duplicates
+from celluscan_hf.curation.decoding import decode
+from celluscan_hf.curation.fingerprints import perceptual_hash
+from celluscan_hf.sources.drawing import draw_cell
+
+CAPTURED_TWICE = [("eosinophil/EO_246684", "eosinophil/EO_409717"), ("ig/IG_466905", "ig/IG_855229")]
+
+
+def digests(*names: str) -> NDArray[np.bytes_]:
+    return np.array([name.encode().ljust(16, b"_") for name in names], "S16")
+
+
+def originals(count: int) -> list[bool]:
+    return [False] * count
+
+
+def cell(seed: int) -> Image.Image:
+    return draw_cell("Lymphocyte", np.random.default_rng(seed), 128)
+
+
+def blobs(seed: int) -> Image.Image:
+    """A smooth random picture whose hash is like that of no other."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
+
+
+def as_jpeg(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return decode(buffer.getvalue()).image
+
+
+def hashes_of(images: Sequence[Image.Image]) -> NDArray[np.uint64]:
+    return np.array([perceptual_hash(image.convert("L")) for image in images], np.uint64)
+
+
+def near(images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+    return [(pair.first, pair.second) for pair in duplicates.near_duplicates(hashes_of(images), images.__getitem__)]
+
+
+def flipped(value: int, bits: Sequence[int]) -> int:
+    return value ^ sum(1 << int(bit) for bit in bits)
+
+
+def clustered_hashes(seed: int, count: int) -> NDArray[np.uint64]:
+    """Distinct hashes around a few centres, from 0 to 12 bits away from them."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 2**64, count // 10, np.uint64, endpoint=False).tolist()
+    values = {flipped(centre, rng.choice(64, rng.integers(0, 13), replace=False)) for centre in centres * 10}
+    return np.array(sorted(values), np.uint64)
+
+
+def found_pairs(hashes: NDArray[np.uint64]) -> dict[tuple[int, int], int]:
+    rows = np.concatenate(list(duplicates.pairs_within(hashes)))
+    pairs = {(first, second): distance for first, second, distance in rows.tolist()}
+    assert len(pairs) == len(rows), "a pair was given twice"
+    return pairs
+
+
+def all_pairs(hashes: NDArray[np.uint64]) -> dict[tuple[int, int], int]:
+    distances = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
+    first, second = np.nonzero(np.triu(distances <= duplicates.MAX_DISTANCE, k=1))
+    apart = distances[first, second].tolist()
+    return dict(zip(zip(first.tolist(), second.tolist(), strict=True), apart, strict=True))
+
+
+def test_equal_runs_give_the_positions_of_repeated_values() -> None:
+    assert duplicates.equal_runs(digests("b", "a", "c", "b", "a", "b")) == [[0, 3, 5], [1, 4]]
+
+
+def test_equal_runs_of_hashes() -> None:
+    assert duplicates.equal_runs(np.array([7, 2**63, 7, 2**63], np.uint64)) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("names", [(), ("a",), ("a", "b", "c")])
+def test_no_repeated_value_makes_no_run(names: tuple[str, ...]) -> None:
+    assert duplicates.equal_runs(digests(*names)) == []
+
+
+def test_the_first_of_equal_images_is_kept() -> None:
+    groups = duplicates.exact_duplicates(digests("x", "a", "x", "x"), ["Basophil"] * 4, originals(4))
+    assert groups.kept == {0: [2, 3]}
+    assert groups.conflicts == []
+
+
+def test_an_original_is_kept_before_an_augmented_copy() -> None:
+    groups = duplicates.exact_duplicates(digests("x", "x"), ["Basophil"] * 2, [True, False])
+    assert groups.kept == {1: [0]}
+
+
+def test_the_finer_of_two_labels_is_kept() -> None:
+    groups = duplicates.exact_duplicates(digests("x", "x"), ["Neutrophil", "Band Neutrophil"], originals(2))
+    assert groups.kept == {1: [0]}
+    assert groups.conflicts == []
+
+
+def test_a_finer_label_is_kept_before_an_original() -> None:
+    groups = duplicates.exact_duplicates(digests("x", "x"), ["Neutrophil", "Band Neutrophil"], [False, True])
+    assert groups.kept == {1: [0]}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("Eosinophil", "Band Neutrophil"), ("Neutrophil", "Band Neutrophil", "Segmented Neutrophil")],
+)
+def test_labels_that_disagree_are_a_conflict_of_the_whole_group(labels: tuple[str, ...]) -> None:
+    groups = duplicates.exact_duplicates(digests(*"x" * len(labels)), labels, originals(len(labels)))
+    assert groups.kept == {}
+    assert groups.conflicts == [list(range(len(labels)))]
+
+
+def test_a_majority_does_not_settle_a_conflict() -> None:
+    labels = ["Eosinophil", "Eosinophil", "Basophil"]
+    assert duplicates.exact_duplicates(digests("x", "x", "x"), labels, originals(3)).conflicts == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_pairs_within_the_distance_are_found(seed: int) -> None:
+    hashes = clustered_hashes(seed, 2_000)
+    expected = all_pairs(hashes)
+    assert len(expected) > 1_000
+    assert found_pairs(hashes) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_eight_bits_are_near_and_nine_are_not(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 2**64, 200, np.uint64, endpoint=False).tolist()
+    at = {bits: [flipped(centre, rng.choice(64, bits, replace=False)) for centre in centres] for bits in (8, 9)}
+    at_eight, at_nine = (found_pairs(np.array(centres + at[bits], np.uint64)) for bits in (8, 9))
+    assert all(at_eight.get((row, 200 + row)) == 8 for row in range(200))
+    assert not any((row, 200 + row) in at_nine for row in range(200))
+
+
+@pytest.mark.parametrize(
+    "bits", [range(8), range(56, 64), [0, 1, 2, 21, 22, 42, 43, 63], [0, 63, 20, 21, 41, 42, 62, 10]]
+)
+def test_eight_bits_are_near_wherever_they_lie(bits: Sequence[int]) -> None:
+    assert found_pairs(np.array([0, flipped(0, bits)], np.uint64)) == {(0, 1): 8}
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_hashes_have_no_pairs(count: int) -> None:
+    assert sum(len(block) for block in duplicates.pairs_within(np.zeros(count, np.uint64))) == 0
+
+
+def test_progress_counts_every_hash_once() -> None:
+    told: list[int] = []
+    hashes = np.random.default_rng(0).integers(0, 2**64, 40_000, np.uint64)
+    list(duplicates.pairs_within(hashes, told.append))
+    assert sum(told) == 40_000
+
+
+def test_a_copy_encoded_anew_is_a_near_duplicate() -> None:
+    images = [blobs(0), blobs(1), blobs(2), as_jpeg(blobs(1))]
+    assert near(images) == [(1, 3)]
+
+
+def test_a_slightly_shifted_copy_is_a_near_duplicate() -> None:
+    images = [blobs(3), ImageChops.offset(blobs(3), 1, 1), blobs(4)]
+    assert near(images) == [(0, 1)]
+
+
+def test_a_copy_of_another_size_is_a_near_duplicate() -> None:
+    assert near([blobs(5), blobs(5).resize((64, 64), Image.Resampling.BICUBIC)]) == [(0, 1)]
+
+
+@pytest.mark.parametrize("apart", [0, 5, 8])
+def test_different_cells_with_near_hashes_are_no_duplicates(apart: int) -> None:
+    hashes = np.array([12_345, flipped(12_345, range(apart))], np.uint64)
+    assert duplicates.near_duplicates(hashes, [cell(0), cell(1)].__getitem__) == []
+
+
+def test_like_images_with_far_hashes_are_not_compared() -> None:
+    hashes = np.array([0, flipped(0, range(9))], np.uint64)
+    assert duplicates.near_duplicates(hashes, [cell(0), cell(0)].__getitem__) == []
+
+
+def test_a_near_pair_says_how_near_it_is() -> None:
+    hashes = np.array([0, flipped(0, [3, 40])], np.uint64)
+    (pair,) = duplicates.near_duplicates(hashes, [cell(0), as_jpeg(cell(0))].__getitem__)
+    assert pair.distance == 2
+    assert duplicates.MIN_CORRELATION <= pair.correlation <= 1
+
+
+def test_two_kinds_of_image_under_one_hash_stay_apart() -> None:
+    images = [cell(0), cell(1), cell(0), cell(1)]
+    pairs = duplicates.near_duplicates(np.zeros(4, np.uint64), images.__getitem__)
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 2), (1, 3)]
+
+
+def test_images_are_asked_for_only_where_hashes_are_near() -> None:
+    def image_of(row: int) -> Image.Image:
+        pytest.fail(f"row {row} was opened")
+
+    assert duplicates.near_duplicates(np.array([0, flipped(0, range(30))], np.uint64), image_of) == []
+
+
+def test_a_thousand_equal_images_are_linked_without_comparing_all_pairs() -> None:
+    image = cell(0)
+    pairs = duplicates.near_duplicates(np.full(1_000, 99, np.uint64), lambda row: image)
+    joined = duplicates.join_groups(
+        [f"{row:04d}" for row in range(1_000)], [(pair.first, pair.second) for pair in pairs]
+    )
+    assert set(joined) == {"0000"}
+    assert len(pairs) < 2_000
+
+
+def test_equal_flat_images_are_near_duplicates() -> None:
+    flat = Image.new("RGB", (64, 64), (240, 230, 220))
+    assert near([flat, flat.copy()]) == [(0, 1)]
+
+
+def test_the_correlation_of_an_image_with_itself_is_one() -> None:
+    thumbnail = duplicates.thumbnail(cell(0))
+    assert duplicates.correlation(thumbnail, thumbnail.copy()) == pytest.approx(1)
+
+
+def test_the_correlation_does_not_see_brightness() -> None:
+    darker = cell(0).point(lambda level: level // 2 + 20)
+    assert duplicates.correlation(duplicates.thumbnail(cell(0)), duplicates.thumbnail(darker)) > 0.999
+
+
+def test_the_correlation_with_a_negative_is_minus_one() -> None:
+    negative = cell(0).point(lambda level: 255 - level)
+    assert duplicates.correlation(duplicates.thumbnail(cell(0)), duplicates.thumbnail(negative)) < -0.999
+
+
+def test_groups_join_through_a_chain_of_pairs() -> None:
+    assert duplicates.join_groups(["d", "c", "b", "x"], [(0, 1), (1, 2)]) == ["b", "b", "b", "x"]
+
+
+def test_a_joined_pair_takes_the_rest_of_its_groups_with_it() -> None:
+    assert duplicates.join_groups(["m", "m", "k", "k", "z"], [(1, 2)]) == ["k", "k", "k", "k", "z"]
+
+
+def test_groups_without_pairs_keep_their_names() -> None:
+    assert duplicates.join_groups(["b", "a", "b"], []) == ["b", "a", "b"]
+
+
+def test_joined_groups_do_not_depend_on_the_order_of_pairs() -> None:
+    names, pairs = ["e", "d", "c", "b", "a"], [(0, 1), (3, 4), (1, 3)]
+    assert duplicates.join_groups(names, pairs) == duplicates.join_groups(names, [(b, a) for a, b in pairs[::-1]])
+
+
+@pytest.mark.real_data
+def test_the_cells_of_pbc_that_were_captured_twice_are_near_duplicates(real_data: Path) -> None:
+    twice = {name for pair in CAPTURED_TWICE for name in pair}
+    pbc = real_data / "PBC_dataset_normal_DIB"
+    others = {f"{path.parent.name}/{path.stem}" for folder in ("eosinophil", "ig") for path in some_of(pbc / folder)}
+    names = sorted(twice | others)
+    images = [decode((pbc / f"{name}.jpg").read_bytes()).image for name in names]
+    assert {(names[first], names[second]) for first, second in near(images)} == set(CAPTURED_TWICE)
+
+
+def some_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[A-Z]*.jpg"))[::6]

@@ -1,0 +1,264 @@
+"""A build that people trust: the same bytes whatever happens, and one clear line where it cannot go on."""
+
+import csv
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from celluscan_hf.dataset.settings import BuildSettings
+from celluscan_hf.dataset.workspace import Workspace
+from celluscan_hf.errors import CelluScanError
+
+from .conftest import build_small, command, contents, run
+
+
+def dropped(folder: Path) -> dict[str, str]:
+    with open(folder / "curation" / "dropped.csv", encoding="utf-8", newline="") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_two_processes_give_the_same_bytes_as_one(built, tmp_path):
+    assert run(tmp_path / "wbc", "--num-proc=2").returncode == 0
+    assert contents(tmp_path / "wbc") == contents(built)
+
+
+def test_the_order_of_files_on_disk_changes_nothing(cell_folder, tmp_path, monkeypatch):
+    build_small(tmp_path / "one", f"imagefolder={cell_folder}")
+    scandir = os.scandir
+
+    def shuffled(path: str) -> list[os.DirEntry[str]]:
+        entries = list(scandir(path))
+        random.Random(1).shuffle(entries)
+        return entries
+
+    monkeypatch.setattr("celluscan_hf.sources.tree.os", SimpleNamespace(**{**vars(os), "scandir": shuffled}))
+    build_small(tmp_path / "two", f"imagefolder={cell_folder}")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_another_seed_gives_another_split(built, tmp_path):
+    build_small(tmp_path / "wbc", seed=43)
+    assert contents(tmp_path / "wbc")["curation/statistics.json"] != contents(built)["curation/statistics.json"]
+
+
+KILLED_WHEN = {
+    "the first images are looked at": "scanned/*.parquet",
+    "all are looked at": "plans/*.parquet",
+    "the first originals are stored": "final/data/originals/*.parquet",
+    "the first variants are stored": "final/data/augmented/*.parquet",
+    "the folder is being described": "final/curation/dropped.csv",
+}
+
+
+@pytest.mark.parametrize("pattern", KILLED_WHEN.values(), ids=KILLED_WHEN)
+def test_a_killed_and_resumed_build_gives_the_same_bytes(built, tmp_path, pattern):
+    output = tmp_path / "wbc"
+    process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work = tmp_path / "wbc.building"
+    while process.poll() is None and not any(work.glob(pattern)):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists(), "the build ended before it could be killed"
+    assert run(output, "--resume").returncode == 0
+    assert contents(output) == contents(built)
+    assert not work.exists()
+
+
+def test_a_build_killed_between_its_last_two_steps_is_finished(built, tmp_path):
+    build_small(tmp_path / "wbc")
+    (tmp_path / "wbc.building" / "scanned").mkdir(parents=True)
+    build_small(tmp_path / "wbc", resume=True)
+    assert not (tmp_path / "wbc.building").exists()
+
+
+def test_half_written_files_of_a_killed_process_are_not_published(built, tmp_path, monkeypatch):
+    def leave_half(self: Workspace) -> None:
+        (self.final / "data" / ".x.parquet.123.partial").write_bytes(b"half")
+        publish(self)
+
+    publish = Workspace.publish
+    monkeypatch.setattr(Workspace, "publish", leave_half)
+    build_small(tmp_path / "wbc")
+    assert contents(tmp_path / "wbc") == contents(built)
+
+
+def test_a_second_run_says_so_and_changes_nothing(tmp_path):
+    output = tmp_path / "wbc"
+    first = run(output)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    second = run(output)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "already built; nothing was changed" in second.stderr
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_a_finished_folder_with_other_settings_is_refused(built):
+    with pytest.raises(CelluScanError, match="finished build with image_size=48, asked for 64"):
+        build_small(built, image_size=64)
+
+
+def test_a_second_build_into_the_same_folder_stops(tmp_path):
+    with (
+        Workspace(BuildSettings(("synthetic=1",), tmp_path / "wbc")),
+        pytest.raises(CelluScanError, match=r"another build into .*wbc is running"),
+    ):
+        build_small(tmp_path / "wbc")
+
+
+def test_an_unfinished_build_asks_for_resume(tmp_path):
+    (tmp_path / "wbc.building").mkdir()
+    with pytest.raises(CelluScanError, match="unfinished build; add --resume"):
+        build_small(tmp_path / "wbc")
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    work = Workspace(BuildSettings(("synthetic=1",), tmp_path / "wbc", 48, 28, seed=1))
+    with work:
+        work.open({**work.settings.content, "listing": "x"})
+    with pytest.raises(CelluScanError, match="seed=1, asked for 42"):
+        build_small(tmp_path / "wbc", resume=True)
+
+
+def test_resuming_with_other_files_is_refused(tmp_path, cell_folder, write_image):
+    output = tmp_path / "wbc"
+    work = Workspace(BuildSettings(("synthetic=1",), output, image_size=48, target_per_class=28))
+    with work:
+        work.open({**work.settings.content, "listing": "of other files"})
+    with pytest.raises(CelluScanError, match="the sources have changed"):
+        build_small(output, f"imagefolder={cell_folder}", resume=True)
+
+
+def test_an_output_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "wbc").mkdir()
+    (tmp_path / "wbc" / "thesis.tex").write_text("dear")
+    with pytest.raises(CelluScanError, match="holds something that is no build"):
+        build_small(tmp_path / "wbc")
+    assert (tmp_path / "wbc" / "thesis.tex").read_text() == "dear"
+
+
+def test_an_empty_output_folder_is_used(tmp_path, cell_folder):
+    (tmp_path / "wbc").mkdir()
+    build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0)
+    assert (tmp_path / "wbc" / "README.md").exists()
+
+
+def test_a_full_disk_is_one_line_and_resume_goes_on(built, tmp_path):
+    def little_space() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    stopped = run(tmp_path / "wbc", preexec_fn=little_space)
+    assert stopped.returncode == 2
+    assert "no space left" in stopped.stderr and "--resume" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert run(tmp_path / "wbc", "--resume").returncode == 0
+    assert contents(tmp_path / "wbc") == contents(built)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source=pbc=/nowhere/at/all"], "/nowhere/at/all does not exist"),
+        (["--source=pcb=."], "did you mean pbc"),
+        (["--source=synthetic=none"], "expected the number of cells per class"),
+        (["--image-size=7"], "--image-size 7: expected"),
+        (["--num-proc=0"], "--num-proc 0: expected 1 or more"),
+        (["--license=pbc"], "expected SOURCE=LICENSE"),
+    ],
+)
+def test_a_bad_request_is_one_line(tmp_path, arguments, message):
+    result = run(tmp_path / "wbc", *arguments)
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode == 2
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "wbc").exists()
+
+
+def test_everything_bad_in_a_folder_becomes_a_row_with_its_reason(tmp_path, cell_folder, write_image):
+    folder = cell_folder / "Basophil"
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "half.jpg").write_bytes(write_image(tmp_path / "x.jpg", 7).read_bytes()[:-100])
+    (folder / "loop").symlink_to(folder)
+    (folder / "nowhere.png").symlink_to(tmp_path / "nothing")
+    write_image(folder / "tiny.png", Image.new("RGB", (9, 9)))
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    (cell_folder / "Monocyte" / "wrong.png").write_bytes((folder / "1.png").read_bytes())
+    statistics = build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0)
+    reasons = {path.split("/")[-1]: reason for path, reason in dropped(tmp_path / "wbc").items()}
+    assert reasons == {
+        "empty.jpg": "empty_file",
+        "notes.txt": "not_an_image",
+        "half.jpg": "truncated",
+        "loop": "symlink_loop",
+        "nowhere.png": "broken_link",
+        "tiny.png": "too_small",
+        "copy.png": "duplicate",
+        "1.png": "label_conflict",
+        "wrong.png": "label_conflict",
+    }
+    assert statistics["seen"] == statistics["rows"]["originals"] + len(reasons)
+
+
+def test_a_file_name_that_is_no_utf8_becomes_a_row(tmp_path, cell_folder):
+    name = os.fsencode(cell_folder / "Basophil") + b"/\xff.png"
+    try:
+        Path(os.fsdecode(name)).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0)
+    assert dropped(tmp_path / "wbc") == {"imagefolder/Basophil/\\xff.png": "non_utf8_name"}
+
+
+def test_two_folders_with_the_same_file_names_stay_apart(tmp_path, cell_folder, write_image):
+    for number in range(12):
+        write_image(tmp_path / "other" / "Basophil" / f"{number}.png", 300 + number)
+    sources = (f"imagefolder:a={cell_folder}", f"imagefolder:b={tmp_path / 'other'}")
+    statistics = build_small(tmp_path / "wbc", *sources, target_per_class=0)
+    assert statistics["rows"]["originals"] == 36
+    assert set(statistics["sources"]) == {"a", "b"}
+
+
+def test_licence_given_by_the_user_stands_in_every_row(tmp_path, cell_folder):
+    licenses = (("imagefolder", "CC-BY-4.0"),)
+    statistics = build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0, licenses=licenses)
+    assert statistics["licenses"] == {"CC-BY-4.0": 24}
+
+
+def test_no_usable_image_is_an_error(tmp_path):
+    (tmp_path / "own" / "Basophil").mkdir(parents=True)
+    (tmp_path / "own" / "Basophil" / "a.png").write_text("not an image")
+    with pytest.raises(CelluScanError, match="no usable image"):
+        build_small(tmp_path / "wbc", f"imagefolder={tmp_path / 'own'}")
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_the_real_cells_are_curated_as_known(real_data: Path, tmp_path: Path, write_image: Callable[..., Path]):
+    sources = {
+        "pbc": "PBC_dataset_normal_DIB", "aml_lmu": "AML-Cytomorphology_LMU", "bccd": "BCCD",
+        "bccd_augmented": "dataset2-master",
+    }  # fmt: skip
+    specs = [f"{name}={real_data / folder}" for name, folder in sources.items()]
+    statistics = build_small(tmp_path / "wbc", *specs, image_size=96, target_per_class=0, num_proc=2)
+    reasons = dropped(tmp_path / "wbc")
+    assert reasons["pbc/neutrophil/.DS_169665.jpg"] == "not_an_image"
+    assert sum(path.startswith("pbc/") and reason == "duplicate" for path, reason in reasons.items()) == 7
+    assert set(statistics["sources"]["bccd_augmented"]) == set(statistics["sources"]["bccd"]) == {"train"}
+    found = json.loads((tmp_path / "wbc" / "curation" / "sources.json").read_text("utf-8"))
+    assert found["pbc"]["found"]["SNE"] == 966 and found["pbc"]["published"]["SNE"] == 1646
+    with open(tmp_path / "wbc" / "curation" / "duplicates.csv", encoding="utf-8", newline="") as file:
+        near = {(row["duplicate_of"], row["image_id"]) for row in csv.DictReader(file) if row["kind"] == "near"}
+    assert ("pbc/eosinophil/EO_246684.jpg", "pbc/eosinophil/EO_409717.jpg") in near
+    assert ("pbc/ig/IG_466905.jpg", "pbc/ig/IG_855229.jpg") in near

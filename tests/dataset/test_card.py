@@ -1,0 +1,57 @@
+"""The card: readable as a template, complete when filled, and with no figure of its own."""
+
+import json
+import re
+
+import pytest
+from jinja2 import UndefinedError
+
+from celluscan_hf.dataset import card
+
+
+@pytest.fixture(scope="module")
+def text(built):
+    return (built / "README.md").read_text("utf-8")
+
+
+def figures(built, name):
+    return json.loads((built / "curation" / name).read_text("utf-8"))
+
+
+def test_nothing_of_the_template_is_left(text):
+    assert "{{" not in text and "{%" not in text and "{#" not in text
+
+
+def test_template_names_no_figure():
+    prose = re.sub(r"```.*?```|\{\{.*?\}\}|\{%.*?%\}", "", card.template_path().read_text("utf-8"), flags=re.DOTALL)
+    assert set(re.findall(r"(?<![\w/])\d[\d,.]*\d", prose)) <= {"14", "70", "64"}
+
+
+def test_tables_hold_the_counts_of_the_statistics(built, text):
+    for name, counts in figures(built, "statistics.json")["classes"].items():
+        balanced = counts["train"] + counts["augmented"]
+        row = [name, counts["train"], counts["augmented"], balanced, counts["validation"], counts["test"]]
+        assert f"| {' | '.join(map(str, row))} |" in text
+
+
+def test_every_source_is_named_with_licence_and_citation(built, text):
+    for source in figures(built, "sources.json").values():
+        for fact in ("title", "license", "url"):
+            assert source[fact] in text
+
+
+def test_limits_are_told(text):
+    for limit in ("confounded", "parent", "Adult blood", "Stain", "Not a medical device"):
+        assert limit.lower() in text.lower()
+
+
+def test_a_missing_figure_is_an_error_not_a_gap(built):
+    statistics = figures(built, "statistics.json")
+    audit, sources = figures(built, "audit.json"), figures(built, "sources.json")
+    del statistics["channel_mean"]
+    with pytest.raises(UndefinedError):
+        card.render(statistics, sources, audit, card.DatasetCardData())
+
+
+def test_numbers_of_a_table_are_set_to_the_right():
+    assert card.table(["a", "n"], [["x", 12345]]).splitlines()[1:] == ["|---|---:|", "| x | 12,345 |"]

@@ -1,0 +1,612 @@
+"""Every reader on a tiny tree laid out as its data set is published, and on the real cells at hand."""
+
+import pickle
+import shutil
+from collections import Counter
+
+import pytest
+
+from celluscan_hf import taxonomy
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.sources import READERS, Dropped, Record, open_source
+
+NO_CLASS = object()
+MASK = object()
+
+
+def voc(*boxes, size=(640, 480)):
+    """VOC boxes of a field: (name, left, top, right, bottom) each."""
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+        f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+        for name, left, top, right, bottom in boxes
+    )
+    width, height = size
+    return f"<annotation><size><width>{width}</width><height>{height}</height></size>{objects}</annotation>"
+
+
+RBC, WBC, PLATELET = ("RBC", 10, 10, 110, 110), ("WBC", 200, 150, 400, 300), ("Platelets", 500, 400, 530, 425)
+
+# Files by path; what each becomes: (label, source label), or (NO_CLASS, code), or MASK.
+LAYOUTS = {
+    "pbc": {
+        "basophil/BA_1.jpg": ("Basophil", "BA"),
+        "eosinophil/EO_2.jpg": ("Eosinophil", "EO"),
+        "erythroblast/ERB_3.jpg": ("Erythroblast", "ERB"),
+        "ig/IG_4.jpg": ("Immature Granulocyte", "IG"),
+        "ig/PMY_5.jpg": ("Promyelocyte", "PMY"),
+        "ig/MY_6.jpg": ("Myelocyte", "MY"),
+        "ig/MMY_7.jpg": ("Metamyelocyte", "MMY"),
+        "lymphocyte/LY_8.jpg": ("Lymphocyte", "LY"),
+        "monocyte/MO_9.jpg": ("Monocyte", "MO"),
+        "neutrophil/BNE_10.jpg": ("Band Neutrophil", "BNE"),
+        "neutrophil/SNE_11.jpg": ("Segmented Neutrophil", "SNE"),
+        "neutrophil/NEUTROPHIL_12.jpg": ("Neutrophil", "NEUTROPHIL"),
+        "neutrophil/.DS_169665.jpg": (None, ".DS"),
+        "platelet/PLATELET_13.jpg": ("Platelet", "PLATELET"),
+        "platelet/XYZ_14.jpg": (None, "XYZ"),
+    },
+    "aml_lmu": {
+        "NGS/NGS_0001.tiff": ("Segmented Neutrophil", "NGS"),
+        "NGB/NGB_0001.tiff": ("Band Neutrophil", "NGB"),
+        "EOS/EOS_0001.tiff": ("Eosinophil", "EOS"),
+        "BAS/BAS_0001.tiff": ("Basophil", "BAS"),
+        "MON/MON_0001.tiff": ("Monocyte", "MON"),
+        "LYT/LYT_0001.tiff": ("Lymphocyte", "LYT"),
+        "MYO/MYO_0001.tiff": ("Myeloblast", "MYO"),
+        "PMO/PMO_0001.tiff": ("Promyelocyte", "PMO"),
+        "MYB/MYB_0001.tiff": ("Myelocyte", "MYB"),
+        "MMZ/MMZ_0001.tiff": ("Metamyelocyte", "MMZ"),
+        "EBO/EBO_0001.tiff": ("Erythroblast", "EBO"),
+        "KSC/KSC_0001.tiff": (NO_CLASS, "KSC"),
+        "LYA/LYA_0001.tiff": (NO_CLASS, "LYA"),
+        "MOB/MOB_0001.tiff": (NO_CLASS, "MOB"),
+        "PMB/PMB_0001.tiff": (NO_CLASS, "PMB"),
+        "NEW/NEW_0001.tiff": (None, "NEW"),
+    },
+    "bone_marrow": {
+        "BAS/0001-1000/BAS_00001.jpg": ("Basophil", "BAS"),
+        "EBO/0001-1000/EBO_00001.jpg": ("Erythroblast", "EBO"),
+        "EOS/0001-1000/EOS_00001.jpg": ("Eosinophil", "EOS"),
+        "LYT/25001-26000/LYT_25001.jpg": ("Lymphocyte", "LYT"),
+        "MMZ/0001-1000/MMZ_00001.jpg": ("Metamyelocyte", "MMZ"),
+        "MON/0001-1000/MON_00001.jpg": ("Monocyte", "MON"),
+        "MYB/0001-1000/MYB_00001.jpg": ("Myelocyte", "MYB"),
+        "NGB/0001-1000/NGB_00001.jpg": ("Band Neutrophil", "NGB"),
+        "NGS/0001-1000/NGS_00001.jpg": ("Segmented Neutrophil", "NGS"),
+        "PMO/0001-1000/PMO_00001.jpg": ("Promyelocyte", "PMO"),
+        **{
+            f"{code}/0001-1000/{code}_00001.jpg": (NO_CLASS, code)
+            for code in ("ABE", "ART", "BLA", "FGC", "HAC", "KSC", "LYI", "NIF", "OTH", "PEB", "PLM")
+        },
+        "NEW/0001-1000/NEW_00001.jpg": (None, "NEW"),
+    },
+    "mll23": {
+        "basophil/1.tif": ("Basophil", "basophil"),
+        "eosinophil/1.tif": ("Eosinophil", "eosinophil"),
+        "lymphocyte/1.tif": ("Lymphocyte", "lymphocyte"),
+        "metamyelocyte/1.tif": ("Metamyelocyte", "metamyelocyte"),
+        "monocyte/1.tif": ("Monocyte", "monocyte"),
+        "myeloblast/1.tif": ("Myeloblast", "myeloblast"),
+        "myelocyte/1.tif": ("Myelocyte", "myelocyte"),
+        "neutrophil_band/1.tif": ("Band Neutrophil", "neutrophil_band"),
+        "neutrophil_segmented/1.tif": ("Segmented Neutrophil", "neutrophil_segmented"),
+        "normoblast/1.tif": ("Erythroblast", "normoblast"),
+        "promyelocyte/1.tif": ("Promyelocyte", "promyelocyte"),
+        "Smudge cell/1.tif": (NO_CLASS, "smudge_cell"),
+        "hairy_cell/1.tif": (NO_CLASS, "hairy_cell"),
+        "lymphocyte_large_granular/1.tif": (NO_CLASS, "lymphocyte_large_granular"),
+        "lymphocyte_neoplastic/1.tif": (NO_CLASS, "lymphocyte_neoplastic"),
+        "lymphocyte_reactive/1.tif": (NO_CLASS, "lymphocyte_reactive"),
+        "plasma_cell/1.tif": (NO_CLASS, "plasma_cell"),
+        "promyelocyte_atypical/1.tif": (NO_CLASS, "promyelocyte_atypical"),
+        "new/1.tif": (None, "new"),
+    },
+    "raabin": {
+        "Train/Basophil/20190531_112511_0.jpg": ("Basophil", "Basophil"),
+        "Train/Eosinophil/95-8-5-1_176_1.jpg": ("Eosinophil", "Eosinophil"),
+        "Train/Lymphocyte/95-8-5-1_177_1.jpg": ("Lymphocyte", "Lymphocyte"),
+        "TestA/Monocyte/95-8-5-2_12_3.jpg": ("Monocyte", "Monocyte"),
+        "TestB/Neutrophil/96-1-1-1_1_1.jpg": ("Neutrophil", "Neutrophil"),
+        "Train/Burst/96-1-1-1_1_1.jpg": (None, "Burst"),
+    },
+    "bccd": {
+        "JPEGImages/BloodImage_00000.jpg": None,
+        "JPEGImages/BloodImage_00000.jpg#00": (NO_CLASS, "RBC"),
+        "JPEGImages/BloodImage_00000.jpg#01": ("Neutrophil", "WBC"),
+        "JPEGImages/BloodImage_00000.jpg#02": ("Platelet", "Platelets"),
+        "Annotations/BloodImage_00000.xml": voc(RBC, WBC, PLATELET),
+        "labels.csv": ",Image,Category\n,0,NEUTROPHIL\n",
+        "README.md": (None, "README.md"),
+    },
+    "bccd_augmented": {
+        "images/TRAIN/EOSINOPHIL/_0_207.jpeg": ("Eosinophil", "EOSINOPHIL"),
+        "images/TRAIN/LYMPHOCYTE/_1_3.jpeg": ("Lymphocyte", "LYMPHOCYTE"),
+        "images/TEST/MONOCYTE/_2_77.jpeg": ("Monocyte", "MONOCYTE"),
+        "images/TEST_SIMPLE/NEUTROPHIL/_3_1.jpeg": ("Neutrophil", "NEUTROPHIL"),
+        "images/TRAIN/BASOPHIL/_4_1.jpeg": (None, "BASOPHIL"),
+    },
+    "segmentation_wbc": {
+        "Dataset 1/001.bmp": ("Neutrophil", "1"),
+        "Dataset 1/002.bmp": ("Lymphocyte", "2"),
+        "Dataset 1/003.bmp": ("Monocyte", "3"),
+        "Dataset 1/004.bmp": ("Eosinophil", "4"),
+        "Dataset 2/001.bmp": ("Basophil", "5"),
+        "Dataset 2/002.bmp": (None, "6"),
+        "Dataset 2/003.bmp": (None, "missing in Dataset 2"),
+        "Dataset 1/001.png": MASK,
+        "Class Labels of Dataset 1.csv": "image ID,class label\n1,1\n2,2\n3,3\n4,4\n",
+        "Class Labels of Dataset 2.csv": "image ID,class label\n1,5\n2,6\n",
+    },
+    "lisc": {
+        "Baso/1.bmp": ("Basophil", "baso"),
+        "eosi/1.bmp": ("Eosinophil", "eosi"),
+        "lymp/1.bmp": ("Lymphocyte", "lymp"),
+        "mono/1.bmp": ("Monocyte", "mono"),
+        "neut/1.bmp": ("Neutrophil", "neut"),
+        "mixt/1.bmp": (NO_CLASS, "mixt"),
+        "other/1.bmp": (None, "other"),
+    },
+}
+LISC_DOWNLOAD = {
+    "Main Dataset/Baso/1.bmp": b"cell",
+    "Main Dataset/mixt/2.bmp": b"cells",
+    "Ground Truth Segmentation/Baso/areaforexpert1/1_expert.bmp": b"mask",
+    "Ground Truth Segmentation/Baso/areaforexpert2/1_expert.bmp": b"mask",
+}
+BY_KEY = pytest.mark.parametrize("key", LAYOUTS)
+
+
+def files_of(key):
+    """The files of a layout; those that are no text hold their own path."""
+    paths = {path: content for path, content in LAYOUTS[key].items() if "#" not in path}
+    return {path: content if isinstance(content, str) else path for path, content in paths.items()}
+
+
+def expected_of(key):
+    outcomes = {path: outcome for path, outcome in LAYOUTS[key].items() if isinstance(outcome, tuple)}
+    records = {f"{key}/{path}": outcome for path, outcome in outcomes.items() if outcome[0] is not NO_CLASS}
+    dropped = {f"{key}/{path}": f"no_class:{code}" for path, (label, code) in outcomes.items() if label is NO_CLASS}
+    masks = {f"{key}/{path}": "segmentation_mask" for path, outcome in LAYOUTS[key].items() if outcome is MASK}
+    return records, dropped | masks
+
+
+def split(items):
+    """Records and dropped files by their image id."""
+    items = list(items)
+    records = {item.image_id: item for item in items if isinstance(item, Record)}
+    dropped = {item.path: item for item in items if isinstance(item, Dropped)}
+    assert len(records) + len(dropped) == len(items)
+    return records, dropped
+
+
+@pytest.fixture
+def lay_out(tmp_path, write_files):
+    """The source of `key` over files written to a folder."""
+
+    def open_folder(key, files):
+        return open_source(f"{key}={write_files(tmp_path / 'data', files)}", tmp_path / "scratch", seed=0)
+
+    return open_folder
+
+
+@pytest.fixture
+def published(lay_out):
+    """The source of `key` over its layout."""
+    return lambda key: lay_out(key, files_of(key))
+
+
+def test_every_reader_has_a_layout_here():
+    assert set(LAYOUTS) == set(READERS) - {"imagefolder"}
+
+
+@BY_KEY
+def test_label_and_source_label_of_each_file(key, published):
+    records, _ = split(published(key).records())
+    assert {image_id: (record.label, record.source_label) for image_id, record in records.items()} == expected_of(key)[
+        0
+    ]
+
+
+@BY_KEY
+def test_label_without_a_class_is_dropped_with_a_reason(key, published):
+    _, dropped = split(published(key).records())
+    assert {path: item.reason for path, item in dropped.items()} == expected_of(key)[1]
+    assert all(item.detail for item in dropped.values())
+
+
+@BY_KEY
+def test_order_depends_on_names_alone(key, tmp_path, write_files):
+    folders = [tmp_path / "1", tmp_path / "2"]
+    write_files(folders[0], files_of(key))
+    write_files(folders[1], dict(reversed(files_of(key).items())))
+    listed = [list(open_source(f"{key}={folder}", tmp_path, seed=0).records()) for folder in folders]
+    assert listed[0] == listed[1]
+
+
+@BY_KEY
+def test_bytes_of_each_record_are_those_of_its_file(key, published):
+    source = published(key)
+    records, _ = split(source.records())
+    assert all(source.read(record) == image_id.partition("/")[2].partition("#")[0].encode()
+               for image_id, record in records.items())  # fmt: skip
+
+
+@BY_KEY
+def test_source_reads_in_another_process(key, published):
+    source = published(key)
+    records, _ = split(source.records())
+    again = pickle.loads(pickle.dumps(source))
+    assert [again.read(record) for record in records.values()] == [source.read(record) for record in records.values()]
+
+
+@BY_KEY
+@pytest.mark.parametrize("packing", ["folder", "zip", "tar", "gztar"])
+def test_wrapping_and_packing_change_no_record(key, packing, tmp_path, write_files, published):
+    plain = list(published(key).records())
+    wrapped = write_files(tmp_path / "outer", {f"as downloaded/{path}": data for path, data in files_of(key).items()})
+    if packing != "folder":
+        wrapped = tmp_path / shutil.make_archive(str(tmp_path / "packed"), packing, wrapped)
+    assert list(open_source(f"{key}={wrapped}", tmp_path / "scratch", seed=0).records()) == plain
+
+
+@BY_KEY
+def test_only_the_augmented_source_is_marked_so(key, published):
+    records, _ = split(published(key).records())
+    assert {record.augmented for record in records.values()} == {key == "bccd_augmented"}
+
+
+@pytest.mark.parametrize("key", ["pbc", "aml_lmu", "bone_marrow", "mll23", "segmentation_wbc", "lisc"])
+def test_each_image_is_its_own_group_where_nothing_else_is_known(key, published):
+    records, _ = split(published(key).records())
+    assert all(record.group == record.image_id and record.box is None for record in records.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "decision"),
+    [(key, code, decision) for key in LAYOUTS for code, decision in READERS[key].decisions.items()],
+)
+def test_decision_names_a_class_or_none_and_says_why(key, code, decision):
+    assert decision.label is None or decision.label in taxonomy.NAMES
+    assert decision.reason.strip()
+
+
+@BY_KEY
+def test_other_layout_is_an_error_of_one_line(key, lay_out):
+    with pytest.raises(CelluScanError, match=f"source {key}: unknown layout.*expected") as error:
+        list(lay_out(key, {"holiday/beach.jpg": b"x"}).records())
+    assert "\n" not in str(error.value)
+    assert READERS[key].landmarks[0] in str(error.value)
+
+
+@BY_KEY
+def test_empty_folder_is_an_error_of_one_line(key, lay_out):
+    with pytest.raises(CelluScanError, match=f"source {key}: .*no files.*expected") as error:
+        list(lay_out(key, {}).records())
+    assert "\n" not in str(error.value)
+
+
+@BY_KEY
+def test_broken_link_is_dropped_with_its_problem(key, lay_out, tmp_path):
+    source = lay_out(key, files_of(key))
+    folder = next(path for path in (tmp_path / "data").iterdir() if path.is_dir())
+    (folder / "gone.jpg").symlink_to("absent")
+    _, dropped = split(source.records())
+    assert dropped[f"{key}/{folder.name}/gone.jpg"].reason == "broken_link"
+
+
+@pytest.mark.parametrize(
+    ("key", "total"),
+    [
+        ("pbc", 17_092),
+        ("aml_lmu", 18_365),
+        ("bone_marrow", 171_375),
+        ("mll23", 41_621),
+        ("raabin", 14_514),
+        ("bccd", 4155 + 372 + 361),
+        ("bccd_augmented", 12_444),
+        ("segmentation_wbc", 400),
+    ],
+)
+def test_published_counts_have_the_published_total(key, total):
+    counts = dict(READERS[key].info.published)
+    assert counts.pop("total", sum(counts.values())) == total
+    assert sum(counts.values()) <= total
+
+
+@pytest.mark.parametrize("key", ["pbc", "aml_lmu", "bccd_augmented"])
+def test_published_counts_are_by_labels_that_have_a_decision(key):
+    assert set(READERS[key].info.published) <= set(READERS[key].decisions)
+
+
+@BY_KEY
+def test_licence_and_origin_are_stated(key):
+    info = READERS[key].info
+    assert all([info.title, info.license, info.citation, info.url.startswith("http")])
+
+
+@pytest.mark.parametrize("folder", ["NGS/sub", "MYO/2019/a"])
+def test_aml_label_is_the_first_folder(folder, lay_out):
+    records, _ = split(lay_out("aml_lmu", {f"{folder}/1.tiff": b"x"}).records())
+    assert [record.source_label for record in records.values()] == [folder.split("/")[0]]
+
+
+def groups(source):
+    return {record.image_id.partition("/")[2]: record.group for record in source.records()}
+
+
+def test_raabin_smear_is_one_group_across_its_parts(lay_out):
+    names = [
+        "Train/Eosinophil/95-8-5-1_176_1.jpg",
+        "TestA/Monocyte/95-8-5-1_2_1.jpg",
+        "TestB/Neutrophil/95-8-5-1_9_4.jpg",
+    ]
+    found = groups(lay_out("raabin", dict.fromkeys(names, b"x")))
+    assert [found[name] for name in names] == ["raabin/95-8-5-1"] * 3
+
+
+def test_raabin_other_smears_are_other_groups(lay_out):
+    names = ["95-8-5-1_1_1.jpg", "95-8-5-2_1_1.jpg", "95-8-5-11_1_1.jpg", "95-8-5_1_1.jpg"]
+    assert len(set(groups(lay_out("raabin", {f"Train/Basophil/{name}": b"x" for name in names})).values())) == 4
+
+
+def test_raabin_day_is_the_group_of_files_named_by_time(lay_out):
+    names = ["Train/Basophil/20190531_112511_0.jpg", "TestA/Basophil/20190531_113000_1.jpg"]
+    other = "Train/Basophil/20190601_112511_0.jpg"
+    found = groups(lay_out("raabin", dict.fromkeys([*names, other], b"x")))
+    assert [found[name] for name in names] == ["raabin/20190531"] * 2
+    assert found[other] == "raabin/20190601"
+
+
+def test_raabin_file_of_another_name_is_its_own_group(lay_out):
+    found = groups(lay_out("raabin", {"Train/Basophil/cell.jpg": b"x", "Train/Basophil/cell (2).jpg": b"y"}))
+    assert found == {path: f"raabin/{path}" for path in found}
+
+
+def test_bccd_augmented_copies_of_one_cell_share_a_group(lay_out):
+    names = ["images/TRAIN/EOSINOPHIL/_7_1.jpeg", "images/TRAIN/EOSINOPHIL/_7_2999.jpeg"]
+    assert len(set(groups(lay_out("bccd_augmented", dict.fromkeys(names, b"x"))).values())) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["images/TEST/EOSINOPHIL/_7_1.jpeg", "images/TRAIN/MONOCYTE/_7_1.jpeg", "images/TRAIN/EOSINOPHIL/_77_1.jpeg"],
+    ids=["part", "class", "index"],
+)
+def test_bccd_augmented_index_of_another_part_or_class_is_another_group(other, lay_out):
+    found = groups(lay_out("bccd_augmented", {"images/TRAIN/EOSINOPHIL/_7_1.jpeg": b"x", other: b"y"}))
+    assert len(set(found.values())) == 2
+
+
+def test_bccd_augmented_comes_from_bccd():
+    assert READERS["bccd_augmented"].info.derived_from == "bccd"
+
+
+def test_segmentation_wbc_without_a_table_knows_no_label(lay_out):
+    records, _ = split(lay_out("segmentation_wbc", {"Dataset 1/001.bmp": b"x"}).records())
+    [record] = records.values()
+    assert (record.label, record.source_label) == (None, "missing in Dataset 1")
+
+
+@pytest.mark.parametrize("packing", ["zip", "tar"])
+def test_segmentation_wbc_without_a_table_in_an_archive(packing, tmp_path, write_files):
+    folder = write_files(tmp_path / "data", {"Dataset 1/001.bmp": b"x"})
+    archive = tmp_path / shutil.make_archive(str(tmp_path / "packed"), packing, folder)
+    [record] = open_source(f"segmentation_wbc={archive}", tmp_path, seed=0).records()
+    assert record.label is None
+
+
+def test_segmentation_wbc_number_counts_within_its_own_part(lay_out):
+    files = {
+        "Dataset 1/001.bmp": b"x",
+        "Dataset 2/001.bmp": b"y",
+        "Class Labels of Dataset 1.csv": "\ufeffimage ID,class label\n001, 4\n",
+        "Class Labels of Dataset 2.csv": "image ID,class label\n1,3\n",
+    }
+    records, _ = split(lay_out("segmentation_wbc", files).records())
+    assert [record.label for record in records.values()] == ["Eosinophil", "Monocyte"]
+
+
+def test_lisc_full_download_gives_the_ids_of_its_class_folders(lay_out):
+    records, _ = split(lay_out("lisc", LISC_DOWNLOAD).records())
+    assert {image_id: record.label for image_id, record in records.items()} == {"lisc/Baso/1.bmp": "Basophil"}
+
+
+def test_lisc_masks_and_mixed_fields_are_dropped(lay_out):
+    _, dropped = split(lay_out("lisc", LISC_DOWNLOAD).records())
+    assert Counter(item.reason for item in dropped.values()) == {"segmentation_mask": 2, "no_class:mixt": 1}
+
+
+def bccd_files(*boxes, types="NEUTROPHIL", size=(640, 480)):
+    return {
+        "JPEGImages/BloodImage_00012.jpg": b"field",
+        "Annotations/BloodImage_00012.xml": voc(*boxes, size=size),
+        "labels.csv": f',Image,Category\n,1,MONOCYTE\n,12,"{types}"\n',
+    }
+
+
+FIELD = "bccd/JPEGImages/BloodImage_00012.jpg"
+
+
+@pytest.mark.parametrize(
+    ("types", "label"),
+    [
+        ("NEUTROPHIL", "Neutrophil"),
+        ("EOSINOPHIL", "Eosinophil"),
+        ("LYMPHOCYTE", "Lymphocyte"),
+        ("MONOCYTE", "Monocyte"),
+        ("BASOPHIL", "Basophil"),
+    ],
+)
+def test_bccd_white_cell_takes_the_type_of_its_field(types, label, lay_out):
+    records, _ = split(lay_out("bccd", bccd_files(WBC, RBC, types=types)).records())
+    assert [record.label for record in records.values()] == [label]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "types"),
+    [
+        ([WBC], "NEUTROPHIL, EOSINOPHIL"),
+        ([WBC, WBC], "NEUTROPHIL"),
+        ([WBC, WBC], "NEUTROPHIL, EOSINOPHIL"),
+        ([WBC], ""),
+    ],
+    ids=["several_types", "several_cells", "both", "no_type"],
+)
+def test_bccd_white_cells_of_an_ambiguous_field_are_dropped(boxes, types, lay_out):
+    records, dropped = split(lay_out("bccd", bccd_files(*boxes, PLATELET, types=types)).records())
+    assert [item.reason for item in dropped.values()] == ["ambiguous_field"] * len(boxes)
+    assert [record.label for record in records.values()] == ["Platelet"]
+
+
+def test_bccd_every_box_is_accounted_for_in_its_order(lay_out):
+    ids = [
+        getattr(item, "image_id", None) or item.path
+        for item in lay_out("bccd", bccd_files(RBC, WBC, PLATELET, RBC)).records()
+    ]
+    assert ids == [f"{FIELD}#{number:02d}" for number in range(4)]
+
+
+def test_bccd_field_is_the_group_of_its_boxes(lay_out):
+    records, _ = split(lay_out("bccd", bccd_files(WBC, PLATELET)).records())
+    assert {record.group for record in records.values()} == {FIELD}
+
+
+def test_bccd_box_of_an_unknown_name_is_dropped_under_it(lay_out):
+    _, dropped = split(lay_out("bccd", bccd_files(("Parasite", 1, 1, 9, 9))).records())
+    assert [item.reason for item in dropped.values()] == ["unknown_label:Parasite"]
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        (0, 0, 30, 30),
+        (610, 450, 640, 480),
+        (0, 200, 90, 400),
+        (300, 200, 330, 225),
+        (1, 1, 640, 480),
+        (-5, -5, 900, 700),
+    ],
+)
+def test_bccd_window_is_a_square_within_the_field(corners, lay_out):
+    records, _ = split(lay_out("bccd", bccd_files(("Platelets", *corners))).records())
+    [(left, top, right, bottom)] = [record.box for record in records.values()]
+    assert right - left == bottom - top > 0
+    assert 0 <= left < right <= 640
+    assert 0 <= top < bottom <= 480
+
+
+@pytest.mark.parametrize("corners", [(0, 0, 30, 30), (610, 450, 640, 480), (300, 200, 330, 225), (10, 100, 210, 300)])
+def test_bccd_window_holds_its_box_and_a_rim(corners, lay_out):
+    records, _ = split(lay_out("bccd", bccd_files(("Platelets", *corners))).records())
+    [(left, top, right, bottom)] = [record.box for record in records.values()]
+    assert left <= corners[0] and top <= corners[1] and right >= corners[2] and bottom >= corners[3]
+    assert right - left > corners[2] - corners[0]
+
+
+def test_bccd_window_is_centred_away_from_the_border(lay_out):
+    records, _ = split(lay_out("bccd", bccd_files(("Platelets", 300, 200, 340, 220))).records())
+    [(left, top, right, bottom)] = [record.box for record in records.values()]
+    assert ((left + right) / 2, (top + bottom) / 2) == (320, 210)
+
+
+BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+LEAK = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "",
+        "<annotation>",
+        "<annotation/>",
+        voc(),
+        BOMB,
+        LEAK,
+        voc(WBC, size=("wide", 480)),
+        voc(WBC, size=(0, 0)),
+        voc(("WBC", 1, 1, "", 9)),
+        voc(("WBC", 1, 1, "inf", 9)),
+        voc(WBC).replace("bndbox", "polygon"),
+        voc(WBC).replace("name", "title"),
+        '<?xml version="1.0" encoding="klingon"?>' + voc(WBC),
+    ],
+    ids=[
+        "empty", "cut", "bare", "no_box", "entities", "external_entity", "size_no_number", "size_zero",
+        "corner_missing", "corner_infinite", "no_corners", "no_name", "encoding",
+    ],
+)  # fmt: skip
+def test_bccd_field_with_unusable_boxes_is_dropped(xml, lay_out):
+    files = bccd_files() | {"Annotations/BloodImage_00012.xml": xml}
+    [item] = lay_out("bccd", files).records()
+    assert (item.path, item.reason) == (FIELD, "no_annotation")
+    assert "\n" not in item.detail
+
+
+@pytest.mark.parametrize("packing", ["folder", "zip", "tar"])
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [("Annotations/BloodImage_00012.xml", "no_annotation"), ("labels.csv", "ambiguous_field")],
+)
+def test_bccd_without_a_describing_file(packing, missing, reason, tmp_path, write_files):
+    files = bccd_files(WBC)
+    del files[missing]
+    location = write_files(tmp_path / "data", files)
+    if packing != "folder":
+        location = tmp_path / shutil.make_archive(str(tmp_path / "packed"), packing, location)
+    [item] = open_source(f"bccd={location}", tmp_path, seed=0).records()
+    assert item.reason == reason
+
+
+def test_bccd_boxes_without_their_field_are_a_missing_file(lay_out):
+    _, dropped = split(lay_out("bccd", bccd_files(WBC) | {"Annotations/BloodImage_00099.xml": voc(WBC)}).records())
+    assert {path: item.reason for path, item in dropped.items()} == {
+        "bccd/Annotations/BloodImage_00099.xml": "missing_file"
+    }
+
+
+def real_items(key, folder, tmp_path):
+    return split(open_source(f"{key}={folder}", tmp_path, seed=0).records())
+
+
+@pytest.mark.real_data
+def test_real_pbc_counts_by_prefix(real_data, tmp_path):
+    records, dropped = real_items("pbc", real_data / "PBC_dataset_normal_DIB", tmp_path)
+    assert Counter(record.source_label for record in records.values()) == {
+        "BA": 754, "EO": 1000, "ERB": 939, "LY": 733, "MO": 875, "PLATELET": 900, "IG": 82, "PMY": 347, "MY": 646,
+        "MMY": 608, "BNE": 972, "SNE": 966, "NEUTROPHIL": 31, ".DS": 1,
+    }  # fmt: skip
+    assert not dropped
+
+
+@pytest.mark.real_data
+def test_real_pbc_has_one_file_without_a_label(real_data, tmp_path):
+    records, _ = real_items("pbc", real_data / "PBC_dataset_normal_DIB", tmp_path)
+    assert [image_id for image_id, record in records.items() if record.label is None] == [
+        "pbc/neutrophil/.DS_169665.jpg"
+    ]
+
+
+@pytest.mark.real_data
+def test_real_aml_codes(real_data, tmp_path):
+    records, dropped = real_items("aml_lmu", real_data / "AML-Cytomorphology_LMU", tmp_path)
+    assert Counter(record.source_label for record in records.values()) == {
+        "MYO": 11, "NGS": 3, "NGB": 3, "EOS": 3, "BAS": 3, "MON": 3, "LYT": 3, "PMO": 3, "MYB": 3, "MMZ": 3, "EBO": 3,
+    }  # fmt: skip
+    assert Counter(item.source_label for item in dropped.values()) == {"PMB": 3, "KSC": 2, "LYA": 2, "MOB": 2}
+
+
+@pytest.mark.real_data
+def test_real_bccd_counts_by_label(real_data, tmp_path):
+    records, dropped = real_items("bccd", real_data / "BCCD", tmp_path)
+    assert Counter(record.label for record in records.values() if record.box) == {
+        "Platelet": 81, "Neutrophil": 28, "Eosinophil": 17, "Lymphocyte": 7, "Monocyte": 2, "Basophil": 1,
+    }  # fmt: skip
+    assert Counter(item.reason for item in dropped.values()) == {"no_class:RBC": 947, "ambiguous_field": 10}
+
+
+@pytest.mark.real_data
+def test_real_bccd_augmented_groups(real_data, tmp_path):
+    records, _ = real_items("bccd_augmented", real_data / "dataset2-master", tmp_path)
+    sizes = Counter(record.group for record in records.values())
+    assert (len(sizes), set(sizes.values())) == (24, {10})
