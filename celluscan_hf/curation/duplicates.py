@@ -88,7 +88,7 @@ def pairs_within(hashes: NDArray[np.uint64], progress: Callable[[int], object] =
     for start in range(0, len(codes), _QUERIES):
         block = codes[start : start + _QUERIES]
         limits, distances, found = index.range_search(block, MAX_DISTANCE + 1)  # the radius itself is excluded
-        queries = start + np.repeat(np.arange(len(block)), np.diff(limits.astype(np.int64)))
+        queries = start + np.repeat(np.arange(len(block)), limits[1:].astype(np.int64) - limits[:-1].astype(np.int64))
         once = queries < found
         yield np.stack([queries[once], found[once], distances[once].astype(np.int64)], axis=1)
         progress(len(block))
@@ -183,4 +183,5 @@ def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list
     _, component = connected_components(links, directed=False)
     first = np.full(component.max(initial=-1) + 1, len(names))
     np.minimum.at(first, component, np.arange(len(names)))
-    return names[first[component[members]]].tolist()
+    joined: list[str] = names[first[component[members]]].tolist()
+    return joined

@@ -26,7 +26,7 @@ def perceptual_hash(image: Image.Image) -> int:
 def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
     """16 bytes that are equal for images equal pixel for pixel, however their files are coded."""
     digest = xxhash.xxh3_128(str(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(pixels.tobytes())
     return digest.digest()
 
 
@@ -42,7 +42,8 @@ def background_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The median RGB of the outermost pixels of an image (height, width, 3): (3,) in [0, 255]."""
     bands = (pixels[0:_RING:2], pixels[-_RING::2], pixels[:, 0:_RING:2], pixels[:, -_RING::2])
     ring = np.concatenate([band.reshape(-1, 3) for band in bands])
-    return np.sort(ring, axis=0)[len(ring) // 2].astype(np.float64)
+    median: NDArray[np.float64] = np.sort(ring, axis=0)[len(ring) // 2].astype(np.float64)
+    return median
 
 
 def tone(background: NDArray[np.float64]) -> str:

@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +88,7 @@ def scan(chunk: Chunk) -> int:
     for row, square in seen:
         row.update(measure(row, square))
     with whole(pixels_file(chunk.folder, chunk.number)) as partial, open(partial, "wb") as pixels:
-        pixels.writelines(square for _, square in seen)
+        pixels.writelines(square.data for _, square in seen)
     write_table(pa.Table.from_pylist(rows, SCHEMA), chunk.table_path)
     return len(rows)
 
@@ -200,8 +201,8 @@ class PixelReader:
         file.readinto(data)
         return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
 
-    def _open_chunk(self, chunk: int) -> BinaryIO:
-        return open(pixels_file(self.folder, chunk), "rb", buffering=0)
+    def _open_chunk(self, chunk: int) -> FileIO:
+        return FileIO(pixels_file(self.folder, chunk))
 
 
 def load_tables(folder: Path) -> pa.Table:

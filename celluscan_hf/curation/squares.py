@@ -53,15 +53,14 @@ def coverage(width: int, height: int, size: int) -> NDArray[np.float32]:
     x, y = _offset(width, height)
     columns = _covered(width, x, max(width, height), size)
     rows = _covered(height, y, max(width, height), size)
-    weights: NDArray[np.float32] = np.outer(rows, columns)
-    return weights
+    return rows[:, None] * columns
 
 
 def _covered(length: int, start: int, side: int, size: int) -> NDArray[np.float32]:
     line = np.zeros((1, side), np.float32)
     line[0, start : start + length] = 1.0
     resized = Image.fromarray(line).resize((size, 1), Image.Resampling.BILINEAR)
-    return np.asarray(resized, np.float32)[0]
+    return np.asarray(resized, np.float32).reshape(size)
 
 
 def _offset(width: int, height: int) -> tuple[int, int]:

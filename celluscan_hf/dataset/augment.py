@@ -78,7 +78,7 @@ def _draw(
     )
 
 
-class RecordingTrivialAugment(v2.TrivialAugmentWide):
+class RecordingTrivialAugment(v2.TrivialAugmentWide):  # type: ignore[misc]
     """TrivialAugmentWide that keeps what it did. Uncovered corners take `fill`, RGB in [0, 255]."""
 
     def __init__(self, fill: list[float]) -> None:
@@ -98,4 +98,5 @@ class RecordingTrivialAugment(v2.TrivialAugmentWide):
         self, image: Image.Image, transform_id: str, magnitude: float, *args: Any, **kwargs: Any
     ) -> Image.Image:
         self.operations.append({"name": transform_id, "magnitude": round(magnitude, 4)})
-        return super()._apply_image_or_video_transform(image, transform_id, magnitude, *args, **kwargs)
+        changed: Image.Image = super()._apply_image_or_video_transform(image, transform_id, magnitude, *args, **kwargs)
+        return changed

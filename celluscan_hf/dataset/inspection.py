@@ -89,8 +89,8 @@ def channel_statistics(reports: Iterable[FileReport]) -> tuple[list[float], list
     """Channel mean and standard deviation, (3,) each in [0, 1], of the train originals among the files."""
     chosen = [report for report in reports if report.part.kind == "originals" and report.part.split == "train"]
     values = sum(report.values for report in chosen)
-    mean = sum(report.sums for report in chosen) / values
-    variance = sum(report.squares for report in chosen) / values - mean**2
+    mean = np.sum([report.sums for report in chosen], axis=0) / values
+    variance = np.sum([report.squares for report in chosen], axis=0) / values - mean**2
     return _unit(mean), _unit(np.sqrt(variance))
 
 

@@ -68,7 +68,7 @@ def write_originals(task: ShardTask) -> int:
             yield part.append_column("image", pa.array(images, SCHEMA.field("image").type)).select(SCHEMA.names)
 
     write_groups(groups(), task.path)
-    return plan.num_rows
+    return task.shard.rows
 
 
 def encode(image: Image.Image) -> bytes:

@@ -17,6 +17,7 @@ from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
@@ -28,7 +29,7 @@ MAX_EXPANSION = 200  # a compressed tar that grows beyond this factor is not a d
 _COPY_BYTES = 4 * 2**20
 # what the archive modules of the standard library raise on damaged files
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
-_COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
+_COMPRESSED: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"\x1f\x8b": lambda path: gzip.open(path),
     b"BZh": lambda path: BZ2File(path),
     b"\xfd7zXZ": lambda path: lzma.open(path),
@@ -46,7 +47,9 @@ class Entry:
 class Tree(Protocol):
     """The files below one path."""
 
-    location: Path
+    @property
+    def location(self) -> Path:
+        """Where the user said it is."""
 
     def entries(self) -> Iterator[Entry]:
         """Every file, in the order of their paths."""
@@ -244,14 +247,14 @@ def _uncompressed(location: Path, scratch: Path) -> Path:
     return copy
 
 
-def _copy(source: IO[bytes], target: IO[bytes], limit: int, location: Path) -> None:
+def _copy(source: BufferedIOBase, target: IO[bytes], limit: int, location: Path) -> None:
     while block := _next_block(source, location):
         target.write(block)
         if target.tell() > limit:
             raise CelluScanError(f"{location} grows more than {MAX_EXPANSION} times when decompressed; not read")
 
 
-def _next_block(source: IO[bytes], location: Path) -> bytes:
+def _next_block(source: BufferedIOBase, location: Path) -> bytes:
     try:
         return source.read(_COPY_BYTES)
     except _DAMAGED as error:

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# All checks and tests, in an environment of their own (.venv): scripts/test.sh [arguments for pytest]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python="${PYTHON:-python3}"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+# torch and torchvision together: torchvision's operators need a torch of the same build
+.venv/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest -n "$(nproc 2>/dev/null || echo 2)" "$@"
