@@ -1,7 +1,7 @@
 """Side-by-side figures as JSON: `python scripts/benchmark.py {curation,duplicates,balancing,memory} …`.
 
 What is compared runs in turns within one run, so that its ratio holds on a busy machine too; a figure per second does
-not. Needs the extra `benchmark` (CleanVision, psutil). Figures go to standard output, or to `--json FILE`.
+not. Needs the extra `benchmark` (CleanVision, psutil). Figures go to standard output, with `--json FILE` to a file too.
 """
 
 import argparse
@@ -194,11 +194,11 @@ def _arguments() -> argparse.Namespace:
     from celluscan_hf.dataset.settings import cores
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="where to write the figures; by default standard output")
     what = parser.add_subparsers(dest="what", required=True)
     for function in (curation, balancing, duplicates, memory):
         command = what.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(function=function)
+        command.add_argument("--json", type=Path, help="a file that takes the figures too")
         command.add_argument("--num-proc", type=int, default=cores())
         if function in (curation, balancing):
             command.add_argument("--pbc", type=Path, default=PBC, help="the folder of PBC")

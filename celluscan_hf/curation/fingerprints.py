@@ -9,6 +9,7 @@ from PIL import Image
 _SIZE_STEP = 32  # pixels; crops of one camera differ by a few
 _HASHED = 64  # pixels a side that are left for the hash to be computed from
 _RING = 4  # pixels of the border that are taken for background
+_STEP = 4  # every fourth along the border is enough for a median
 _TINT = 24  # grey levels between the channels from which a background counts as tinted
 _DARK = 150  # grey levels below which a background counts as dark: black corners, fluorescence
 
@@ -40,7 +41,7 @@ def capture(width: int, height: int, coding: str) -> str:
 
 def background_colour(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The median RGB of the outermost pixels of an image (height, width, 3): (3,) in [0, 255]."""
-    bands = (pixels[0:_RING:2], pixels[-_RING::2], pixels[:, 0:_RING:2], pixels[:, -_RING::2])
+    bands = (pixels[:_RING, ::_STEP], pixels[-_RING:, ::_STEP], pixels[::_STEP, :_RING], pixels[::_STEP, -_RING:])
     ring = np.concatenate([band.reshape(-1, 3) for band in bands])
     median: NDArray[np.float64] = np.sort(ring, axis=0)[len(ring) // 2].astype(np.float64)
     return median
