@@ -115,7 +115,7 @@ def _of(reports: Iterable[FileReport], parts: Sequence[Part]) -> list[FileReport
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; numbers are set to the right, with thin groups of thousands."""
     body = [list(row) for row in rows]
-    numeric = [all(isinstance(row[i], int | float) for row in body) and bool(body) for i in range(len(header))]
+    numeric = [any(isinstance(row[i], int) for row in body) for i in range(len(header))]
     lines = [
         "| " + " | ".join(header) + " |",
         "|" + "|".join("---:" if number else "---" for number in numeric) + "|",
@@ -144,6 +144,18 @@ def source_table(statistics: dict[str, Any]) -> str:
     }
     rows = [[label, *(totals[source][label] for source in names)] for label in statistics["classes"]]
     return table(["class", *(f"`{name}`" for name in names)], rows)
+
+
+def found_and_published(sources: dict[str, Any]) -> list[list[object]]:
+    """For each source and each of its labels: how many files or boxes were found, and how many its authors publish."""
+    rows: list[list[object]] = []
+    for name, source in sources.items():
+        labels = dict.fromkeys([*source["found"], *source["published"]])
+        counts = {label: [source["found"].get(label, 0), source["published"].get(label, "")] for label in labels}
+        counts.pop("total", None)
+        rows += [[name, label or "(none)", *counts[label]] for label in counts]
+        rows.append([name, "all", sum(source["found"].values()), source["published_total"] or ""])
+    return rows
 
 
 def taxonomy_table() -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import logging
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from ..errors import CelluScanError
 from ..sources import KEYS
 from .build import build
-from .card import classes_table, table
+from .card import classes_table, found_and_published, table
 from .settings import BuildSettings, cores
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -99,10 +100,13 @@ def _fail(message: str) -> int:
 
 
 def summary(statistics: dict[str, Any], output: Path) -> str:
-    """The closing table of a build."""
+    """The closing tables of a build, from its own files."""
     rows, dropped = statistics["rows"]["originals"], sum(statistics["dropped"].values())
+    sources = json.loads((output / "curation" / "sources.json").read_text("utf-8"))
     lines = [
         classes_table(statistics),
+        "",
+        table(["source", "its label", "found", "published"], found_and_published(sources)),
         "",
         table(["dropped because", "files or boxes"], statistics["dropped"].items()),
         "",

@@ -19,8 +19,8 @@ from .base import TreeSource
 from .records import Decision, Dropped, Record, SourceInfo
 from .tree import Tree
 
-_MARGIN = 1.25  # window side over the longer side of the box: the cell and a rim of its surroundings
-_MIN_WINDOW = 96  # pixels; a tight box around a platelet would be blown up until only blur is left
+_MARGIN = 1.75  # window side over the longer side of the box: the cell and some of its neighbours, as in other sources
+_MIN_WINDOW = 128  # pixels; a tight box around a platelet would be blown up until only blur is left
 
 # what reading a box raises where a tag is missing, holds no number or one out of range, or the encoding is unknown
 _MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError)
