@@ -59,12 +59,8 @@ def curate(
     if usable.num_rows == 0:
         raise CelluScanError("no usable image in any source; dropped.csv would hold them all, check the folders given")
     ids, labels = usable["image_id"].to_pylist(), usable["label"].to_pylist()
-    exact = exact_duplicates(
-        np.array(usable["pixels"].to_pylist(), "S16").view("S16"), labels, usable["augmented"].to_pylist()
-    )
-    near = near_duplicates(
-        usable["phash"].to_numpy(), lambda row: _content(usable, row, pixels), progress
-    )  # fmt: skip
+    exact = exact_duplicates(np.array(usable["pixels"].to_pylist()), labels, usable["augmented"].to_pylist())
+    near = near_duplicates(usable["phash"].to_numpy(), lambda row: _content(usable, row, pixels), progress)
     copies = {copy: kept for kept, equal in exact.kept.items() for copy in equal}
     conflicting = {row for group in exact.conflicts for row in group}
     links = [*copies.items(), *((pair.first, pair.second) for pair in near)]

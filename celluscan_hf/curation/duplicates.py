@@ -11,6 +11,7 @@ looking up all blocks with up to two flipped bits misses none (multi-index hashi
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import faiss
 import numpy as np
@@ -26,6 +27,8 @@ MIN_CORRELATION = 0.9
 _BITS, _BLOCKS, _BLOCK_BITS, _FLIPS = 64, 3, 21, 2
 _QUERIES = 16_384  # hashes looked up at a time: bounds memory, gives progress
 _THUMBNAIL = 32  # pixels a side
+_KEPT_THUMBNAILS = 512  # 6 MiB
+_SMALL_BUCKET = 32  # rows
 _FLAT = 1e-3  # grey levels; the length of a centred thumbnail that holds rounding only
 
 Pairs = NDArray[np.int64]
@@ -101,10 +104,11 @@ def near_duplicates(
 ) -> list[NearPair]:
     """Pairs of rows with near hashes (N,) whose pixels agree. `image_of` gives a row's RGB image without padding.
 
-    `progress` is told how many distinct hashes were looked up since it was last told.
+    `progress` is told how many rows were done since it was last told.
     """
     distinct, rows_of = np.unique(hashes, return_inverse=True)
     buckets = _Buckets(rows_of, len(distinct), image_of)
+    progress(len(hashes) - len(distinct))
     found = [pair for bucket in buckets.shared() for pair in buckets.within(bucket)]
     for block in pairs_within(distinct, progress):
         for first, second, distance in block.tolist():
@@ -113,9 +117,11 @@ def near_duplicates(
 
 
 class _Buckets:
-    """Rows that share a hash. Within a bucket rows are compared with those that were unlike all before ("leaders"),
+    """Rows that share a hash, and which of them are compared.
 
-    and only leaders with other buckets: a thousand equal empty fields cost a thousand comparisons, not a million pairs.
+    All rows of small buckets are compared with all. In a large one a row is compared with those that were unlike all
+    before it ("leaders"), and only leaders with other buckets: a thousand equal empty fields cost a thousand
+    comparisons, not a million pairs.
     """
 
     def __init__(self, bucket_of: Pairs, count: int, image_of: Callable[[int], Image.Image]) -> None:
@@ -127,26 +133,35 @@ class _Buckets:
         self._thumbnails: dict[int, NDArray[np.float32]] = {}
 
     def shared(self) -> list[int]:
-        return np.flatnonzero(np.diff(self.starts) > 1).tolist()
+        shared: list[int] = np.flatnonzero(np.diff(self.starts) > 1).tolist()
+        return shared
 
     def within(self, bucket: int) -> list[NearPair]:
+        rows = self._all(bucket)
+        if len(rows) <= _SMALL_BUCKET:
+            pairs = (self._compare(a, b, 0) for a, b in combinations(rows, 2))
+            return [pair for pair in pairs if pair]
         leaders: list[int] = []
-        pairs: list[NearPair] = []
-        for row in self.rows[self.starts[bucket] : self.starts[bucket + 1]].tolist():
+        found: list[NearPair] = []
+        for row in rows:
             match = next((pair for leader in leaders if (pair := self._compare(leader, row, 0))), None)
             if match is None:
                 leaders.append(row)
             else:
-                pairs.append(match)
+                found.append(match)
         self._leaders[bucket] = leaders
-        return pairs
+        return found
 
     def between(self, first: int, second: int, distance: int) -> list[NearPair]:
-        pairs = [self._compare(a, b, distance) for a in self._of(first) for b in self._of(second)]
+        pairs = (self._compare(a, b, distance) for a in self._compared(first) for b in self._compared(second))
         return [pair for pair in pairs if pair]
 
-    def _of(self, bucket: int) -> list[int]:
-        return self._leaders.get(bucket) or [int(self.rows[self.starts[bucket]])]
+    def _all(self, bucket: int) -> list[int]:
+        rows: list[int] = self.rows[self.starts[bucket] : self.starts[bucket + 1]].tolist()
+        return rows
+
+    def _compared(self, bucket: int) -> list[int]:
+        return self._leaders.get(bucket) or self._all(bucket)
 
     def _compare(self, a: int, b: int, distance: int) -> NearPair | None:
         agreement = correlation(self._thumbnail(a), self._thumbnail(b))
@@ -156,7 +171,7 @@ class _Buckets:
 
     def _thumbnail(self, row: int) -> NDArray[np.float32]:
         if row not in self._thumbnails:
-            if len(self._thumbnails) > _QUERIES:
+            if len(self._thumbnails) == _KEPT_THUMBNAILS:
                 self._thumbnails.clear()
             self._thumbnails[row] = thumbnail(self.image_of(row))
         return self._thumbnails[row]

@@ -198,7 +198,8 @@ class PixelReader:
         data = bytearray(count)
         file = self._open(row["chunk"])
         file.seek(row["position"] * count)
-        file.readinto(data)
+        if file.readinto(data) != count:
+            raise OSError(f"{file.name} is shorter than it was written; delete the unfinished build and start anew")
         return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
 
     def _open_chunk(self, chunk: int) -> FileIO:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import taxonomy
+from ..errors import CelluScanError
+
 SPLITS = ("train", "validation", "test")
 SPLIT_SHARES = (0.7, 0.1, 0.2)
 TIERS = ("tier05", "tier20", "tier100")
@@ -114,4 +117,7 @@ def _move_one(parts: Integers, part: int, candidates: Integers, required: dict[i
         if all(np.sum(parts[held] == parts[group]) > 1 for held in others):
             parts[group] = part
             return
-    raise ValueError(f"class {label} cannot be in every part: its groups hold the last cells of other classes")
+    raise CelluScanError(
+        f"{taxonomy.NAMES[label]} cannot be in every split: its groups hold the last cells of other classes; "
+        "give smaller groups"
+    )

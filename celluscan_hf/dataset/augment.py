@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from ..curation.fingerprints import background_colour, perceptual_hash, pixel_digest
 from ..curation.splits import seeded_order
+from ..curation.squares import content_box
 from ..errors import CelluScanError
 from .features import SCHEMA
 from .shards import ROW_GROUP, ShardTask, encode, stored, write_groups
@@ -45,6 +46,7 @@ def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[
     """The augmented rows of one parent: `parent["variants"]` of them, all unlike it and each other."""
     seen = {pixel_digest(np.asarray(image)), encode(image)}
     augment = RecordingTrivialAugment(background_colour(np.asarray(image)).tolist())
+    content = content_box(parent["width"], parent["height"], image.width)
     for number in range(parent["variants"]):
         image_id = f"{parent['image_id']}~{number:04d}"
         variant, jpeg, augmentation = _draw(image_id, image, augment, seed, seen)
@@ -52,7 +54,7 @@ def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[
             **parent,
             "image": stored(image_id, jpeg),
             "image_id": image_id,
-            "phash": f"{perceptual_hash(variant):016x}",
+            "phash": f"{perceptual_hash(variant.crop(content).convert('L')):016x}",
             "parent_id": parent["image_id"],
             "augmentation": json.dumps(augmentation),
         }

@@ -4,23 +4,23 @@ Stages: list, scan (each image is decoded once), curate, write, read back, descr
 that spread over processes are short; what those have written is used again by a resumed build.
 """
 
-import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from ..curation.curate import Curated, curate
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
-from ..sources import Dropped, Record, Source, open_sources
-from .describe import Listing, describe, padding_colour
+from ..errors import CelluScanError
+from ..sources import Record, Source, TreeSource, open_sources
+from .describe import describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
+from .listing import Listing, list_sources
 from .plan import Shard, plan_augmented, plan_originals
 from .settings import BuildSettings
 from .shards import ShardTask, write_originals
+from .statistics import software_versions
 from .workers import Workers, progress
 from .workspace import Workspace
 
@@ -35,14 +35,18 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     cannot be met, and `OSError` where a file cannot be written; what is done so far is kept for `resume`.
     """
     with Workspace(settings) as work:
+        sources = open_sources(settings.sources, work.archives, settings.seed, dict(settings.licenses))
+        _refuse_output_inside(sources, settings.output)
+        listing = list_sources(sources)
         done = work.finished()
         if done is not None:
+            work.check_listing(done, listing.digest)
             work.clear()
             _log.info("%s is already built; nothing was changed", settings.output)
             return done
-        sources = open_sources(settings.sources, work.archives, settings.seed, dict(settings.licenses))
-        listing = list_sources(sources)
-        work.open({**settings.content, "listing": listing.digest})
+        work.open(
+            {**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()}
+        )
         with Workers(settings.num_proc) as workers:
             curated = _scan_and_curate(sources, listing, work, workers)
             reports = _write(sources, curated, work, workers)
@@ -52,22 +56,10 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     return figures
 
 
-def list_sources(sources: Iterable[Source]) -> Listing:
-    """Go through all sources once without opening an image."""
-    listing = Listing()
-    digest = hashlib.sha256()
+def _refuse_output_inside(sources: Iterable[Source], output: Path) -> None:
     for source in sources:
-        found = listing.found[source.name] = Counter()
-        for item in source.records():
-            digest.update(repr((source.license, astuple(item))).encode())
-            found[item.source_label] += 1
-            if isinstance(item, Dropped):
-                listing.dropped.append(item)
-            else:
-                listing.records += 1
-        _log.info("source %s: %d files or boxes", source.name, found.total())
-    listing.digest = digest.hexdigest()
-    return listing
+        if isinstance(source, TreeSource) and output.resolve().is_relative_to(source.tree.location.resolve()):
+            raise CelluScanError(f"--output {output} lies in source {source.name}; choose a folder outside of it")
 
 
 def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspace, workers: Workers) -> Curated:

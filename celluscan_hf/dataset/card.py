@@ -29,7 +29,7 @@ _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K
 _HUB_LICENSES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-3.0": "cc-by-3.0", "MIT": "mit", "GPL-3.0": "gpl-3.0"}
 
 
-def render(statistics: dict[str, Any], sources: dict[str, Any], audit: dict[str, Any], data: DatasetCardData) -> str:
+def render(statistics: dict[str, Any], sources: dict[str, Any], data: DatasetCardData) -> str:
     """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`."""
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -44,7 +44,7 @@ def render(statistics: dict[str, Any], sources: dict[str, Any], audit: dict[str,
         source_table=source_table(statistics),
         taxonomy_table=taxonomy_table(),
         dropped_table=table(["reason", "files or boxes"], statistics["dropped"].items()),
-        confounding_table=confounding_table(audit),
+        confounding_table=confounding_table(statistics),
     )
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
@@ -66,8 +66,6 @@ def metadata(reports: Sequence[FileReport], statistics: dict[str, Any]) -> Datas
         task_categories=["image-classification"],
         task_ids=["multi-class-image-classification"],
         size_categories=[size],
-        annotations_creators=["expert-generated"],
-        source_datasets=["original"],
         tags=["biology", "medical", "haematology", "white-blood-cells", "microscopy"],
         configs=[_config(name, reports) for name in configs],
     )
@@ -146,15 +144,15 @@ def source_table(statistics: dict[str, Any]) -> str:
     return table(["class", *(f"`{name}`" for name in names)], rows)
 
 
-def found_and_published(sources: dict[str, Any]) -> list[list[object]]:
+def found_and_published(statistics: dict[str, Any]) -> list[list[object]]:
     """For each source and each of its labels: how many files or boxes were found, and how many its authors publish."""
     rows: list[list[object]] = []
-    for name, source in sources.items():
-        labels = dict.fromkeys([*source["found"], *source["published"]])
-        counts = {label: [source["found"].get(label, 0), source["published"].get(label, "")] for label in labels}
-        counts.pop("total", None)
-        rows += [[name, label or "(none)", *counts[label]] for label in counts]
-        rows.append([name, "all", sum(source["found"].values()), source["published_total"] or ""])
+    for name, found in statistics["found"].items():
+        published = {label: count for label, count in statistics["published"][name].items() if label != "total"}
+        for label in dict.fromkeys([*found, *published]):
+            rows.append([name, label or "(none)", found.get(label, 0), published.get(label, "")])
+        total = statistics["published"][name].get("total", sum(published.values()))
+        rows.append([name, "all", sum(found.values()), total or ""])
     return rows
 
 
@@ -167,14 +165,14 @@ def taxonomy_table() -> str:
     return table(["label", "class", "code", "parent", "lineage", "maturation", "abnormal in adult blood"], rows)
 
 
-def confounding_table(audit: dict[str, Any]) -> str:
-    """How well source and acquisition alone tell the class."""
+def confounding_table(statistics: dict[str, Any]) -> str:
+    """How well source and acquisition alone tell the class; empty where there is no test split to tell it on."""
     rows = [
         [column, str(found["balanced_accuracy"]), str(found["chance"]), len(found["counts"])]
-        for column, found in audit["confounding"].items()
+        for column, found in statistics["confounding"].items()
         if "balanced_accuracy" in found
     ]
-    return table(["told from", "balanced accuracy on test", "chance", "different values"], rows)
+    return table(["told from", "balanced accuracy on test", "chance", "different values"], rows) if rows else ""
 
 
 def draw_grid(cells: dict[str, list[Image.Image]]) -> Image.Image:

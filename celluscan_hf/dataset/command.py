@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import logging
 import sys
 from pathlib import Path
@@ -50,17 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build as the arguments say; the exit status. Prints the summary, or one line on what is wrong."""
-    output: Path = arguments.output
+    output: Path = arguments.output.resolve()
     try:
         settings = _settings(arguments)
         _start_log(output)
-        print(summary(build(settings), output))
+        print(summary(build(settings), arguments.output))
     except CelluScanError as error:
         return _fail(str(error))
     except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        return _fail(f"no space left to write {error.filename or output}; free some and run again with --resume")
+        if error.errno in _NO_SPACE:
+            return _fail(f"no space left to write {error.filename or output}; free some and run again with --resume")
+        return _fail(f"{error.strerror or error}: {error.filename or output}")
     except KeyboardInterrupt:
         print("\nstopped; run the same command with --resume to go on", file=sys.stderr)
         return _INTERRUPTED
@@ -74,7 +73,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
             raise CelluScanError(f"--license {name}{equals}{value}: expected SOURCE=LICENSE, for example pbc=CC-BY-4.0")
     return BuildSettings(
         sources=tuple(arguments.source),
-        output=Path(arguments.output.resolve()),
+        output=arguments.output.resolve(),
         image_size=arguments.image_size,
         target_per_class=arguments.target_per_class,
         seed=arguments.seed,
@@ -86,7 +85,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
 
 def _start_log(output: Path) -> None:
     """Log to the terminal and to `<output>.log`, beside the folder, which holds nothing that differs between builds."""
-    output.resolve().parent.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(output.with_name(f"{output.name}.log"), encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal = logging.StreamHandler()
@@ -100,13 +99,12 @@ def _fail(message: str) -> int:
 
 
 def summary(statistics: dict[str, Any], output: Path) -> str:
-    """The closing tables of a build, from its own files."""
+    """The closing tables of a build."""
     rows, dropped = statistics["rows"]["originals"], sum(statistics["dropped"].values())
-    sources = json.loads((output / "curation" / "sources.json").read_text("utf-8"))
     lines = [
         classes_table(statistics),
         "",
-        table(["source", "its label", "found", "published"], found_and_published(sources)),
+        table(["source", "its label", "found", "published"], found_and_published(statistics)),
         "",
         table(["dropped because", "files or boxes"], statistics["dropped"].items()),
         "",

@@ -4,7 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,14 @@ from ..curation.curate import QUALITIES, Curated
 from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
 from ..errors import CelluScanError
-from ..sources import Dropped, Source
+from ..sources import Source
 from . import card, invariants
 from .inspection import FileReport
+from .listing import Listing
 from .shards import PaddedSquares
-from .statistics import confounding, statistics
+from .statistics import statistics
+from .workers import progress
 from .workspace import Workspace, write_text
-
-
-@dataclass
-class Listing:
-    """What the sources hold: records to look at, files dropped already, labels found, and a digest of it all."""
-
-    records: int = 0
-    dropped: list[Dropped] = field(default_factory=list)
-    found: dict[str, Counter[str]] = field(default_factory=dict)
-    digest: str = ""
-
-    @property
-    def seen(self) -> int:
-        return self.records + len(self.dropped)
 
 
 def padding_colour(rows: pa.Table, size: int) -> tuple[int, int, int]:
@@ -59,19 +47,19 @@ def describe(
     """Write card and curation files, check the whole folder; its statistics."""
     dropped = sorted([*listing.dropped, *curated.dropped], key=lambda item: (item.path, item.reason))
     settings = {**work.settings.content, "sources": [source.name for source in sources]}
-    figures = statistics(settings, listing.seen, Counter(item.reason for item in dropped), curated, reports)
-    facts = {source.name: _facts(source, listing.found[source.name], figures) for source in sources}
+    reasons = Counter(item.reason for item in dropped)
+    figures = statistics(settings, listing, sources, reasons, curated, reports)
+    facts = {source.name: _facts(source, figures) for source in sources}
     curation = work.final / "curation"
     _write_csv(curation / "dropped.csv", ("path", "reason", "detail"), ((d.path, d.reason, d.detail) for d in dropped))
     _write_tables(curated, curation)
     write_text(curation / "sources.json", _json(facts))
-    audit = {
-        "invariants": _checked(invariants.check(work.final, reports, listing.seen, work.settings.target_per_class)),
-        "confounding": {name: confounding(curated.rows, name) for name in ("source", "acquisition")},
-    }
+    with progress("verifying", figures["rows"]["originals"], "image") as advance:
+        broken = invariants.check(work.final, reports, listing.seen, work.settings.target_per_class, advance)
+    audit = {"invariants": _checked(broken), "confounding": figures["confounding"]}
     write_text(curation / "audit.json", _json(audit))
     _save_grid(curated.rows, work, padding_colour(curated.rows, work.settings.image_size))
-    write_text(work.final / "README.md", card.render(figures, facts, audit, card.metadata(reports, figures)))
+    write_text(work.final / "README.md", card.render(figures, facts, card.metadata(reports, figures)))
     write_text(curation / "statistics.json", _json(figures))
     return figures
 
@@ -83,19 +71,22 @@ def _checked(violations: dict[str, list[str]]) -> dict[str, str]:
     return dict.fromkeys(violations, "holds")
 
 
-def _facts(source: Source, found: Counter[str], figures: dict[str, Any]) -> dict[str, Any]:
+def _facts(source: Source, figures: dict[str, Any]) -> dict[str, Any]:
+    """What `sources.json` and the card say of one source."""
     info = source.info
-    published = dict(info.published)
-    used = sum(sum(labels.values()) for labels in figures["sources"].get(source.name, {}).values())
+    found, published = figures["found"][source.name], figures["published"][source.name]
+    used = figures["sources"].get(source.name, {})
     return {
         "title": info.title,
         "license": source.license,
         "citation": info.citation,
         "url": info.url,
+        "caution": info.caution,
         "published": published,
         "published_total": published.get("total", sum(published.values())) or None,
-        "found": dict(sorted(found.items())),
-        "used": used,
+        "found": found,
+        "found_total": sum(found.values()),
+        "used": sum(sum(labels.values()) for labels in used.values()),
     }
 
 

@@ -4,13 +4,14 @@ Each check returns what breaks it, in words; none is told how the build came to 
 """
 
 import csv
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
 
 from ..curation.duplicates import MIN_CORRELATION, near_duplicates
 from ..taxonomy import NAMES
@@ -18,57 +19,52 @@ from .inspection import FileReport, stored_content
 
 # a pair this far above the threshold was above it before its images were stored as JPEG too
 _CLEARLY = 0.02
-_SHOWN = 5
+_COLUMNS = ("image_id", "label", "group_id", "sha256", "phash", "pixels", "parent_id", "position")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What the checks need to know of one row."""
-
-    image_id: str
-    label: int
-    kind: str
-    split: str
-    tier: str
-    group_id: str
-    sha256: str
-    phash: int
-    pixels: bytes
-    parent_id: str | None
-    path: Path
-    position: int
-
-
-def rows_of(reports: Iterable[FileReport]) -> Iterator[Row]:
-    """The rows of all files that were read back."""
-    columns = ("image_id", "label", "group_id", "sha256", "phash", "pixels", "parent_id", "position")
-    for report in reports:
-        for row in report.rows.select(columns).to_pylist():
-            row["phash"] = int(row["phash"], 16)
-            yield Row(
-                **row, kind=report.part.kind, split=report.part.split, tier=report.part.tier, path=report.path
-            )  # fmt: skip
-
-
-def check(folder: Path, reports: Sequence[FileReport], seen: int, target_per_class: int) -> dict[str, list[str]]:
+def check(
+    folder: Path,
+    reports: Sequence[FileReport],
+    seen: int,
+    target_per_class: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> dict[str, list[str]]:
     """All invariants by name, each with what breaks it (at best nothing).
 
     `folder` holds `curation/dropped.csv`; `seen` is the number of files and boxes the sources held.
+    `progress` is told how many originals were compared since it was last told.
     """
-    rows = list(rows_of(reports))
-    originals = [row for row in rows if row.kind == "originals"]
+    rows = pa.concat_tables(_rows(number, report) for number, report in enumerate(reports))
+    originals = rows.filter(pc.equal(rows["kind"], "originals"))
     return {
-        "files seen = rows + dropped": _nothing_lost(folder, len(originals), seen),
-        "image_id is unique": _repeated(row.image_id for row in rows),
-        "no group crosses a split or tier": _crossing(rows, lambda row: row.group_id, by_tier=True),
-        "no exact duplicate crosses a split": _crossing(originals, lambda row: row.sha256)
-        + _crossing(originals, lambda row: row.pixels),
-        "no near duplicate crosses a split": _near_duplicates(originals),
+        "files seen = rows + dropped": _nothing_lost(folder, originals.num_rows, seen),
+        "image_id is unique": _repeated(rows, ["image_id"]),
+        "no group crosses a split or tier": _crossing(rows, "group_id", "part"),
+        "no exact duplicate crosses a split": [
+            *_crossing(originals, "sha256", "split"),
+            *_crossing(originals, "pixels", "split"),
+        ],
+        "no near duplicate crosses a split": _near_duplicates(originals, reports, progress),
         "validation and test hold originals only": _augmented_outside_train(rows),
-        "a parent is a train original of the same class, tier and group": _stray_children(rows),
+        "a parent is a train original of the same class, tier and group": _stray_children(rows, originals),
         "train classes reach the target": _short_classes(rows, target_per_class),
         "no augmented image equals its parent or a sibling": _repeated_variants(rows),
     }
+
+
+def _rows(number: int, report: FileReport) -> pa.Table:
+    """What the checks need to know of the rows of one file: `file` is its number, `part` its split and tier."""
+    part = report.part
+    table = report.rows.select(_COLUMNS)
+    constants = {
+        "file": pa.scalar(number, pa.int32()),
+        "kind": pa.scalar(part.kind),
+        "split": pa.scalar(part.split),
+        "part": pa.scalar(f"{part.split} {part.tier}".rstrip()),
+    }
+    for name, value in constants.items():
+        table = table.append_column(name, pa.repeat(value, table.num_rows))
+    return table
 
 
 def _nothing_lost(folder: Path, originals: int, seen: int) -> list[str]:
@@ -77,55 +73,64 @@ def _nothing_lost(folder: Path, originals: int, seen: int) -> list[str]:
     return [] if seen == originals + dropped else [f"{seen} seen, {originals} rows, {dropped} dropped"]
 
 
-def _repeated(values: Iterable[str]) -> list[str]:
-    return [f"{value} stands {count} times" for value, count in Counter(values).items() if count > 1]
+def _repeated(rows: pa.Table, keys: list[str]) -> list[str]:
+    counts = rows.group_by(keys).aggregate([("image_id", "count"), ("image_id", "min")])
+    several = counts.filter(pc.greater(counts["image_id_count"], 1))
+    return [f"{row['image_id_min']} stands {row['image_id_count']} times" for row in several.to_pylist()]
 
 
-def _crossing(rows: Iterable[Row], key: Any, by_tier: bool = False) -> list[str]:
-    places: dict[Any, set[str]] = defaultdict(set)
-    for row in rows:
-        places[key(row)].add(f"{row.split} {row.tier}".rstrip() if by_tier else row.split)
-    return [f"{value!r} is in {', '.join(sorted(where))}" for value, where in places.items() if len(where) > 1]
+def _crossing(rows: pa.Table, key: str, place: str) -> list[str]:
+    places = rows.group_by(key).aggregate([(place, "count_distinct"), (place, "distinct")])
+    crossing = places.filter(pc.greater(places[f"{place}_count_distinct"], 1))
+    return [f"{row[key]!r} is in {', '.join(sorted(row[f'{place}_distinct']))}" for row in crossing.to_pylist()]
 
 
-def _near_duplicates(originals: list[Row]) -> list[str]:
-    hashes = np.array([row.phash for row in originals], np.uint64)
-    pairs = near_duplicates(hashes, lambda row: stored_content(originals[row].path, originals[row].position))
+def _near_duplicates(
+    originals: pa.Table, reports: Sequence[FileReport], progress: Callable[[int], object]
+) -> list[str]:
+    hashes = np.array([int(text.as_py(), 16) for text in originals["phash"]], np.uint64)
+
+    def place(row: int) -> dict[str, Any]:
+        found: dict[str, Any] = originals.slice(row, 1).to_pylist()[0]
+        return found
+
+    def image(row: int) -> Image.Image:
+        found = place(row)
+        return stored_content(reports[found["file"]].path, found["position"])
+
+    pairs = near_duplicates(hashes, image, progress)
+    certain = (pair for pair in pairs if pair.correlation >= MIN_CORRELATION + _CLEARLY)
+    found = ((place(pair.first), place(pair.second), pair.correlation) for pair in certain)
     return [
-        f"{originals[pair.first].image_id} and {originals[pair.second].image_id} correlate by {pair.correlation}"
-        for pair in pairs
-        if pair.correlation >= MIN_CORRELATION + _CLEARLY
-        and originals[pair.first].split != originals[pair.second].split
+        f"{first['image_id']} and {second['image_id']} correlate by {correlation}"
+        for first, second, correlation in found
+        if first["split"] != second["split"]
     ]
 
 
-def _augmented_outside_train(rows: Iterable[Row]) -> list[str]:
+def _augmented_outside_train(rows: pa.Table) -> list[str]:
+    augmented = pc.or_(pc.equal(rows["kind"], "augmented"), pc.is_valid(rows["parent_id"]))
+    wrong = rows.filter(pc.and_(augmented, pc.not_equal(rows["split"], "train")))
+    return [f"{row['image_id']} in {row['split']}" for row in wrong.to_pylist()]
+
+
+def _stray_children(rows: pa.Table, originals: pa.Table) -> list[str]:
+    children = rows.filter(pc.equal(rows["kind"], "augmented"))
+    parents = originals.take(pc.index_in(children["parent_id"], originals["image_id"]))
+    alike = pa.chunked_array([pa.repeat(True, children.num_rows)])
+    for name in ("part", "label", "group_id"):
+        alike = pc.and_(alike, pc.fill_null(pc.equal(children[name], parents[name]), False))
+    return [f"{row['image_id']} of {row['parent_id']}" for row in children.filter(pc.invert(alike)).to_pylist()]
+
+
+def _short_classes(rows: pa.Table, target: int) -> list[str]:
+    train = rows.filter(pc.equal(rows["split"], "train"))
+    counts = {entry["values"]: entry["counts"] for entry in train["label"].value_counts().to_pylist()}
     return [
-        f"{row.image_id} in {row.split}"
-        for row in rows
-        if (row.kind == "augmented" and row.split != "train") or ((row.kind == "originals") != (row.parent_id is None))
+        f"{NAMES[label]} has {counts[label]} of {target} rows" for label in sorted(counts) if counts[label] < target
     ]
 
 
-def _stray_children(rows: Sequence[Row]) -> list[str]:
-    originals = {row.image_id: row for row in rows if row.kind == "originals"}
-    return [f"{row.image_id} of {row.parent_id}" for row in rows if row.parent_id and _stray(row, originals)]
-
-
-def _stray(row: Row, originals: dict[str, Row]) -> bool:
-    parent = originals.get(row.parent_id or "")
-    if parent is None:
-        return True
-    return (parent.split, parent.tier, parent.label, parent.group_id) != (row.split, row.tier, row.label, row.group_id)
-
-
-def _short_classes(rows: Iterable[Row], target: int) -> list[str]:
-    train = Counter(row.label for row in rows if row.split == "train")
-    return [f"{NAMES[label]} has {count} of {target} rows" for label, count in sorted(train.items()) if count < target]
-
-
-def _repeated_variants(rows: Iterable[Row]) -> list[str]:
-    families: dict[tuple[str, bytes], list[str]] = defaultdict(list)
-    for row in rows:
-        families[row.parent_id or row.image_id, row.pixels].append(row.image_id)
-    return [f"equal: {', '.join(ids[:_SHOWN])}" for ids in families.values() if len(ids) > 1]
+def _repeated_variants(rows: pa.Table) -> list[str]:
+    families = rows.append_column("family", pc.coalesce(rows["parent_id"], rows["image_id"]))
+    return _repeated(families, ["family", "pixels"])

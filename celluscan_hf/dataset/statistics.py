@@ -10,29 +10,38 @@ import numpy as np
 import pyarrow as pa
 
 from .. import taxonomy
-from ..curation.curate import QUALITIES, Curated
+from ..curation.curate import QUALITIES, Curated, Duplicate
 from ..curation.splits import SPLITS, TIERS
+from ..sources import Source
 from .inspection import FileReport, channel_statistics
+from .listing import Listing
 
-# what decides the bytes of an image besides our own code
 _SOFTWARE = ("celluscan_hf", "ImageHash", "numpy", "pillow", "pyarrow", "torch", "torchvision")
 
 
 def statistics(
-    settings: dict[str, object], seen: int, dropped: Counter[str], curated: Curated, reports: Sequence[FileReport]
+    settings: dict[str, object],
+    listing: Listing,
+    sources: Sequence[Source],
+    dropped: Counter[str],
+    curated: Curated,
+    reports: Sequence[FileReport],
 ) -> dict[str, Any]:
-    """Counts per class, split, source and tier, drops by reason, and the channel statistics of the train originals.
+    """Counts per class, split, source and tier, drops by reason, shortcuts, and the channel statistics of train.
 
-    `seen` counts the files and boxes of all sources, `dropped` them by reason.
+    `dropped` counts files and boxes by reason.
     """
     rows = curated.rows
     mean, std = channel_statistics(reports)
+    pairs = Counter(duplicate.kind for duplicate in curated.duplicates)
     return {
         "settings": settings,
-        "seen": seen,
+        "listing": listing.digest,
+        "seen": listing.seen,
         "rows": {kind: _rows(reports, kind) for kind in ("originals", "augmented")},
         "dropped": dict(sorted(dropped.items())),
-        "duplicates": {kind: sum(d.kind == kind for d in curated.duplicates) for kind in ("exact", "near")},
+        "duplicates": {kind: pairs[kind] for kind in ("exact", "near")},
+        "near_duplicates_with_other_labels": sum(_disagree(duplicate) for duplicate in curated.duplicates),
         "label_conflicts": len(curated.conflicts),
         "conversions": dict(sorted(Counter(chain.from_iterable(rows["conversions"].to_pylist())).items())),
         "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
@@ -40,11 +49,23 @@ def statistics(
         "classes": _per_class(reports),
         "tiers": {tier: _count(reports, lambda part, tier=tier: part.tier == tier) for tier in TIERS},
         "sources": _per_source(rows),
+        "found": {source.name: dict(sorted(listing.found[source.name].items())) for source in sources},
+        "published": {source.name: dict(source.info.published) for source in sources},
         "licenses": _per_license(reports),
+        "confounding": {name: confounding(rows, name) for name in ("source", "acquisition")},
         "channel_mean": mean,
         "channel_std": std,
-        "software": {name: version(name) for name in _SOFTWARE},
+        "software": software_versions(),
     }
+
+
+def _disagree(duplicate: Duplicate) -> bool:
+    return taxonomy.finest({duplicate.label, duplicate.label_of_other}) is None
+
+
+def software_versions() -> dict[str, str]:
+    """The versions that decide the bytes of an image, besides the settings."""
+    return {name: version(name) for name in _SOFTWARE}
 
 
 def _rows(reports: Iterable[FileReport], kind: str) -> int:

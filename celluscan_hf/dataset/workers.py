@@ -74,9 +74,9 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def progress(stage: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
-    """A progress bar on the terminal; yields the function that is told of each step."""
+def progress(stage: str, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
+    """A progress bar on the terminal, and a line in the log; yields the function that is told of each step."""
     started = time.monotonic()
     with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, smoothing=0.05, leave=False) as bar:
         yield bar.update
-    _log.info("%s: %d %ss in %.1f s", stage, total, unit, time.monotonic() - started)
+    _log.info("%s: %d %ss in %.1f s", stage, bar.n, unit, time.monotonic() - started)

@@ -54,8 +54,11 @@ class Workspace:
 
     def finished(self) -> dict[str, Any] | None:
         """The statistics of a finished build in the output folder, or None where there is none."""
-        path = self.output / STATISTICS
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+        try:
+            statistics: dict[str, Any] = json.loads((self.output / STATISTICS).read_text("utf-8"))
+            return statistics if statistics["listing"] and statistics["settings"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _check(self) -> None:
         """Refuse an output folder or a half-done build that is not this one's."""
@@ -64,21 +67,35 @@ class Workspace:
             self._check_same(done["settings"], f"{self.output} is a finished build")
         elif self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise CelluScanError(f"{self.output} holds something that is no build; choose an empty or new --output")
-        elif self.folder.exists() and not self.settings.resume:
+        elif self._description.exists() and not self.settings.resume:
             raise CelluScanError(
                 f"{self.folder} holds an unfinished build; add --resume to go on with it, or delete it to start anew"
             )
 
+    @property
+    def _description(self) -> Path:
+        return self.folder / "build.json"
+
+    def check_listing(self, done: dict[str, Any], listing: str) -> None:
+        """Refuse a finished build, by its statistics, of other sources, files or licences than those listed."""
+        if done["listing"] != listing:
+            raise CelluScanError(
+                f"{self.output} is a finished build of other sources or files; choose another --output, or delete it"
+            )
+
     def open(self, description: dict[str, Any]) -> None:
-        """Make the folders; `description` (settings, digest of the listing) must be that of the work found there."""
+        """Make the folders; `description` (settings, listing, files, software) must be that of the work found there."""
         for folder in (self.scanned, self.plans, self.final, self.archives):
             folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "build.json"
+        path = self._description
         if path.exists():
             found = json.loads(path.read_text("utf-8"))
             self._check_same(found, f"{self.folder} holds an unfinished build")
-            if found["listing"] != description["listing"]:
-                raise CelluScanError(f"the sources have changed since {self.folder} was begun; delete it to start anew")
+            for name, what in (("listing", "sources"), ("files", "files"), ("software", "versions of the software")):
+                if found[name] != description[name]:
+                    raise CelluScanError(
+                        f"the {what} have changed since {self.folder} was begun; delete it to start anew"
+                    )
         write_text(path, json.dumps(description, indent=1, sort_keys=True))
 
     def _check_same(self, found: dict[str, Any], what: str) -> None:

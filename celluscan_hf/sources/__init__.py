@@ -34,7 +34,18 @@ READERS: dict[str, type[TreeSource]] = {
 }
 KEYS = (*READERS, "synthetic")
 
-__all__ = ["KEYS", "READERS", "Decision", "Dropped", "Record", "Source", "SourceInfo", "open_source", "open_sources"]
+__all__ = [
+    "KEYS",
+    "READERS",
+    "Decision",
+    "Dropped",
+    "Record",
+    "Source",
+    "SourceInfo",
+    "TreeSource",
+    "open_source",
+    "open_sources",
+]
 
 
 def open_sources(specs: Sequence[str], scratch: Path, seed: int, licenses: dict[str, str]) -> list[Source]:

@@ -16,6 +16,7 @@ class AMLCytomorphologyLMU(ClassFolderSource):
         citation="Matek et al., Human-level recognition of blast cells in acute myeloid leukaemia with convolutional "
         "neural networks, Nature Machine Intelligence 1, 2019",
         url="https://doi.org/10.7937/tcia.2019.36f5o9ld",
+        caution="Leukaemia patients and controls of one hospital: its myeloblasts are leukaemic blasts.",
         published=dict(
             NGS=8484, LYT=3937, MYO=3268, MON=1789, EOS=424, NGB=109, BAS=79, EBO=78, PMO=70, MYB=42, MOB=26, PMB=18,
             MMZ=15, KSC=15, LYA=11,

@@ -4,8 +4,10 @@ Most open data sets are folders named after classes. For those a reader is a tab
 the published layout, `decisions`, what becomes of each label, and `code_of`, where the label stands in a path.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import CelluScanError
@@ -14,13 +16,17 @@ from .tree import Tree
 
 
 class Source(ABC):
-    """One source of a build, under the name it was given on the command line."""
+    """One source of a build, under the name it was given on the command line.
+
+    `stamp` says, once its records were listed, in which state its files were found.
+    """
 
     info: ClassVar[SourceInfo]
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.license = self.info.license
+        self.stamp = ""
 
     @abstractmethod
     def records(self) -> Iterator[Record | Dropped]:
@@ -31,11 +37,25 @@ class Source(ABC):
         """The bytes of the record's image file. Raises `BadImage`."""
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a tree: `path` from the `root` of its published layout, `member` in the tree, and its `image_id`."""
+
+    path: str
+    root: str
+    image_id: str
+
+    @property
+    def member(self) -> str:
+        return self.root + self.path
+
+
 class TreeSource(Source):
     """A source whose images are files of a tree laid out as `landmarks` says.
 
-    The tree may lie deeper than the path given (an archive often wraps its files in a folder): paths are counted
-    from the folder that holds a landmark, so that `image_id` does not depend on the packing.
+    The layout may begin deeper than the path given (an archive often wraps its files in a folder), even in several
+    places (`part1/`, `part2/`). Where it begins in one place, `image_id` counts from there, so that it does not depend
+    on the packing.
     """
 
     landmarks: ClassVar[tuple[str, ...]]
@@ -43,58 +63,61 @@ class TreeSource(Source):
     def __init__(self, name: str, tree: Tree) -> None:
         super().__init__(name)
         self.tree = tree
-        self.root = ""
-        self.paths: frozenset[str] = frozenset()
+        self.members: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, object]:
         """What `read` needs; a worker process does without what was gathered while listing."""
-        return {"name": self.name, "license": self.license, "tree": self.tree, "root": self.root}
+        return {"name": self.name, "license": self.license, "tree": self.tree}
 
     def records(self) -> Iterator[Record | Dropped]:
         entries = list(self.tree.entries())
         if not entries:
             raise CelluScanError(f"source {self.name}: {self.tree.location} holds no files; {self.expected()}")
-        self.root = self._find_root([entry.path for entry in entries])
-        self.paths = frozenset(entry.path.removeprefix(self.root) for entry in entries)
+        self.stamp = hashlib.sha256(repr([entry.stamp for entry in entries]).encode()).hexdigest()
+        self.members = frozenset(entry.path for entry in entries)
+        roots = {root for entry in entries if (root := self.root_of(entry.path)) is not None}
+        common = (min(roots) if len(roots) == 1 else "") if roots else self.without_layout()
         for entry in entries:
-            path = entry.path.removeprefix(self.root)
+            image_id = f"{self.name}/{entry.path.removeprefix(common)}"
             if entry.problem:
-                yield Dropped(self.image_id(path), entry.problem)
+                yield Dropped(image_id, entry.problem)
             else:
-                yield from self.cells(path)
+                root = self.root_of(entry.path)
+                if root is None:  # a file beside the layout: a licence, a page of the publisher
+                    root = common if entry.path.startswith(common) else ""
+                yield from self.cells(File(entry.path.removeprefix(root), root, image_id))
 
     @abstractmethod
-    def cells(self, path: str) -> Iterator[Record | Dropped]:
-        """The cells of one file, by its path from the root; nothing for a file that only describes others."""
+    def cells(self, file: File) -> Iterator[Record | Dropped]:
+        """The cells of one file; nothing for a file that only describes others."""
 
     def read(self, record: Record) -> bytes:
-        return self.tree.read(self.root + record.member)
+        return self.tree.read(record.member)
 
-    def table(self, path: str) -> str:
+    def table(self, member: str) -> str:
         """The text of a file that describes others. Raises `BadImage` where there is none."""
         try:
-            return self.tree.read(self.root + path).decode("utf-8-sig")
+            return self.tree.read(member).decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise CelluScanError(f"source {self.name}: {path} is not UTF-8; save it so (in Excel: CSV UTF-8)") from None
-
-    def image_id(self, path: str) -> str:
-        return f"{self.name}/{path}"
+            raise CelluScanError(
+                f"source {self.name}: {member} is not UTF-8; save it so (in Excel: CSV UTF-8)"
+            ) from None
 
     def expected(self) -> str:
         return f"expected the folders {', '.join(self.landmarks)} ({self.info.title}, {self.info.url})"
 
-    def _find_root(self, paths: list[str]) -> str:
-        roots = {root for path in paths for root in self._roots_in(path)}
-        if not roots:
-            raise CelluScanError(f"source {self.name}: unknown layout in {self.tree.location}; {self.expected()}")
-        return min(roots, key=lambda root: (root.count("/"), root))
+    def without_layout(self) -> str:
+        """The root where no file stands in the published layout. Raises `CelluScanError` for a published source."""
+        raise CelluScanError(f"source {self.name}: unknown layout in {self.tree.location}; {self.expected()}")
 
-    def _roots_in(self, path: str) -> Iterator[str]:
+    def root_of(self, path: str) -> str | None:
+        """The folder in which the layout of a file begins: that of its first landmark; None where it has none."""
         known = {landmark.casefold() for landmark in self.landmarks}
         folders = path.split("/")[:-1]
         for depth, folder in enumerate(folders):
             if folder.casefold() in known:
-                yield "".join(f"{above}/" for above in folders[:depth])
+                return "".join(f"{above}/" for above in folders[:depth])
+        return None
 
 
 class ClassFolderSource(TreeSource):
@@ -107,19 +130,20 @@ class ClassFolderSource(TreeSource):
         """The source's own label for the file; by default the first folder of its path."""
         return path.split("/")[0] if "/" in path else ""
 
-    def group_of(self, path: str) -> str:
-        """What else was made of the same blood, as far as the path tells; by default nothing is known."""
-        return path
+    def group_of(self, path: str) -> str | None:
+        """What else was made of the same blood, as far as the path tells; None where that is nothing."""
+        return None
 
-    def cells(self, path: str) -> Iterator[Record | Dropped]:
-        code = self.code_of(path)
+    def cells(self, file: File) -> Iterator[Record | Dropped]:
+        code = self.code_of(file.path)
         decision = self.decisions.get(code)
         if decision is not None and decision.label is None:
-            yield Dropped(self.image_id(path), f"no_class:{code}", decision.reason, code)
+            yield Dropped(file.image_id, f"no_class:{code}", decision.reason, code)
             return
         label = decision.label if decision else None
-        group = self.image_id(self.group_of(path))
-        yield Record(self.image_id(path), path, label, code, group, augmented=self.augmented)
+        group = self.group_of(file.path)
+        group_id = file.image_id if group is None else f"{self.name}/{group}"
+        yield Record(file.image_id, file.member, label, code, group_id, augmented=self.augmented)
 
 
 def parent_folder(path: str) -> str:

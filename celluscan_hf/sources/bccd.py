@@ -1,13 +1,14 @@
 """BCCD, 364 fields of a smear with boxes around cells (MIT). https://github.com/Shenggan/BCCD_Dataset
 
 `JPEGImages/*.jpg`, `Annotations/*.xml` (VOC boxes: WBC, RBC, Platelets), `labels.csv` (white-cell types of a field).
-A white cell takes its type from `labels.csv` where its field has one type and one white cell; nothing says which
-cell is which elsewhere.
+A white cell takes its type from `labels.csv` where its field has one type; nothing says which cell is which elsewhere.
+A platelet is dropped where a white cell stands in the window around it.
 """
 
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 from xml.etree.ElementTree import Element, ParseError
 
@@ -15,7 +16,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from ..errors import BadImage
-from .base import TreeSource
+from .base import File, TreeSource
 from .records import Decision, Dropped, Record, SourceInfo
 from .tree import Tree
 
@@ -26,10 +27,10 @@ _MIN_WINDOW = 128  # pixels; a tight box around a platelet would be blown up unt
 _MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError)
 _WHITE: dict[str, Decision] = {
     "NEUTROPHIL": Decision("Neutrophil", "band and segmented are not told apart: the parent class"),
-    "EOSINOPHIL": Decision("Eosinophil", "the type of the field's one white cell"),
-    "LYMPHOCYTE": Decision("Lymphocyte", "the type of the field's one white cell"),
-    "MONOCYTE": Decision("Monocyte", "the type of the field's one white cell"),
-    "BASOPHIL": Decision("Basophil", "the type of the field's one white cell"),
+    "EOSINOPHIL": Decision("Eosinophil", "the one type of the field"),
+    "LYMPHOCYTE": Decision("Lymphocyte", "the one type of the field"),
+    "MONOCYTE": Decision("Monocyte", "the one type of the field"),
+    "BASOPHIL": Decision("Basophil", "the one type of the field"),
 }
 
 
@@ -41,6 +42,7 @@ class BCCD(TreeSource):
         license="MIT",
         citation="Shenggan, BCCD Dataset: a small-scale dataset for blood cells detection, 2017",
         url="https://github.com/Shenggan/BCCD_Dataset",
+        caution="Windows cut from fields around boxes; types are given per field, so only fields of one type are used.",
         published=dict(RBC=4155, WBC=372, Platelets=361),
     )
     landmarks = ("JPEGImages", "Annotations")
@@ -52,72 +54,88 @@ class BCCD(TreeSource):
 
     def __init__(self, name: str, tree: Tree) -> None:
         super().__init__(name, tree)
-        self._types: dict[str, list[str]] | None = None
+        self._types: dict[str, dict[str, list[str]]] = {}
 
-    def cells(self, path: str) -> Iterator[Record | Dropped]:
-        folder, _, file = path.partition("/")
-        if folder == "Annotations" and file.endswith(".xml"):
-            if f"JPEGImages/{file.removesuffix('.xml')}.jpg" not in self.paths:
-                yield Dropped(self.image_id(path), "missing_file", "boxes without their field in JPEGImages")
-            return
-        if path == "labels.csv":
-            return
-        if folder != "JPEGImages":
-            yield Record(self.image_id(path), path, None, folder, self.image_id(path))
-            return
-        stem = file.rpartition(".")[0]
+    def cells(self, file: File) -> Iterator[Record | Dropped]:
+        folder, _, name = file.path.partition("/")
+        if folder == "Annotations" and name.endswith(".xml"):
+            if f"{file.root}JPEGImages/{name.removesuffix('.xml')}.jpg" not in self.members:
+                yield Dropped(file.image_id, "missing_file", "boxes without their field in JPEGImages")
+        elif folder == "JPEGImages":
+            yield from self._field(file, stem=name.rpartition(".")[0])
+        elif file.path != "labels.csv":
+            yield Record(file.image_id, file.member, None, folder, file.image_id)
+
+    def _field(self, file: File, stem: str) -> Iterator[Record | Dropped]:
+        annotation = f"{file.root}Annotations/{stem}.xml"
         try:
-            boxes = self._boxes(stem)
+            boxes = _boxes(self.tree.read(annotation))
         except (BadImage, ParseError, DefusedXmlException, *_MALFORMED) as error:
-            yield Dropped(self.image_id(path), "no_annotation", f"Annotations/{stem}.xml: {error}")
+            yield Dropped(file.image_id, "no_annotation", f"{annotation}: {error}")
             return
         if not boxes:
-            yield Dropped(self.image_id(path), "no_annotation", "the field has no box")
-        white = sum(name == "WBC" for name, _ in boxes)
-        for number, (name, box) in enumerate(boxes):
-            yield self._cell(path, f"{self.image_id(path)}#{number:02d}", name, box, self._types_of(stem), white)
+            yield Dropped(file.image_id, "no_annotation", "the field has no box")
+        types = self._types_of(file.root, stem)
+        white = [box for box in boxes if box.name == "WBC"]
+        for number, box in enumerate(boxes):
+            yield self._cell(file, f"{file.image_id}#{number:02d}", box, types, white)
 
-    def _cell(
-        self, path: str, image_id: str, name: str, box: tuple[int, int, int, int], types: list[str], white: int
-    ) -> Record | Dropped:
-        code = name
-        if name == "WBC":
-            if len(types) != 1 or white != 1:
-                detail = f"{white} white cells, types in labels.csv: {', '.join(types) or 'none'}"
-                return Dropped(image_id, "ambiguous_field", detail, name)
+    def _cell(self, file: File, image_id: str, box: "Box", types: list[str], white: "list[Box]") -> Record | Dropped:
+        code = box.name
+        if code == "WBC":
+            if len(types) != 1:
+                listed = ", ".join(types) or "none"
+                return Dropped(image_id, "ambiguous_field", f"types of the field in labels.csv: {listed}", code)
             code = types[0]
         decision = self.decisions.get(code)
         if decision is None or decision.label is None:
             reason = f"no_class:{code}" if decision else f"unknown_label:{code}"
-            return Dropped(image_id, reason, decision.reason if decision else "", name)
-        return Record(image_id, path, decision.label, name, self.image_id(path), box=box)
+            return Dropped(image_id, reason, decision.reason if decision else "", box.name)
+        if box.name != "WBC" and any(box.shows(other) for other in white):
+            return Dropped(image_id, "other_cell_in_window", "a white cell stands in the window around it", box.name)
+        return Record(image_id, file.member, decision.label, box.name, file.image_id, box=box.window)
 
-    def _boxes(self, stem: str) -> list[tuple[str, tuple[int, int, int, int]]]:
-        document = fromstring(self.tree.read(f"{self.root}Annotations/{stem}.xml"))
-        width, height = _integers(document.find("size"), "width", "height")
-        if width <= 0 or height <= 0:
-            raise ValueError(f"a field of {width}x{height} pixels")
-        return [
-            (item.find("name").text.strip(), _window(_integers(item.find("bndbox"), *_CORNERS), width, height))
-            for item in document.findall("object")
-        ]
+    def _types_of(self, root: str, stem: str) -> list[str]:
+        """The different types of white cells of a field, from `labels.csv` (columns Image, Category)."""
+        if root not in self._types:
+            self._types[root] = dict(self._rows(f"{root}labels.csv"))
+        return self._types[root].get(stem.rpartition("_")[2].lstrip("0") or "0", [])
 
-    def _types_of(self, stem: str) -> list[str]:
-        if self._types is None:
-            self._types = self._read_types()
-        return self._types.get(stem.rpartition("_")[2].lstrip("0") or "0", [])
-
-    def _read_types(self) -> dict[str, list[str]]:
-        """White-cell types by the number of the field, from `labels.csv` (columns Image, Category)."""
+    def _rows(self, table: str) -> Iterator[tuple[str, list[str]]]:
         try:
-            text = self.table("labels.csv")
+            text = self.table(table)
         except BadImage:
-            return {}
-        return {
-            (row.get("Image") or "").strip(): [kind.strip() for kind in (row.get("Category") or "").split(",")]
-            for row in csv.DictReader(io.StringIO(text))
-            if row.get("Category")
-        }
+            return
+        for row in csv.DictReader(io.StringIO(text)):
+            types = [kind.strip() for kind in (row.get("Category") or "").split(",")]
+            yield (row.get("Image") or "").strip(), sorted({kind for kind in types if kind})
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of a field by its name: `centre` and the square `window` around it (left, top, right, bottom), pixels."""
+
+    name: str
+    centre: tuple[float, float]
+    window: tuple[int, int, int, int]
+
+    def shows(self, other: "Box") -> bool:
+        """Whether the centre of another box lies in this one's window."""
+        left, top, right, bottom = self.window
+        return left <= other.centre[0] < right and top <= other.centre[1] < bottom
+
+
+def _boxes(annotation: bytes) -> list[Box]:
+    document = fromstring(annotation)
+    width, height = _integers(document.find("size"), "width", "height")
+    if width <= 0 or height <= 0:
+        raise ValueError(f"a field of {width}x{height} pixels")
+    boxes = []
+    for item in document.findall("object"):
+        left, top, right, bottom = corners = _integers(item.find("bndbox"), *_CORNERS)
+        centre = ((left + right) / 2, (top + bottom) / 2)
+        boxes.append(Box(item.find("name").text.strip(), centre, _window(corners, width, height)))
+    return boxes
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -21,6 +21,7 @@ class BCCDAugmented(ClassFolderSource):
         license="unknown",
         citation="Mooney, Blood Cell Images, 2018, derived from BCCD (MIT)",
         url="https://www.kaggle.com/datasets/paultimothymooney/blood-cells",
+        caution="Whole fields, not single cells; rotated copies with black corners, padded more than others.",
         published=dict(EOSINOPHIL=3120, LYMPHOCYTE=3103, MONOCYTE=3098, NEUTROPHIL=3123),
         derived_from="bccd",
     )
@@ -39,7 +40,7 @@ class BCCDAugmented(ClassFolderSource):
     def code_of(self, path: str) -> str:
         return parent_folder(path)
 
-    def group_of(self, path: str) -> str:
+    def group_of(self, path: str) -> str | None:
         folder, _, file = path.rpartition("/")
         copy = _COPY.search(file)
-        return f"{folder}/{copy[1]}" if copy else path
+        return f"{folder}/{copy[1]}" if copy else None

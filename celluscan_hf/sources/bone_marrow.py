@@ -17,6 +17,7 @@ class BoneMarrow(ClassFolderSource):
         citation="Matek et al., Highly accurate differentiation of bone marrow cell morphologies using deep neural "
         "networks on a large image data set, Blood 138, 2021",
         url="https://doi.org/10.7937/TCIA.AXH3-T579",
+        caution="Bone marrow, not blood.",
         published=dict(total=171_375),
     )
     decisions = {

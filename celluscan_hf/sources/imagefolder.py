@@ -7,12 +7,14 @@ name) and `group_id` (patient, slide or smear: its cells stay on one side of eve
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import taxonomy
-from ..errors import BadImage, CelluScanError
-from .base import TreeSource, parent_folder
+from ..errors import CelluScanError
+from .base import File, TreeSource, parent_folder
 from .records import Dropped, Record, SourceInfo
+from .tree import Tree
 
 _METADATA = "metadata.csv"
 _MAC_LITTER = "__MACOSX/"  # what the Finder adds to every zip: no images, but named like them
@@ -26,76 +28,92 @@ class ImageFolder(TreeSource):
         license="unknown",
         citation="given by the user",
         url="https://huggingface.co/docs/datasets/image_load#imagefolder",
+        caution="Images and labels were given by the user who built this.",
     )
     landmarks: ClassVar[tuple[str, ...]] = ()
 
+    def __init__(self, name: str, tree: Tree) -> None:
+        super().__init__(name, tree)
+        self._described: dict[str, Described] = {}
+
     def records(self) -> Iterator[Record | Dropped]:
-        self._metadata: dict[str, dict[str, str]] | None = None
+        self._described = {}
+        for entry in self.tree.entries():
+            if _is_metadata(entry.path):
+                self._described |= self._read_metadata(entry.path)
         yield from super().records()
-        for path in sorted(set(self._rows()) - self.paths):
-            yield Dropped(self.image_id(path), "missing_file", f"named in {_METADATA}")
+        for member in sorted(set(self._described) - self.members):
+            yield Dropped(f"{self.name}/{member}", "missing_file", f"named in a {_METADATA}")
 
     def expected(self) -> str:
         return "expected <class name or code>/<images>, or a metadata.csv with file_name and label"
 
-    def cells(self, path: str) -> Iterator[Record | Dropped]:
-        if path == _METADATA:
+    def cells(self, file: File) -> Iterator[Record | Dropped]:
+        if _is_metadata(file.member):
             return
-        if path.startswith(_MAC_LITTER):
-            yield Record(self.image_id(path), path, None, "", self.image_id(path))
+        told = self._described.get(file.member, Described("", "", ""))
+        text = told.label or parent_folder(file.member)
+        if not text or file.member.startswith(_MAC_LITTER):
+            yield Record(file.image_id, file.member, None, text, file.image_id)
             return
-        row = self._rows().get(path, {})
-        text = row.get("label") or (parent_folder(path))
-        image_id = self.image_id(path)
-        group = self.image_id(f"group:{row['group_id']}") if row.get("group_id") else image_id
-        yield Record(image_id, path, self._class(text, path) if text else None, text, group)
+        group = f"{self.name}/group:{told.group_id}" if told.group_id else file.image_id
+        yield Record(file.image_id, file.member, self._class(text, file.member), text, group)
 
-    def _class(self, text: str, path: str) -> str:
+    def _class(self, text: str, member: str) -> str:
         try:
             return taxonomy.lookup(text).name
         except KeyError as error:
             raise CelluScanError(
-                f"source {self.name}: the label of {path}: {error.args[0]}; rename it, or move it out of "
+                f"source {self.name}: the label of {member}: {error.args[0]}; rename it, or move it out of "
                 f"{self.tree.location}"
             ) from None
 
-    def _rows(self) -> dict[str, dict[str, str]]:
-        if self._metadata is None:
-            self._metadata = self._read_metadata()
-        return self._metadata
-
-    def _read_metadata(self) -> dict[str, dict[str, str]]:
-        try:
-            text = self.table(_METADATA)
-        except BadImage:
-            return {}
-        table = csv.DictReader(io.StringIO(text))
-        if "file_name" not in (table.fieldnames or ()):
+    def _read_metadata(self, table: str) -> dict[str, "Described"]:
+        """What one table says of its files, by their paths in the tree."""
+        rows = csv.DictReader(io.StringIO(self.table(table)))
+        if "file_name" not in (rows.fieldnames or ()):
             raise CelluScanError(
-                f"source {self.name}: {_METADATA} has the columns {table.fieldnames}; expected file_name and, "
-                "each optional, label and group_id"
+                f"source {self.name}: {table} has the columns {rows.fieldnames}; expected file_name and, each "
+                "optional, label and group_id"
             )
-        rows = ({column: (text or "").strip() for column, text in row.items() if column} for row in table)
-        return {self._file_name(row): row for row in rows}
+        root = table.removesuffix(_METADATA)
+        found: dict[str, Described] = {}
+        for row in rows:
+            name, label, group_id = ((row.get(column) or "").strip() for column in ("file_name", "label", "group_id"))
+            member = root + name.removeprefix("./")
+            if not name or member in found:
+                what = f"names {name} twice" if name else "has a row without file_name"
+                raise CelluScanError(f"source {self.name}: {table} {what}; give each file one row")
+            found[member] = Described(root, label, group_id)
+        return found
 
-    def _file_name(self, row: dict[str, str]) -> str:
-        if not row["file_name"]:
-            raise CelluScanError(
-                f"source {self.name}: {_METADATA} has a row without file_name; fill it in or remove it"
-            )
-        return row["file_name"].removeprefix("./")
-
-    def _find_root(self, paths: list[str]) -> str:
-        """The folder that holds `metadata.csv`, or the folders all named after classes, or the one given."""
-        roots = {path.removesuffix(_METADATA) for path in paths if path.split("/")[-1] == _METADATA}
-        roots = roots or {root for path in paths for root in self._roots_in(path)}
-        return min(roots, key=lambda root: (root.count("/"), root), default="")
-
-    def _roots_in(self, path: str) -> Iterator[str]:
+    def root_of(self, path: str) -> str | None:
+        """The folder of the `metadata.csv` that names the file; else the folder that holds its class folder."""
+        if path in self._described:
+            return self._described[path].root
+        if _is_metadata(path):
+            return path.removesuffix(_METADATA)
         folders = path.split("/")[:-1]
         for depth, folder in enumerate(folders):
-            if _is_class(folder):
-                yield "".join(f"{above}/" for above in folders[:depth])
+            if _is_class(folder) and not path.startswith(_MAC_LITTER):
+                return "".join(f"{above}/" for above in folders[:depth])
+        return None
+
+    def without_layout(self) -> str:
+        return ""  # the first file then says which folder is no class
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a `metadata.csv` in the folder `root` says of one file; empty where it says nothing."""
+
+    root: str
+    label: str
+    group_id: str
+
+
+def _is_metadata(path: str) -> bool:
+    return path.rpartition("/")[2] == _METADATA
 
 
 def _is_class(text: str) -> bool:

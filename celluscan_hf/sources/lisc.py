@@ -6,7 +6,7 @@ download they stand below `Main Dataset`, beside fields of mixed cells and the e
 
 from collections.abc import Iterator
 
-from .base import ClassFolderSource, parent_folder, same
+from .base import ClassFolderSource, File, parent_folder, same
 from .records import Decision, Dropped, Record, SourceInfo
 
 
@@ -19,6 +19,7 @@ class LISC(ClassFolderSource):
         citation="Rezatofighi and Soltanian-Zadeh, Automatic recognition of five types of white blood cells in "
         "peripheral blood, Computerized Medical Imaging and Graphics 35, 2011",
         url="http://users.cecs.anu.edu.au/~hrezatofighi/Data/Leukocyte%20Data.htm",
+        caution="Whole fields around a white cell, not single cells.",
     )
     decisions = {
         **same("the folder names the class", baso="Basophil", eosi="Eosinophil", lymp="Lymphocyte", mono="Monocyte"),
@@ -30,11 +31,15 @@ class LISC(ClassFolderSource):
     def code_of(self, path: str) -> str:
         return parent_folder(path).lower()
 
-    def cells(self, path: str) -> Iterator[Record | Dropped]:
-        if "ground truth" in path.lower() or "expert" in path.lower():
-            yield Dropped(self.image_id(path), "segmentation_mask", "an expert's mask, not an image of a cell")
+    def cells(self, file: File) -> Iterator[Record | Dropped]:
+        if _is_mask(file.member):
+            yield Dropped(file.image_id, "segmentation_mask", "an expert's mask, not an image of a cell")
         else:
-            yield from super().cells(path)
+            yield from super().cells(file)
 
-    def _roots_in(self, path: str) -> Iterator[str]:
-        return iter(()) if "ground truth" in path.lower() else super()._roots_in(path)
+    def root_of(self, path: str) -> str | None:
+        return None if _is_mask(path) else super().root_of(path)
+
+
+def _is_mask(path: str) -> bool:
+    return "ground truth" in path.lower() or "expert" in path.lower()

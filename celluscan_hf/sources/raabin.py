@@ -38,6 +38,6 @@ class Raabin(ClassFolderSource):
     def code_of(self, path: str) -> str:
         return parent_folder(path)
 
-    def group_of(self, path: str) -> str:
+    def group_of(self, path: str) -> str | None:
         smear = _SMEAR.match(path.split("/")[-1])
-        return smear[1] if smear else path
+        return smear[1] if smear else None

@@ -49,6 +49,7 @@ class SourceInfo:
     """Published facts on a source.
 
     `published` holds the counts its authors give, by their own labels ("total" where only that is known).
+    `caution` is what a user of these images has to know, for the card; empty where there is nothing special.
     `derived_from` names the source whose cells reappear in this one, so that both stay on one side of a split.
     """
 
@@ -57,4 +58,5 @@ class SourceInfo:
     citation: str
     url: str
     published: Mapping[str, int] = field(default_factory=dict)
+    caution: str = ""
     derived_from: str | None = None

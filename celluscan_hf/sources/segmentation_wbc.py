@@ -7,11 +7,11 @@ classes in `Class Labels of Dataset N.csv`. The labels were not checked by exper
 import csv
 import io
 from collections.abc import Iterator
-from functools import cached_property
 
 from ..errors import BadImage
-from .base import TreeSource
+from .base import File, TreeSource
 from .records import Decision, Dropped, Record, SourceInfo
+from .tree import Tree
 
 
 class SegmentationWBC(TreeSource):
@@ -23,6 +23,7 @@ class SegmentationWBC(TreeSource):
         citation="Zheng et al., Fast and robust segmentation of white blood cell images by self-supervised learning, "
         "Micron 107, 2018",
         url="https://github.com/zxaoyou/segmentation_WBC",
+        caution="Its labels were not checked by experts.",
         published={"Dataset 1": 300, "Dataset 2": 100},
     )
     landmarks = ("Dataset 1", "Dataset 2")
@@ -34,28 +35,28 @@ class SegmentationWBC(TreeSource):
         "5": Decision("Basophil", "number 5 of the published list"),
     }
 
-    def cells(self, path: str) -> Iterator[Record | Dropped]:
-        part, _, file = path.partition("/")
-        stem, _, suffix = file.rpartition(".")
-        image_id = self.image_id(path)
-        if path in self._tables:
+    def __init__(self, name: str, tree: Tree) -> None:
+        super().__init__(name, tree)
+        self._read: dict[tuple[str, str], dict[str, str]] = {}
+
+    def cells(self, file: File) -> Iterator[Record | Dropped]:
+        part, _, name = file.path.partition("/")
+        stem, _, suffix = name.rpartition(".")
+        if file.path in map(_table_of, self.landmarks):
             return
         if part in self.landmarks and suffix.lower() == "png":
-            yield Dropped(image_id, "segmentation_mask", "a mask, not an image of a cell", part)
+            yield Dropped(file.image_id, "segmentation_mask", "a mask, not an image of a cell", part)
             return
-        number = self._labels.get((part, stem.lstrip("0") or "0"), "")
+        number = self._labels(file.root, part).get(stem.lstrip("0") or "0", "")
         decision = self.decisions.get(number)
         label = decision.label if decision else None
-        yield Record(image_id, path, label, number or f"missing in {part}", image_id)
+        yield Record(file.image_id, file.member, label, number or f"missing in {part}", file.image_id)
 
-    @property
-    def _tables(self) -> dict[str, str]:
-        return {f"Class Labels of {part}.csv": part for part in self.landmarks}
-
-    @cached_property
-    def _labels(self) -> dict[tuple[str, str], str]:
-        """Class number by part and image number, from the two tables (columns image ID, class label)."""
-        return {(part, image): number for table, part in self._tables.items() for image, number in self._rows(table)}
+    def _labels(self, root: str, part: str) -> dict[str, str]:
+        """Class numbers by image number of one part, from its table (columns image ID, class label)."""
+        if (root, part) not in self._read:
+            self._read[root, part] = dict(self._rows(root + _table_of(part)))
+        return self._read[root, part]
 
     def _rows(self, table: str) -> Iterator[tuple[str, str]]:
         try:
@@ -65,3 +66,7 @@ class SegmentationWBC(TreeSource):
         for row in csv.reader(io.StringIO(text)):
             if len(row) >= 2 and row[0].strip().isdigit():
                 yield row[0].strip().lstrip("0") or "0", row[1].strip()
+
+
+def _table_of(part: str) -> str:
+    return f"Class Labels of {part}.csv"

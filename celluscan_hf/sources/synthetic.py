@@ -19,6 +19,7 @@ class Synthetic(Source):
         license="MIT",
         citation="CelluScan",
         url="https://huggingface.co/celluscan",
+        caution="Drawn, not photographed: for trying the software. No figure on them says anything about blood.",
     )
 
     def __init__(self, name: str, count: int, seed: int) -> None:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from bz2 import BZ2File
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
@@ -38,10 +38,14 @@ _COMPRESSED: dict[bytes, Callable[[Path], BufferedIOBase]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of the tree by its path with `/`; `problem` is set where it must not be opened."""
+    """A file of the tree by its path with `/`; `problem` is set where it must not be opened.
+
+    `stamp` is equal as long as the file is: its size in bytes and time of change, or those of its archive.
+    """
 
     path: str
     problem: str = ""
+    stamp: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 class Tree(Protocol):
@@ -95,7 +99,7 @@ class FolderTree:
                 yield Entry(_readable(path), "symlink_loop" if error.errno == errno.ELOOP else "broken_link")
                 continue
             if not stat.S_ISDIR(status.st_mode):
-                yield Entry(_readable(path), _file_problem(path, status))
+                yield Entry(_readable(path), _file_problem(path, status), _stamp(status))
             elif _identity(status) in above:
                 yield Entry(_readable(path), "symlink_loop")
             else:
@@ -119,11 +123,14 @@ class ZipTree:
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(self.location)
+        try:
+            return zipfile.ZipFile(self.location)
+        except _DAMAGED as error:
+            raise _damaged(self.location, error) from error
 
     def entries(self) -> Iterator[Entry]:
         names = (info.filename for info in self._zip.infolist() if not info.is_dir())
-        return _archive_entries(names, links=set())
+        return _archive_entries(names, links=set(), stamp=_stamp(self.location.stat()))
 
     def read(self, path: str) -> bytes:
         try:
@@ -161,7 +168,8 @@ class TarTree:
 
     def entries(self) -> Iterator[Entry]:
         links = {member.name for member in self._members if not member.isfile() or member.issparse()}
-        return _archive_entries((member.name for member in self._members), links)
+        names = (member.name for member in self._members)
+        return _archive_entries(names, links, stamp=_stamp(self.location.stat()))
 
     def read(self, path: str) -> bytes:
         member = self._by_name.get(path)
@@ -177,7 +185,7 @@ class TarTree:
         return {"location": self.location, "data": self.data}
 
 
-def _archive_entries(names: Iterator[str], links: set[str]) -> Iterator[Entry]:
+def _archive_entries(names: Iterator[str], links: set[str], stamp: tuple[int, int]) -> Iterator[Entry]:
     seen: set[str] = set()
     for name in sorted(names):
         parts = PurePosixPath(name).parts
@@ -185,7 +193,12 @@ def _archive_entries(names: Iterator[str], links: set[str]) -> Iterator[Entry]:
         repeated = name in seen
         seen.add(name)
         problem = "unsafe_path" if unsafe else "link_in_archive" if name in links else ""
-        yield Entry(_readable(name), problem or _name_problem(name) or ("repeated_member" if repeated else ""))
+        problem = problem or _name_problem(name) or ("repeated_member" if repeated else "")
+        yield Entry(_readable(name), problem, stamp)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -239,7 +252,7 @@ def _uncompressed(location: Path, scratch: Path) -> Path:
     if opener is None:
         return location
     status = location.stat()
-    identity = f"{location.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    identity = f"{location.resolve()}|{_stamp(status)}"
     copy = scratch / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.tar"
     if not copy.exists():
         with whole(copy) as partial, opener(location) as source, open(partial, "wb") as target:

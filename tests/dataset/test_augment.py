@@ -15,7 +15,7 @@ from celluscan_hf.errors import CelluScanError
 
 @pytest.fixture
 def parent():
-    return {"image_id": "own/a.png", "variants": 40, "label": 1}
+    return {"image_id": "own/a.png", "variants": 40, "label": 1, "width": 48, "height": 48}
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_was_done_can_be_done_again(parent, image):
 def test_uncovered_corners_take_the_colour_of_the_background():
     plain = Image.new("RGB", (48, 48), (240, 220, 200))
     plain.paste((90, 40, 140), (16, 16, 32, 32))
-    for row in variants({"image_id": "a", "variants": 60}, plain, seed=0):
+    for row in variants({"image_id": "a", "variants": 60, "width": 48, "height": 48}, plain, seed=0):
         (operation,) = json.loads(row["augmentation"])["operations"]
         if operation["name"] in {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}:
             corner = np.frombuffer(decoded(row), np.uint8).reshape(48, 48, 3)[:4, :4].mean((0, 1))
@@ -82,4 +82,10 @@ def test_uncovered_corners_take_the_colour_of_the_background():
 
 def test_an_image_too_plain_to_vary_is_an_error():
     with pytest.raises(CelluScanError, match="too plain to be augmented"):
-        list(variants({"image_id": "own/black.png", "variants": 400}, Image.new("RGB", (48, 48)), seed=0))
+        list(
+            variants(
+                {"image_id": "own/black.png", "variants": 400, "width": 48, "height": 48},
+                Image.new("RGB", (48, 48)),
+                seed=0,
+            )
+        )

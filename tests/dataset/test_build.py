@@ -108,6 +108,29 @@ def test_a_finished_folder_with_other_settings_is_refused(built):
         build_small(built, image_size=64)
 
 
+def test_a_finished_folder_of_other_sources_is_refused(built, cell_folder):
+    with pytest.raises(CelluScanError, match="finished build of other sources or files"):
+        build_small(built, f"imagefolder={cell_folder}")
+
+
+def test_a_finished_folder_of_the_same_sources_is_left_as_it_is(built):
+    before = contents(built)
+    assert build_small(built)["rows"]["originals"] == 14 * 20
+    assert contents(built) == before
+
+
+def test_an_output_inside_a_source_is_refused(cell_folder):
+    with pytest.raises(CelluScanError, match="lies in source imagefolder"):
+        build_small(cell_folder / "out", f"imagefolder={cell_folder}")
+
+
+def test_a_folder_with_foreign_statistics_is_no_finished_build(tmp_path):
+    (tmp_path / "wbc" / "curation").mkdir(parents=True)
+    (tmp_path / "wbc" / "curation" / "statistics.json").write_text("{}")
+    with pytest.raises(CelluScanError, match="holds something that is no build"):
+        build_small(tmp_path / "wbc")
+
+
 def test_a_second_build_into_the_same_folder_stops(tmp_path):
     with (
         Workspace(BuildSettings(("synthetic=1",), tmp_path / "wbc")),
@@ -118,6 +141,7 @@ def test_a_second_build_into_the_same_folder_stops(tmp_path):
 
 def test_an_unfinished_build_asks_for_resume(tmp_path):
     (tmp_path / "wbc.building").mkdir()
+    (tmp_path / "wbc.building" / "build.json").write_text("{}")
     with pytest.raises(CelluScanError, match="unfinished build; add --resume"):
         build_small(tmp_path / "wbc")
 
@@ -130,13 +154,18 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         build_small(tmp_path / "wbc", resume=True)
 
 
-def test_resuming_with_other_files_is_refused(tmp_path, cell_folder, write_image):
-    output = tmp_path / "wbc"
-    work = Workspace(BuildSettings(("synthetic=1",), output, image_size=48, target_per_class=28))
-    with work:
-        work.open({**work.settings.content, "listing": "of other files"})
-    with pytest.raises(CelluScanError, match="the sources have changed"):
-        build_small(output, f"imagefolder={cell_folder}", resume=True)
+@pytest.mark.parametrize("changed", ["listing", "files", "software"])
+def test_resuming_what_has_changed_is_refused(tmp_path, cell_folder, changed, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("celluscan_hf.dataset.build._scan_and_curate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_small(tmp_path / "wbc", f"imagefolder={cell_folder}")
+    path = tmp_path / "wbc.building" / "build.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {changed: "another"}))
+    with pytest.raises(CelluScanError, match="have changed since"):
+        build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", resume=True)
 
 
 def test_an_output_that_holds_something_else_is_refused(tmp_path):
@@ -175,6 +204,7 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(built, tmp_path):
         (["--image-size=7"], "--image-size 7: expected"),
         (["--num-proc=0"], "--num-proc 0: expected 1 or more"),
         (["--license=pbc"], "expected SOURCE=LICENSE"),
+        (["--output=/dev/null/wbc"], "/dev/null"),
     ],
 )
 def test_a_bad_request_is_one_line(tmp_path, arguments, message):

@@ -47,10 +47,13 @@ def test_limits_are_told(text):
 
 def test_a_missing_figure_is_an_error_not_a_gap(built):
     statistics = figures(built, "statistics.json")
-    audit, sources = figures(built, "audit.json"), figures(built, "sources.json")
     del statistics["channel_mean"]
     with pytest.raises(UndefinedError):
-        card.render(statistics, sources, audit, card.DatasetCardData())
+        card.render(statistics, figures(built, "sources.json"), card.DatasetCardData())
+
+
+def test_what_a_user_must_know_of_a_source_is_told(text):
+    assert "Drawn, not photographed" in text
 
 
 def test_numbers_of_a_table_are_set_to_the_right():

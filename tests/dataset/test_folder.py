@@ -68,6 +68,13 @@ def test_every_image_is_stored_once(built):
     assert len({row["image_id"] for row in stored}) == len(stored)
 
 
+def test_every_image_has_a_file_name_of_its_own_in_its_folder(built):
+    stored = [
+        row for path in parquet_files(built) for row in pq.read_table(path, columns=["image_id", "image"]).to_pylist()
+    ]
+    assert len({(row["image_id"].split("/")[1], row["image"]["path"]) for row in stored}) == len(stored)
+
+
 def test_images_are_jpeg_squares_of_the_size_asked_for(built):
     for path in parquet_files(built):
         for row in pq.read_table(path, columns=["image"]).to_pylist():

@@ -98,8 +98,15 @@ def test_a_near_duplicate_across_splits_is_found(copy):
 
 def test_an_augmented_row_in_test_is_found(copy):
     row = first(copy, "augmented/train-tier100-*")
-    edit(copy, "originals/test-*", lambda rows: [{**rows[0], "parent_id": row["parent_id"]}, *rows[1:]])
+    pq.write_table(pa.Table.from_pylist([row], SCHEMA), copy / "data/augmented/test-00000-of-00001.parquet")
+    edit(copy, "augmented/train-tier100-*", lambda rows: rows[1:])
     assert "validation and test hold originals only" in broken(copy)
+
+
+def test_an_original_of_test_with_a_parent_is_found(copy):
+    row = first(copy, "augmented/train-tier100-*")
+    edit(copy, "originals/test-*", replace_first(parent_id=row["parent_id"]))
+    assert broken(copy) == {"validation and test hold originals only"}
 
 
 def test_a_parent_outside_train_is_found(copy):

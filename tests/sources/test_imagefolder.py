@@ -1,6 +1,7 @@
 """A folder of one's own, and what `--source` and `--license` accept."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_archive_gives_the_same_records(packing, metadata, tmp_path, write_files
     plain, packed = (
         list(open_source(f"imagefolder={path}", tmp_path / "scratch", seed=0).records()) for path in (folder, archive)
     )
-    assert plain == packed
+    assert [replace(item, member="") for item in packed] == [replace(item, member="") for item in plain]
 
 
 @pytest.mark.parametrize("folder", ["Neutrofils", "Segmented Neutrphil"])

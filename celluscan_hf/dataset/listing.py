@@ -1,0 +1,52 @@
+"""Going through all sources once, without opening an image: what there is, and whether it is still the same."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ..sources import Dropped, Record, Source
+from .workers import progress
+
+
+@dataclass
+class Listing:
+    """What the sources hold: records to look at, files dropped already, and how often each label was found.
+
+    `digest` is equal for equal names, labels and licences, `files` for files that were not written to since.
+    """
+
+    records: int = 0
+    dropped: list[Dropped] = field(default_factory=list)
+    found: dict[str, Counter[str]] = field(default_factory=dict)
+    digest: str = ""
+    files: str = ""
+
+    @property
+    def seen(self) -> int:
+        return self.records + len(self.dropped)
+
+
+def list_sources(sources: Iterable[Source]) -> Listing:
+    """Go through all sources once without opening an image."""
+    listing = Listing()
+    digest, files = hashlib.sha256(), hashlib.sha256()
+    for source in sources:
+        found = listing.found[source.name] = Counter()
+        with progress("listing", None, "file") as advance:
+            for item in source.records():
+                digest.update(repr((source.license, _without_member(item))).encode())
+                found[item.source_label] += 1
+                if isinstance(item, Dropped):
+                    listing.dropped.append(item)
+                else:
+                    listing.records += 1
+                advance(1)
+        files.update(source.stamp.encode())
+    listing.digest, listing.files = digest.hexdigest(), files.hexdigest()
+    return listing
+
+
+def _without_member(item: Record | Dropped) -> Record | Dropped:
+    """An item without the place of its bytes, which depends on how its source is packed."""
+    return replace(item, member="") if isinstance(item, Record) else item
