@@ -192,7 +192,7 @@ def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
     """Each row's final group: `groups` (N,) joined wherever a pair of rows is a duplicate, named by its first name."""
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    names, members = np.unique(np.array(groups, object), return_inverse=True)
     ends = members[np.asarray(pairs, np.int64).reshape(-1, 2)]
     links = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
     _, component = connected_components(links, directed=False)

@@ -56,8 +56,8 @@ def deal(groups: Groups, shares: Sequence[float], seed: int, eligible: NDArray[n
 
 def seeded_order(names: Sequence[str], seed: int) -> Integers:
     """A shuffle that depends on the seed and each name alone: positions of `names`, (N,)."""
-    keys = [hashlib.sha256(f"{seed}|{name}".encode()).digest() for name in names]
-    return np.array(sorted(range(len(names)), key=keys.__getitem__), np.int64)
+    keys = (int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:8], "big") for name in names)
+    return np.argsort(np.fromiter(keys, np.uint64, len(names)), kind="stable")
 
 
 def _order(groups: Groups, seed: int) -> Integers:
