@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,16 @@ def _rounded(values: list[float]) -> list[float]:
     return [round(value, 2) for value in values]
 
 
+def _check_needs(arguments: argparse.Namespace) -> None:
+    """Say at once what is missing, not after the first minutes."""
+    pbc = getattr(arguments, "pbc", None)
+    if pbc is not None and not pbc.is_dir():
+        raise SystemExit(f"error: {pbc} does not exist; give the folder of PBC with --pbc")
+    for module in {"curation": ["cleanvision"], "memory": ["psutil"]}.get(arguments.what, []):
+        if find_spec(module) is None:
+            raise SystemExit(f'error: {module} is not installed; pip install -e ".[benchmark]"')
+
+
 def _arguments() -> argparse.Namespace:
     from celluscan_hf.dataset.settings import cores
 
@@ -212,6 +223,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Run one benchmark and write its figures with what they were measured on."""
     arguments = _arguments()
+    _check_needs(arguments)
     packages = ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash")
     figures = {
         "what": arguments.what,

@@ -37,6 +37,7 @@ def render(statistics: dict[str, Any], sources: dict[str, Any], data: DatasetCar
     environment.filters["thousands"] = lambda number: f"{number:,}"
     body = environment.from_string(template_path().read_text("utf-8")).render(
         repository=REPOSITORY,
+        configs=[config["config_name"] for config in data.get("configs", [])],
         grid=GRID,
         statistics=statistics,
         sources=sources,

@@ -28,14 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "class; imagefolder:NAME=PATH names a folder of your own. May be repeated",
     )
     parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
-    parser.add_argument("--image-size", type=int, default=BuildSettings.image_size, help="side of the images in pixels")
+    parser.add_argument(
+        "--image-size", type=int, default=BuildSettings.image_size, help="side of the images in pixels (224)"
+    )
     parser.add_argument(
         "--target-per-class",
         type=int,
         default=BuildSettings.target_per_class,
-        help="train classes with fewer rows are filled up by augmentation; 0 for none",
+        help="train classes with fewer rows are filled up by augmentation (4500); 0 for none",
     )
-    parser.add_argument("--seed", type=int, default=BuildSettings.seed)
+    parser.add_argument(
+        "--seed", type=int, default=BuildSettings.seed, help="of splits, augmentation and drawn cells (42)"
+    )
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
     parser.add_argument("--resume", action="store_true", help="go on with a build that was stopped")
     parser.add_argument(
@@ -106,8 +110,7 @@ def summary(statistics: dict[str, Any], output: Path) -> str:
         "",
         table(["source", "its label", "found", "published"], found_and_published(statistics)),
         "",
-        table(["dropped because", "files or boxes"], statistics["dropped"].items()),
-        "",
+        *([table(["dropped because", "files or boxes"], statistics["dropped"].items()), ""] if dropped else []),
         f"{statistics['seen']:,} files or boxes seen = {rows:,} rows + {dropped:,} dropped; "
         f"{statistics['rows']['augmented']:,} augmented rows added.",
         f"channel mean {statistics['channel_mean']}, std {statistics['channel_std']} (train originals, in [0, 1])",

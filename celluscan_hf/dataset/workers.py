@@ -76,7 +76,14 @@ def _end_with_parent() -> None:
 @contextmanager
 def progress(stage: str, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
     """A progress bar on the terminal, and a line in the log; yields the function that is told of each step."""
-    started = time.monotonic()
-    with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, smoothing=0.05, leave=False) as bar:
-        yield bar.update
-    _log.info("%s: %d %ss in %.1f s", stage, bar.n, unit, time.monotonic() - started)
+    started, done = time.monotonic(), 0
+    # disable=None: no bar where nobody watches, only the line in the log
+    with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, leave=False, disable=None) as bar:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(count)
+
+        yield advance
+    _log.info("%s: %d %ss in %.1f s", stage, done, unit, time.monotonic() - started)

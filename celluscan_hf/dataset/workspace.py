@@ -80,7 +80,8 @@ class Workspace:
         """Refuse a finished build, by its statistics, of other sources, files or licences than those listed."""
         if done["listing"] != listing:
             raise CelluScanError(
-                f"{self.output} is a finished build of other sources or files; choose another --output, or delete it"
+                f"{self.output} is a finished build of other sources, files or licences; "
+                "choose another --output, or delete it"
             )
 
     def open(self, description: dict[str, Any]) -> None:

@@ -76,10 +76,12 @@ def open_source(spec: str, scratch: Path, seed: int) -> Source:
     kind, _, name = key.partition(":")
     if kind == "synthetic":
         return Synthetic("synthetic", _count(value), seed)
-    if kind not in READERS or (name and kind != "imagefolder"):
+    if name and kind != "imagefolder":
+        raise CelluScanError(f"--source {key}: only imagefolder takes a name of its own; give {kind}=PATH")
+    if kind not in READERS:
         close = difflib.get_close_matches(kind, KEYS, n=3)
         raise CelluScanError(f"--source {key}: unknown source; {_known(close)}")
-    return READERS[kind](name or kind, open_tree(Path(value), scratch))
+    return READERS[kind](name or kind, open_tree(Path(value).expanduser(), scratch))
 
 
 def _count(value: str) -> int:

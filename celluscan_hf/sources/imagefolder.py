@@ -6,6 +6,7 @@ name) and `group_id` (patient, slide or smear: its cells stay on one side of eve
 
 import csv
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,7 @@ from .base import File, TreeSource, parent_folder
 from .records import Dropped, Record, SourceInfo
 from .tree import Tree
 
+_log = logging.getLogger(__name__)
 _METADATA = "metadata.csv"
 _MAC_LITTER = "__MACOSX/"  # what the Finder adds to every zip: no images, but named like them
 
@@ -42,8 +44,19 @@ class ImageFolder(TreeSource):
             if _is_metadata(entry.path):
                 self._described |= self._read_metadata(entry.path)
         yield from super().records()
+        self._warn_of_ungrouped()
         for member in sorted(set(self._described) - self.members):
             yield Dropped(f"{self.name}/{member}", "missing_file", f"named in a {_METADATA}")
+
+    def _warn_of_ungrouped(self) -> None:
+        if any(told.group_id for told in self._described.values()):
+            alone = [m for m in self.members if not _is_metadata(m) and not self._told(m).group_id]
+            if alone:
+                first = min(alone)
+                _log.warning("source %s: %d files have no group_id, the first %s", self.name, len(alone), first)
+
+    def _told(self, member: str) -> "Described":
+        return self._described.get(member, Described("", "", ""))
 
     def expected(self) -> str:
         return "expected <class name or code>/<images>, or a metadata.csv with file_name and label"
@@ -51,7 +64,7 @@ class ImageFolder(TreeSource):
     def cells(self, file: File) -> Iterator[Record | Dropped]:
         if _is_metadata(file.member):
             return
-        told = self._described.get(file.member, Described("", "", ""))
+        told = self._told(file.member)
         text = told.label or parent_folder(file.member)
         if not text or file.member.startswith(_MAC_LITTER):
             yield Record(file.image_id, file.member, None, text, file.image_id)
@@ -76,6 +89,12 @@ class ImageFolder(TreeSource):
                 f"source {self.name}: {table} has the columns {rows.fieldnames}; expected file_name and, each "
                 "optional, label and group_id"
             )
+        ignored = sorted(set(rows.fieldnames or ()) - {"file_name", "label", "group_id"})
+        if ignored:
+            _log.warning(
+                "source %s: %s: ignored the columns %s; cells stay together by group_id alone",
+                self.name, table, ", ".join(ignored),
+            )  # fmt: skip
         root = table.removesuffix(_METADATA)
         found: dict[str, Described] = {}
         for row in rows:

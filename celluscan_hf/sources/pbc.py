@@ -16,6 +16,8 @@ class PBC(ClassFolderSource):
         citation="Acevedo et al., A dataset of microscopic peripheral blood cell images for development of automatic "
         "recognition systems, Data in Brief 30, 2020",
         url="https://doi.org/10.17632/snkd93bnjr.1",
+        caution="All IG and NEUTROPHIL files, and some of five other labels, come from another acquisition with a grey "
+        "background: a model can tell these two by their background alone.",
         published=dict(
             BA=1218, EO=3117, ERB=1551, IG=151, PMY=592, MY=1137, MMY=1015, LY=1214, MO=1420, BNE=1633, SNE=1646,
             NEUTROPHIL=50, PLATELET=2348,

@@ -109,7 +109,7 @@ def test_a_finished_folder_with_other_settings_is_refused(built):
 
 
 def test_a_finished_folder_of_other_sources_is_refused(built, cell_folder):
-    with pytest.raises(CelluScanError, match="finished build of other sources or files"):
+    with pytest.raises(CelluScanError, match="finished build of other sources, files or licences"):
         build_small(built, f"imagefolder={cell_folder}")
 
 
