@@ -46,7 +46,6 @@ class Part:
 HELD_OUT = tuple(Part("originals", split) for split in SPLITS[1:])
 ORIGINAL_TRAIN = tuple(Part("originals", "train", tier) for tier in TIERS)
 AUGMENTED_TRAIN = tuple(Part("augmented", "train", tier) for tier in TIERS)
-PARTS = (*ORIGINAL_TRAIN, *HELD_OUT, *AUGMENTED_TRAIN)
 
 # each config's train part; validation and test are the same in all
 CONFIGS: dict[str, tuple[Part, ...]] = {

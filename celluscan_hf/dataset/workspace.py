@@ -1,7 +1,7 @@
 """Where a build happens: beside the output, which appears under its name only when it is whole.
 
-`<output>.building/` holds the lock, the settings, what was scanned and the shards written so far. Every file in it
-gets its name once it is complete, so whatever a killed build left can be used by the next one.
+`<output>.building/` holds the settings, what was scanned and the shards written so far; `<output>.lock` keeps a second
+build out. Every file gets its name once it is complete, so whatever a killed build left can be used by the next one.
 """
 
 import json
