@@ -1,0 +1,375 @@
+"""A Vision Transformer for single blood cells, written to be read from top to bottom.
+
+The model of Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words" (https://arxiv.org/abs/2010.11929), with
+pre-norm blocks. An image is cut into patches, each patch becomes a token, a class token is put in front, positions are
+added; then every block lets the tokens look at each other (attention) and thinks about each alone (MLP); a linear
+classifier reads the class token. `README.md` beside this file walks through it with numbers.
+
+Letters in the comments on shapes: B images, C channels, H x W pixels, P pixels a patch side, N tokens = 1 + number of
+patches, D = hidden_size, h heads, d = D / h, L labels.
+
+This file is shipped with every checkpoint as remote code, so it stands alone: it imports nothing of this package.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_celluscan import CelluScanConfig
+
+
+class PatchEmbedding(nn.Module):
+    """Pixels to tokens: (B, C, H, W) -> (B, N, D).
+
+    Projects every patch to D numbers, puts the class token in front and adds a learned position to each token.
+    """
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid_size = config.image_size // config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.grid_size**2, config.hidden_size))
+        self.projection = convolutional_stem(config) if config.patch_stem == "convolution" else linear_stem(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        patches = self.projection(pixel_values)  # (B, D, H/P, W/P)
+        positions: torch.Tensor = self.position_embeddings  # (1, N, D)
+        if interpolate_pos_encoding:
+            positions = self.interpolated_positions(patches.shape[-2], patches.shape[-1])
+        tokens = patches.flatten(2).transpose(1, 2)  # (B, N - 1, D)
+        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)  # (B, 1, D)
+        tokens = torch.cat((cls_token, tokens), dim=1) + positions  # (B, N, D)
+        return self.dropout(tokens)
+
+    def interpolated_positions(self, rows: int, columns: int) -> torch.Tensor:
+        """The position table for a grid of `rows` x `columns` patches, bicubic: (1, 1 + rows * columns, D)."""
+        if rows == columns == self.grid_size:
+            return self.position_embeddings
+        cls_position, patch_positions = self.position_embeddings.split((1, self.grid_size**2), dim=1)
+        grid = patch_positions.unflatten(1, (self.grid_size, self.grid_size)).permute(0, 3, 1, 2)
+        grid = nn.functional.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
+        patch_positions = grid.to(patch_positions.dtype).flatten(2).transpose(1, 2)
+        return torch.cat((cls_position, patch_positions), dim=1)
+
+
+def linear_stem(config: CelluScanConfig) -> nn.Module:
+    """One linear map for every patch, (B, C, H, W) -> (B, D, H/P, W/P): a convolution that steps by its own size."""
+    return nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size)
+
+
+def convolutional_stem(config: CelluScanConfig) -> nn.Module:
+    """Small convolutions, each halving the image, then a 1x1 projection: (B, C, H, W) -> (B, D, H/P, W/P).
+
+    The early convolutions of Xiao et al. 2021 (https://arxiv.org/abs/2106.14881): 3x3, stride 2, batch norm, ReLU,
+    channels doubling up to D / 2.
+    """
+    halvings = int(math.log2(config.patch_size))
+    widths = [config.num_channels] + [config.hidden_size >> step for step in range(halvings, 0, -1)]
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        layers += [
+            nn.Conv2d(width_in, width_out, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width_out),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], config.hidden_size, kernel_size=1))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scaled dot-product attention by hand. The fused kernels compute the same without keeping the weights.
+
+    `query`, `key`, `value`: (B, h, N, d). Returns the mixed values (B, N, h, d) and the weights (B, h, N, N), whose
+    rows sum to one.
+    """
+    scores = query @ key.transpose(2, 3) * scaling  # (B, h, N, N): how well each query fits each key
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    mixed = weights @ value  # (B, h, N, d): values, averaged by these weights
+    return mixed.transpose(1, 2), weights
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Every token gathers from all tokens what it needs: (B, N, D) -> (B, N, D), h times side by side.
+
+    With `num_queries` only that many leading tokens ask, and the result is (B, num_queries, D).
+    """
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False  # every token sees every token; without this line sdpa would hide those to the right
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch_size, num_tokens, _ = hidden_states.shape
+        qkv = self.qkv(hidden_states)  # (B, N, 3 D): queries, keys and values in one product
+        qkv = qkv.view(batch_size, num_tokens, 3, -1, self.head_dim)  # (B, N, 3, h, d): split into heads
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        mixed, weights = attend(
+            self,
+            query[:, :, :num_queries],
+            key,
+            value,
+            attention_mask=None,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )  # (B, N, h, d)
+        mixed = mixed.flatten(2)  # (B, N, D): heads merged
+        return self.dropout(self.proj(mixed)), weights
+
+
+class MLP(nn.Module):
+    """Each token on its own through a wider layer and back: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dropout(self.activation(self.fc1(hidden_states)))  # (B, N, intermediate_size)
+        return self.dropout(self.fc2(hidden_states))  # (B, N, D)
+
+
+class StochasticDepth(nn.Module):
+    """In training, drops a whole branch for a random share of the images and scales up the others."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.probability == 0.0:
+            return branch
+        kept = 1.0 - self.probability
+        mask = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(kept)
+        return branch * (mask / kept)
+
+
+class TransformerBlock(GradientCheckpointingLayer):
+    """Attention, then MLP, each on normalised tokens and added to what came in: (B, N, D) -> (B, N, D).
+
+    With `num_queries` only that many leading tokens are computed: (B, N, D) -> (B, num_queries, D).
+    """
+
+    def __init__(self, config: CelluScanConfig, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = MultiHeadSelfAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+        self.drop_path = StochasticDepth(drop_path_rate)
+
+    def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs: Any) -> torch.Tensor:
+        attended, _ = self.attention(self.layernorm_before(hidden_states), num_queries, **kwargs)
+        hidden_states = hidden_states[:, :num_queries] + self.drop_path(attended)
+        return hidden_states + self.drop_path(self.mlp(self.layernorm_after(hidden_states)))
+
+
+class ViTClassifier(nn.Module):
+    """The head: one score per label from the pooled token, (B, D) -> (B, L)."""
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.linear(pooled)
+
+
+class CelluScanPreTrainedModel(PreTrainedModel):
+    """What the library needs to know to make, load, save, spread and compile these models."""
+
+    config_class = CelluScanConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PatchEmbedding", "TransformerBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": MultiHeadSelfAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # linear, convolution and norm layers
+        if isinstance(module, PatchEmbedding):
+            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+
+
+class CelluScanModel(CelluScanPreTrainedModel):
+    """The Vision Transformer without a head."""
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__(config)
+        depth = config.num_hidden_layers
+        drop_path_rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
+        self.embeddings = PatchEmbedding(config)
+        self.layers = nn.ModuleList([TransformerBlock(config, rate) for rate in drop_path_rates])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        pooled_only: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Images to tokens.
+
+        Args:
+            pixel_values: (B, C, H, W), normalised by the image processor; H = W = `image_size`, or any multiple of
+                `patch_size` with `interpolate_pos_encoding`.
+            interpolate_pos_encoding: Resize the position table to the image.
+            pooled_only: Let the last block compute the class token alone, as nothing reads the others when `pooling`
+                is `"cls"`: the same `pooler_output` for less work, and a `last_hidden_state` of (B, 1, D).
+            **kwargs: `output_hidden_states`, `output_attentions` (needs `attn_implementation="eager"`), and options
+                of the attention kernel.
+
+        Returns:
+            `last_hidden_state` (B, N, D) and `pooler_output` (B, D), both after the last LayerNorm. On request
+            `hidden_states`, num_hidden_layers + 1 of (B, N, D), and `attentions`, num_hidden_layers of (B, h, N, N).
+
+        Raises:
+            ValueError: `pixel_values` has the wrong shape or type, is empty or holds NaN.
+        """
+        check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
+        cls_pooling = self.config.pooling == "cls"
+        pixel_values = pixel_values.to(self.layernorm.weight.dtype)
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
+        *blocks, last_block = self.layers
+        for block in blocks:
+            hidden_states = block(hidden_states, **kwargs)
+        hidden_states = last_block(hidden_states, num_queries=1 if pooled_only and cls_pooling else None, **kwargs)
+        hidden_states = self.layernorm(hidden_states)  # (B, N, D)
+        pooled = hidden_states[:, 0] if cls_pooling else hidden_states[:, 1:].mean(dim=1)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+
+class CelluScanForImageClassification(CelluScanPreTrainedModel):
+    """The Vision Transformer with a classifier on top: which of the blood cells is this?"""
+
+    _auto_class = "AutoModelForImageClassification"
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__(config)
+        self.vit = CelluScanModel(config)
+        self.classifier = ViTClassifier(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Images to logits (B, L), and the loss if `labels` (B) are given, as class indices in [0, L).
+
+        The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`.
+
+        Raises:
+            ValueError: `pixel_values` or `labels` do not fit the model.
+        """
+        recorded = [
+            kwargs.get(flag, getattr(self.config, flag)) for flag in ("output_hidden_states", "output_attentions")
+        ]
+        outputs = self.vit(pixel_values, interpolate_pos_encoding, pooled_only=not any(recorded), **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            check_labels(labels, logits)
+            # the library's own loss: it knows how Trainer counts images under gradient accumulation
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_size: bool) -> None:
+    """Raises a ValueError that says what was expected and what came."""
+    expected = f"(batch, {config.num_channels}, {config.image_size}, {config.image_size})"
+    got = tuple(pixel_values.shape)
+    if pixel_values.dim() != 4 or got[1] != config.num_channels:
+        raise ValueError(f"pixel_values must have the shape {expected}, got {got}")
+    if got[0] == 0:
+        raise ValueError(f"pixel_values must have the shape {expected} with at least one image, got none: {got}")
+    if any_size and (got[2] < config.patch_size or got[3] < config.patch_size):
+        raise ValueError(f"pixel_values must be at least one patch of {config.patch_size} pixels wide, got {got}")
+    if not any_size and got[2:] != (config.image_size, config.image_size):
+        raise ValueError(
+            f"pixel_values must have the shape {expected}, got {got}; resize the image, or pass "
+            "interpolate_pos_encoding=True"
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values must be floating point, as the image processor makes them, got {pixel_values.dtype}"
+        )
+    if _can_look_at(pixel_values) and not pixel_values.sum(dtype=torch.float32).isfinite():
+        raise ValueError(
+            "pixel_values must be finite, got NaN or infinity: look at the images and at image_std of the processor"
+        )
+
+
+def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
+    """Raises a ValueError that says what was expected and what came."""
+    batch_size, num_labels = logits.shape
+    if labels.shape != (batch_size,) or labels.is_floating_point():
+        raise ValueError(
+            f"labels must be class indices of the shape ({batch_size},), got {labels.dtype} of {tuple(labels.shape)}"
+        )
+    if _can_look_at(labels) and not bool(((labels >= 0) & (labels < num_labels)).all()):
+        raise ValueError(f"labels must lie in 0 to {num_labels - 1} for {num_labels} classes, got {labels.tolist()}")
+
+
+def _can_look_at(tensor: torch.Tensor) -> bool:
+    """Whether values can be read: not while a graph is being compiled or exported, nor without data (meta)."""
+    return not torch.compiler.is_compiling() and not tensor.is_meta
+
+
+__all__ = ["CelluScanForImageClassification", "CelluScanModel", "CelluScanPreTrainedModel"]
