@@ -97,6 +97,21 @@ class CelluScanConfig(PreTrainedConfig):
         self.label2id = {name: index for index, name in (self.id2label or {}).items()}
         self.auto_map = dict(AUTO_MAP)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the library's, but a config of another model raises: its weights would not fit."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f'expected a checkpoint with model_type "{cls.model_type}", got "{model_type}"; '
+                "weights of a ViT can be converted with scripts/convert_weights.py"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What config.json holds: the classes always. The library leaves out two unnamed ones, its own default."""
+        return super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
+
     def validate_sizes(self) -> None:
         """Sizes are positive; heads divide the width, patches divide the image."""
         for name in SIZES:

@@ -229,6 +229,13 @@ class CelluScanPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": MultiHeadSelfAttention}
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, from safetensors only: a pickle can run code when it is opened."""
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("weights are read from model.safetensors only, got use_safetensors=False")
+        return super().from_pretrained(*args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # linear, convolution and norm layers

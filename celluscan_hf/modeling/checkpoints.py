@@ -1,0 +1,208 @@
+"""Where weights come from: published weights by name, the Hub, folders and files.
+
+A start is one of: `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or local folder with a ViT
+of transformers, timm or ours, a `.safetensors` file, or a `.pth` file as torchvision publishes them. Weights are read
+as tensors only; nothing that a file holds is run.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torchvision.models import get_model_weights, list_models
+from transformers import ViTConfig
+
+from .configuration_celluscan import CelluScanConfig
+from .conversion import Checkpoint, Colour, check_weights, fields_of_vit, from_weights
+from .modeling_celluscan import CelluScanForImageClassification
+from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+TENSOR_FILES = (".safetensors", ".pth", ".pt")
+TIMM_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh"}  # the others have one name in both libraries
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_checkpoint(source: str | Path, *, revision: str | None = None, **fields: Any) -> Checkpoint:
+    """Weights from anywhere, under our names.
+
+    Args:
+        source: `torchvision:NAME`, a folder, a `.safetensors` or `.pth` file, or a Hub repository `owner/name`.
+        revision: Commit, branch or tag of a Hub repository.
+        **fields: Fields of the config that the source does not say, such as `num_attention_heads`.
+
+    Raises:
+        WeightsError: It is not there, cannot be fetched (the message says which file to fetch, and where to put it),
+            is no ViT, or does not fit.
+    """
+    text = str(source)
+    if text.startswith("torchvision:"):
+        return _from_torchvision(text.removeprefix("torchvision:"), fields)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _from_folder(path, fields)
+    if path.is_file():
+        return from_weights(_read_tensors(path), **fields)
+    if text.count("/") != 1 or path.suffix in TENSOR_FILES:
+        raise WeightsError(f"{text}: no such file or folder, and not a Hub repository (owner/name) or torchvision:NAME")
+    return _from_folder(_fetch(text, revision), fields)
+
+
+def start_model(
+    start: str, id2label: Mapping[int, str], *, revision: str | None = None, **fields: Any
+) -> CelluScanForImageClassification:
+    """The model a training begins with: `scratch`, or weights from anywhere (`read_checkpoint`).
+
+    Args:
+        start: `scratch`, or a source of `read_checkpoint`.
+        id2label: The classes to train.
+        revision: Commit, branch or tag of a Hub repository.
+        **fields: Fields of the config, such as `hidden_dropout_prob`; for `scratch` also the sizes.
+
+    Raises:
+        WeightsError: As `read_checkpoint` and `Checkpoint.build`.
+    """
+    if start == "scratch":
+        return CelluScanForImageClassification(CelluScanConfig(id2label=dict(id2label), **fields))
+    return read_checkpoint(start, revision=revision).build(id2label, **fields)
+
+
+def _from_torchvision(name: str, fields: Mapping[str, Any]) -> Checkpoint:
+    known = [known for known in list_models() if known.startswith("vit_")]
+    if name not in known:
+        raise WeightsError(f"torchvision:{name}: expected one of {', '.join(known)}")
+    published = get_model_weights(name)["DEFAULT"]
+    try:
+        weights = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except OSError as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
+        raise WeightsError(
+            f"torchvision:{name} cannot be fetched ({error}): fetch {published.url} and put it at {file}"
+        ) from error
+    transforms = published.transforms()
+    labels = dict(enumerate(published.meta["categories"]))
+    known_fields = {"id2label": labels, "image_mean": tuple(transforms.mean), "image_std": tuple(transforms.std)}
+    return from_weights(weights, **(known_fields | dict(fields)))
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+    """The local copy of a Hub repository's config and weights."""
+    advice = (
+        f"fetch {CONFIG}, {WEIGHTS} and {PROCESSOR} from https://huggingface.co/{repository}, put them into one "
+        "folder and give that folder"
+    )
+    patterns = [CONFIG, PROCESSOR, "model*.safetensors", INDEX]
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise WeightsError(f"{repository}: no such folder, and not the name of a Hub repository: {error}") from error
+    except RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"{repository}: no such file or folder, and no Hub repository you can read; log in for a private one"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{repository} is not here and cannot be fetched ({reason}): {advice}") from error
+
+
+def _from_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
+    config = _read_json(folder / CONFIG)
+    if config.get("model_type") == CelluScanConfig.model_type:
+        return _from_ours(folder, config, fields)
+    if config.get("model_type") == "vit":
+        described = _of_transformers_folder(folder, config)
+    elif str(config.get("architecture", "")).startswith("vit_"):
+        described = _of_timm_folder(config)
+    else:
+        found = config.get("model_type") or config.get("architecture")
+        raise WeightsError(
+            f'{folder / CONFIG}: expected model_type "vit" or "{CelluScanConfig.model_type}", or a timm architecture '
+            f"vit_…, got {found!r}"
+        )
+    return from_weights(_read_weights(folder), **(described | dict(fields)))
+
+
+def _from_ours(folder: Path, config: Mapping[str, Any], fields: Mapping[str, Any]) -> Checkpoint:
+    mean, std = _normalisation(folder) or (IMAGENET_MEAN, IMAGENET_STD)
+    weights = _read_weights(folder)
+    if not any(name.startswith("vit.") for name in weights):  # saved without a head
+        weights = {f"vit.{name}": tensor for name, tensor in weights.items()}
+    complete = CelluScanConfig.from_dict(dict(config) | dict(fields))
+    check_weights(weights, complete)
+    return Checkpoint(weights, complete, mean, std)
+
+
+def _of_transformers_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    has_head = "ViTForImageClassification" in (config.get("architectures") or [])
+    fields = fields_of_vit(ViTConfig.from_dict(dict(config)), with_labels=has_head)
+    mean, std = _normalisation(folder) or (HALF, HALF)
+    return fields | {"image_mean": mean, "image_std": std}
+
+
+def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
+    pretrained, arguments = config.get("pretrained_cfg", {}), config.get("model_args", {})
+    fields: dict[str, Any] = {}
+    if "mean" in pretrained and "std" in pretrained:
+        fields |= {"image_mean": tuple(pretrained["mean"]), "image_std": tuple(pretrained["std"])}
+    if "num_heads" in arguments:
+        fields["num_attention_heads"] = arguments["num_heads"]
+    if "act_layer" in arguments:
+        fields["hidden_act"] = TIMM_ACTIVATIONS.get(arguments["act_layer"], arguments["act_layer"])
+    if config.get("global_pool") == "avg":
+        fields["pooling"] = "mean"
+    names = config.get("label_names") or pretrained.get("label_names")
+    if isinstance(names, list) and len(names) == config.get("num_classes"):
+        fields["id2label"] = dict(enumerate(names))
+    return fields
+
+
+def _normalisation(folder: Path) -> tuple[Colour, Colour] | None:
+    if not (folder / PROCESSOR).is_file():
+        return None
+    processor = _read_json(folder / PROCESSOR)
+    return tuple(processor["image_mean"]), tuple(processor["image_std"])
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    if (folder / WEIGHTS).is_file():
+        return _read_tensors(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        shards = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
+        return {name: tensor for shard in shards for name, tensor in _read_tensors(folder / Path(shard).name).items()}
+    found = ", ".join(sorted(path.name for path in folder.iterdir()))
+    raise WeightsError(f"{folder}: expected {WEIGHTS} (a pickle is not read), got: {found}")
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a `.safetensors` file, or from a `.pth` file that holds nothing else."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+    if path.suffix not in TENSOR_FILES:
+        raise WeightsError(f"{path}: expected a folder, or a file that ends in {', '.join(TENSOR_FILES)}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"{path} is not a plain dictionary of tensors, and nothing else is opened") from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(f"{path}: expected tensors by name, got {keys}; save model.state_dict() alone")
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is missing: expected a checkpoint folder with {CONFIG} and {WEIGHTS}") from error
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,339 @@
+"""Weights of a ViT from torchvision, transformers and timm to ours, and back, with equal logits.
+
+Beside names and the joined or separate matrices of attention, the libraries differ in what no tensor shows: the number
+of heads, the epsilon of LayerNorm, the mean and deviation that images are scaled by. A `Checkpoint` carries all of it
+together. Every tensor is accounted for: one that is missing, left over or misshapen raises with its name.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import VisionTransformer
+from transformers import ViTConfig, ViTForImageClassification
+
+from .configuration_celluscan import CelluScanConfig
+from .modeling_celluscan import CelluScanForImageClassification
+from .naming import TIMM, TORCHVISION, TRANSFORMERS, Naming, WeightsError, recognise
+
+logger = logging.getLogger(__name__)
+
+Colour = tuple[float, float, float]
+
+# Heads of the published ViTs by hidden size, as no tensor tells: Dosovitskiy et al. 2021, table 1 (768, 1024, 1280),
+# Zhai et al. 2022, "Scaling Vision Transformers" (192, 384, 1408, 1664), and timm's own sizes between them.
+HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+
+# timm's activation classes and pooling by our names
+ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}
+POOLING = {"token": "cls", "avg": "mean"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of a ViT under our names, with all that must travel with them."""
+
+    weights: Mapping[str, torch.Tensor]
+    """By the names of `CelluScanForImageClassification`; without `classifier.*` if the origin has no head."""
+    config: CelluScanConfig
+    image_mean: Colour
+    """Of red, green and blue in [0, 1], what images are normalised with; and so is `image_std`."""
+    image_std: Colour
+    left_aside: tuple[str, ...] = ()
+    """Tensors of other tasks that were not taken over."""
+
+    def build(self, id2label: Mapping[int, str] | None = None, **fields: Any) -> CelluScanForImageClassification:
+        """A model with these weights, in evaluation mode.
+
+        Args:
+            id2label: Classes of the model. Where their number differs from the checkpoint's, or it has no head, a new
+                head is made, and a warning says so. None keeps what the checkpoint has.
+            **fields: Other fields of the config to set, such as `hidden_dropout_prob`.
+
+        Raises:
+            WeightsError: A field asks for another shape than the weights have.
+        """
+        values = self.config.to_dict() | fields | ({"id2label": dict(id2label)} if id2label else {})
+        config = CelluScanConfig.from_dict(values)
+        model = CelluScanForImageClassification(config)
+        weights = dict(self.weights)
+        had = len(weights["classifier.linear.bias"]) if "classifier.linear.bias" in weights else 0
+        if had != config.num_labels:
+            logger.warning("the head is new: %d classes asked for, %d in the checkpoint", config.num_labels, had)
+            weights |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
+        check_weights(weights, config)
+        model.load_state_dict(weights, strict=True)
+        return model.eval()
+
+
+def from_weights(
+    weights: Mapping[str, torch.Tensor],
+    *,
+    image_mean: Colour | None = None,
+    image_std: Colour | None = None,
+    **fields: Any,
+) -> Checkpoint:
+    """Bare tensors by the names of torchvision (module or published file), transformers (both name sets) or timm.
+
+    Args:
+        weights: Tensors by name; a classifier of transformers puts `vit.` before most names.
+        image_mean: What images are normalised with; None for what the library's weights usually take.
+        image_std: Likewise.
+        **fields: Fields of the config that no tensor shows, `num_attention_heads` and `layer_norm_eps` first of all.
+            Without them the heads are those of the published ViT of this hidden size, and the epsilon is the library's.
+
+    Raises:
+        WeightsError: Not a ViT; a tensor is missing, left over or misshapen; or the number of heads is not known.
+    """
+    theirs = {name.removeprefix("vit."): tensor for name, tensor in weights.items()}
+    naming = recognise(theirs)
+    table = _match_names(theirs, naming)
+    ours = {name: _joined(theirs, parts) for name, parts in table.items()}
+    config = _config_of(ours, {"layer_norm_eps": naming.layer_norm_eps} | fields)
+    check_weights(ours, config, table)
+    left_aside = tuple(name for name in naming.left_aside if name in theirs)
+    return Checkpoint(ours, config, image_mean or naming.image_mean, image_std or naming.image_std, left_aside)
+
+
+def _match_names(theirs: Mapping[str, torch.Tensor], naming: Naming) -> dict[str, tuple[str, ...]]:
+    """Our name of every tensor, with theirs. A head and the bias of qkv may be absent, as a whole."""
+    table = dict(naming.pairs(naming.depth(theirs)))
+    for optional in ("classifier.linear.", "attention.qkv.bias"):
+        group = [name for name in table if optional in name]
+        if not any(part in theirs for name in group for part in table[name]):
+            table = {name: parts for name, parts in table.items() if name not in group}
+    expected = [part for parts in table.values() for part in parts]
+    if missing := [name for name in expected if name not in theirs]:
+        raise WeightsError(f"{naming.library} ViT: {len(missing)} tensors are missing: {_listed(missing)}")
+    if extra := sorted(set(theirs) - set(expected) - set(naming.left_aside)):
+        raise WeightsError(f"{naming.library} ViT: {len(extra)} tensors have no place in our model: {_listed(extra)}")
+    return table
+
+
+def _joined(theirs: Mapping[str, torch.Tensor], parts: tuple[str, ...]) -> torch.Tensor:
+    tensors = [theirs[part] for part in parts]
+    for part, tensor in zip(parts, tensors, strict=True):
+        if tensor.shape != tensors[0].shape:
+            raise WeightsError(f"{part}: expected the shape {tuple(tensors[0].shape)}, got {tuple(tensor.shape)}")
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _config_of(ours: Mapping[str, torch.Tensor], fields: Mapping[str, Any]) -> CelluScanConfig:
+    """The config that the shapes show, completed by `fields`."""
+    projection, positions = ours["vit.embeddings.projection.weight"], ours["vit.embeddings.position_embeddings"]
+    if projection.dim() != 4 or positions.dim() != 3:
+        raise WeightsError(
+            f"expected a projection (D, C, P, P) and positions (1, N, D), got {tuple(projection.shape)} and "
+            f"{tuple(positions.shape)}"
+        )
+    hidden_size, num_channels, _, patch_size = projection.shape
+    grid = isqrt(max(positions.shape[1] - 1, 0))
+    if grid == 0 or grid**2 + 1 != positions.shape[1]:
+        raise WeightsError(f"positions: expected one class token and a square of patches, got {positions.shape[1]}")
+    if "num_attention_heads" not in fields and hidden_size not in HEADS:
+        raise WeightsError(f"give num_attention_heads: no published ViT has the hidden size {hidden_size}")
+    shown = {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": sum(name.endswith("mlp.fc1.weight") for name in ours),
+        "num_attention_heads": HEADS.get(hidden_size),
+        "intermediate_size": ours["vit.layers.0.mlp.fc1.weight"].shape[0],
+        "num_channels": num_channels,
+        "patch_size": patch_size,
+        "image_size": grid * patch_size,
+        "qkv_bias": "vit.layers.0.attention.qkv.bias" in ours,
+        "hidden_dropout_prob": 0.0,
+    }
+    if "classifier.linear.weight" in ours and "id2label" not in fields:
+        shown["num_labels"] = ours["classifier.linear.weight"].shape[0]
+    return CelluScanConfig(**(shown | dict(fields)))
+
+
+def check_weights(
+    weights: Mapping[str, torch.Tensor],
+    config: CelluScanConfig,
+    table: Mapping[str, tuple[str, ...]] | None = None,
+) -> None:
+    """Compares names and shapes with the model of `config`; a head may be absent.
+
+    Raises:
+        WeightsError: A tensor is missing, left over or misshapen. `table` has the names the reader knows it by.
+    """
+    with torch.device("meta"):
+        expected = CelluScanForImageClassification(config).state_dict()
+    required = [name for name in expected if not name.startswith("classifier.")]
+    if missing := [name for name in required if name not in weights]:
+        raise WeightsError(f"{len(missing)} tensors are missing: {_listed(missing)}")
+    if extra := [name for name in weights if name not in expected]:
+        raise WeightsError(f"{len(extra)} tensors have no place in the model: {_listed(extra)}")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            known_as = ", ".join((table or {}).get(name, (name,)))
+            raise WeightsError(
+                f"{known_as}: expected the shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+            )
+
+
+def from_model(model: nn.Module) -> Checkpoint:
+    """A model of torchvision (`VisionTransformer`), transformers (`ViTModel`, `ViTForImageClassification`) or timm.
+
+    Raises:
+        WeightsError: Another model, or a ViT with parts that ours has no room for.
+    """
+    weights = model.state_dict()
+    naming = recognise(name.removeprefix("vit.") for name in weights)
+    describe = {"torchvision": _of_torchvision, "transformers": _of_transformers, "timm": _of_timm}[naming.library]
+    return from_weights(weights, **describe(model))
+
+
+def _of_torchvision(model: Any) -> dict[str, Any]:
+    return {
+        "num_attention_heads": model.encoder.layers[0].num_heads,
+        "layer_norm_eps": model.encoder.ln.eps,
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+    }
+
+
+def _of_transformers(model: Any) -> dict[str, Any]:
+    return fields_of_vit(model.config, with_labels=hasattr(model, "classifier"))
+
+
+def fields_of_vit(config: ViTConfig, with_labels: bool) -> dict[str, Any]:
+    """What the library's config of a ViT says and no tensor shows, as fields of ours."""
+    names = (
+        "num_attention_heads",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "initializer_range",
+        "layer_norm_eps",
+    )
+    fields = {name: getattr(config, name) for name in names}
+    return fields | ({"id2label": config.id2label} if with_labels else {})
+
+
+def _of_timm(model: Any) -> dict[str, Any]:
+    block = model.blocks[0]
+    activation, pooling = type(block.mlp.act).__name__, model.global_pool
+    if activation not in ACTIVATIONS:
+        raise WeightsError(f"activation of the MLP: expected one of {_listed(ACTIVATIONS)}, got {activation}")
+    if pooling not in POOLING:
+        raise WeightsError(f"pooling: expected one of {_listed(POOLING)}, got {pooling!r}")
+    return {
+        "num_attention_heads": block.attn.num_heads,
+        "layer_norm_eps": block.norm1.eps,
+        "hidden_act": ACTIVATIONS[activation],
+        "pooling": POOLING[pooling],
+        "image_mean": tuple(model.pretrained_cfg["mean"]),
+        "image_std": tuple(model.pretrained_cfg["std"]),
+    }
+
+
+def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassification:
+    """The library's own ViT with equal logits.
+
+    Raises:
+        WeightsError: It has no room for the patch stem or the pooling of this model.
+    """
+    ours = model.config
+    _refuse(ours, "ViTForImageClassification of transformers", patch_stem=("linear",), pooling=("cls",))
+    same = set(ViTConfig().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
+    native = ViTForImageClassification(ViTConfig(**{name: getattr(ours, name) for name in same}))
+    weights = _their_weights(model, TRANSFORMERS)
+    head = TRANSFORMERS.head
+    native.load_state_dict({name if name.startswith(head) else f"vit.{name}": weights[name] for name in weights})
+    return native.eval()
+
+
+def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
+    """A torchvision `VisionTransformer` with equal logits; without a qkv bias of ours, its own is zero.
+
+    Raises:
+        WeightsError: It has no room for the patch stem, the pooling, the activation or the channels of this model.
+    """
+    ours = model.config
+    _refuse(
+        ours,
+        "VisionTransformer of torchvision",
+        patch_stem=("linear",),
+        pooling=("cls",),
+        hidden_act=("gelu",),
+        num_channels=(3,),
+    )
+    native = VisionTransformer(
+        image_size=ours.image_size,
+        patch_size=ours.patch_size,
+        num_layers=ours.num_hidden_layers,
+        num_heads=ours.num_attention_heads,
+        hidden_dim=ours.hidden_size,
+        mlp_dim=ours.intermediate_size,
+        dropout=ours.hidden_dropout_prob,
+        attention_dropout=ours.attention_probs_dropout_prob,
+        num_classes=ours.num_labels,
+        norm_layer=partial(nn.LayerNorm, eps=ours.layer_norm_eps),
+    )
+    zeros = {} if ours.qkv_bias else {k: v for k, v in native.state_dict().items() if k.endswith("in_proj_bias")}
+    native.load_state_dict(zeros | _their_weights(model, TORCHVISION))
+    return native.eval()
+
+
+def to_timm(model: CelluScanForImageClassification) -> nn.Module:
+    """A timm `VisionTransformer` with equal logits. Needs the extra `timm`.
+
+    Raises:
+        WeightsError: timm is not installed, or has no room for the patch stem or the activation of this model.
+    """
+    ours = model.config
+    _refuse(ours, "VisionTransformer of timm", patch_stem=("linear",), hidden_act=("gelu",))
+    try:
+        import timm
+    except ImportError as error:
+        raise WeightsError('timm is not installed: pip install "celluscan_hf[timm]"') from error
+    pooling = next(theirs for theirs, name in POOLING.items() if name == ours.pooling)
+    norm_layer: dict[str, Any] = {}
+    if ours.layer_norm_eps != TIMM.layer_norm_eps:  # timm's config file, made of these arguments, holds no function
+        norm_layer["norm_layer"] = partial(nn.LayerNorm, eps=ours.layer_norm_eps)
+    native = timm.create_model(
+        "vit_base_patch16_224",
+        img_size=ours.image_size,
+        patch_size=ours.patch_size,
+        in_chans=ours.num_channels,
+        num_classes=ours.num_labels,
+        embed_dim=ours.hidden_size,
+        depth=ours.num_hidden_layers,
+        num_heads=ours.num_attention_heads,
+        mlp_ratio=(ours.intermediate_size + 0.5) / ours.hidden_size,  # timm rounds down
+        qkv_bias=ours.qkv_bias,
+        global_pool=pooling,
+        fc_norm=False,
+        **norm_layer,
+    )
+    native.load_state_dict(_their_weights(model, TIMM))
+    return native.eval()
+
+
+def _their_weights(model: CelluScanForImageClassification, naming: Naming) -> dict[str, torch.Tensor]:
+    weights = model.state_dict()
+    return {
+        part: tensor.clone()
+        for name, parts in naming.pairs(model.config.num_hidden_layers)
+        if name in weights
+        for part, tensor in zip(parts, weights[name].chunk(len(parts)), strict=True)
+    }
+
+
+def _refuse(config: CelluScanConfig, target: str, **possible: tuple[Any, ...]) -> None:
+    for name, values in possible.items():
+        if getattr(config, name) not in values:
+            allowed = " or ".join(map(repr, values))
+            raise WeightsError(f"{target} has no room for {name}={getattr(config, name)!r}, only for {allowed}")
+
+
+def _listed(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

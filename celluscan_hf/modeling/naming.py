@@ -1,0 +1,168 @@
+"""What torchvision, transformers and timm call the parts of a ViT, and what their files leave unsaid.
+
+The tables were read off torchvision 0.29 (`models.vision_transformer`), transformers 5.23 (`models.vit` and its
+renaming of older files) and timm 1.0 (`models.vision_transformer`); tests compare them with the real models.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+class WeightsError(ValueError):
+    """Weights do not fit. The message names the tensor or file, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """One library's names. A name that ends in `.` or `_` is a prefix: `weight` or `bias` follows."""
+
+    library: str
+    cls_token: str
+    position_embeddings: str
+    projection: str
+    layernorm: str
+    head: str
+    block: str
+    """Prefix of a block, with `{}` for its index."""
+    parts: Mapping[str, tuple[str, ...]]
+    """Prefix within our block -> theirs: one, or those of queries, keys and values, which ours holds as one."""
+    layer_norm_eps: float
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    left_aside: tuple[str, ...] = ()
+    """Tensors of other tasks, which a classifier has no use for."""
+
+    def pairs(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Our name of every tensor that a ViT of `depth` blocks can have, with theirs."""
+        yield "vit.embeddings.cls_token", (self.cls_token,)
+        yield "vit.embeddings.position_embeddings", (self.position_embeddings,)
+        prefixes: dict[str, tuple[str, ...]] = {
+            "vit.embeddings.projection.": (self.projection,),
+            "vit.layernorm.": (self.layernorm,),
+            "classifier.linear.": (self.head,),
+        }
+        for index in range(depth):
+            block = self.block.format(index)
+            for ours, theirs in self.parts.items():
+                prefixes[f"vit.layers.{index}.{ours}"] = tuple(block + part for part in theirs)
+        for ours, theirs in prefixes.items():
+            for kind in ("weight", "bias"):
+                yield ours + kind, tuple(part + kind for part in theirs)
+
+    def depth(self, names: Iterable[str]) -> int:
+        """Number of blocks: one more than the highest index found."""
+        before, after = (re.escape(part) for part in self.block.split("{}"))
+        found = [int(match[1]) for name in names if (match := re.match(rf"{before}(\d+){after}", name))]
+        return max(found, default=-1) + 1
+
+
+TORCHVISION = Naming(
+    library="torchvision",
+    cls_token="class_token",
+    position_embeddings="encoder.pos_embedding",
+    projection="conv_proj.",
+    layernorm="encoder.ln.",
+    head="heads.head.",
+    block="encoder.layers.encoder_layer_{}.",
+    parts={
+        "layernorm_before.": ("ln_1.",),
+        "attention.qkv.": ("self_attention.in_proj_",),
+        "attention.proj.": ("self_attention.out_proj.",),
+        "layernorm_after.": ("ln_2.",),
+        "mlp.fc1.": ("mlp.0.",),
+        "mlp.fc2.": ("mlp.3.",),
+    },
+    layer_norm_eps=1e-6,
+    image_mean=IMAGENET_MEAN,
+    image_std=IMAGENET_STD,
+)
+
+# the published files are older than the module, which renames while it loads them
+TORCHVISION_FILE = replace(
+    TORCHVISION, parts={**TORCHVISION.parts, "mlp.fc1.": ("mlp.linear_1.",), "mlp.fc2.": ("mlp.linear_2.",)}
+)
+
+TRANSFORMERS = Naming(
+    library="transformers",
+    cls_token="embeddings.cls_token",
+    position_embeddings="embeddings.position_embeddings",
+    projection="embeddings.patch_embeddings.projection.",
+    layernorm="layernorm.",
+    head="classifier.",
+    block="layers.{}.",
+    parts={
+        "layernorm_before.": ("layernorm_before.",),
+        "attention.qkv.": ("attention.q_proj.", "attention.k_proj.", "attention.v_proj."),
+        "attention.proj.": ("attention.o_proj.",),
+        "layernorm_after.": ("layernorm_after.",),
+        "mlp.fc1.": ("mlp.fc1.",),
+        "mlp.fc2.": ("mlp.fc2.",),
+    },
+    layer_norm_eps=1e-12,
+    image_mean=HALF,
+    image_std=HALF,
+    left_aside=("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token"),
+)
+
+TRANSFORMERS_FILE = replace(
+    TRANSFORMERS,
+    block="encoder.layer.{}.",
+    parts={
+        "layernorm_before.": ("layernorm_before.",),
+        "attention.qkv.": ("attention.attention.query.", "attention.attention.key.", "attention.attention.value."),
+        "attention.proj.": ("attention.output.dense.",),
+        "layernorm_after.": ("layernorm_after.",),
+        "mlp.fc1.": ("intermediate.dense.",),
+        "mlp.fc2.": ("output.dense.",),
+    },
+)
+
+TIMM = Naming(
+    library="timm",
+    cls_token="cls_token",
+    position_embeddings="pos_embed",
+    projection="patch_embed.proj.",
+    layernorm="norm.",
+    head="head.",
+    block="blocks.{}.",
+    parts={
+        "layernorm_before.": ("norm1.",),
+        "attention.qkv.": ("attn.qkv.",),
+        "attention.proj.": ("attn.proj.",),
+        "layernorm_after.": ("norm2.",),
+        "mlp.fc1.": ("mlp.fc1.",),
+        "mlp.fc2.": ("mlp.fc2.",),
+    },
+    layer_norm_eps=1e-6,
+    image_mean=HALF,
+    image_std=HALF,
+)
+
+# A tensor that only this library's ViT has, in this form.
+SENTINELS = {
+    "encoder.layers.encoder_layer_0.mlp.linear_1.weight": TORCHVISION_FILE,
+    "encoder.layers.encoder_layer_0.self_attention.in_proj_weight": TORCHVISION,
+    "encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE,
+    "layers.0.attention.q_proj.weight": TRANSFORMERS,
+    "blocks.0.attn.qkv.weight": TIMM,
+}
+
+
+def recognise(names: Iterable[str]) -> Naming:
+    """The naming of a ViT's tensors, found by one name; the prefix `vit.` of a whole classifier must be off.
+
+    Raises:
+        WeightsError: No library's ViT has such names.
+    """
+    known = set(names)
+    for sentinel, naming in SENTINELS.items():
+        if sentinel in known:
+            return naming
+    raise WeightsError(
+        f"not a ViT of torchvision, transformers or timm: expected one of {', '.join(SENTINELS)}; "
+        f"got {len(known)} tensors: {', '.join(sorted(known)[:5])} …"
+    )

@@ -1,0 +1,41 @@
+"""The one image processor of every checkpoint: pad to square, resize, scale, normalise.
+
+It is a stock class of the library, so that a native checkpoint needs no remote code: `LlavaImageProcessor` pads with
+the mean colour, which normalises to about zero, and the padding of a data set build has the same colour.
+"""
+
+from collections.abc import Sequence
+
+from transformers import LlavaImageProcessor
+
+BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, as the data set is built
+
+
+def build_image_processor(
+    image_size: int, image_mean: Sequence[float], image_std: Sequence[float]
+) -> LlavaImageProcessor:
+    """The processor for square images of `image_size` pixels.
+
+    Args:
+        image_size: Height and width the model expects, in pixels.
+        image_mean: Mean of red, green and blue over the training images, in [0, 1]. Of a built data set:
+            `channel_mean` of `curation/statistics.json`.
+        image_std: Standard deviation, likewise; `channel_std`.
+
+    Raises:
+        ValueError: Not three means in [0, 1], or not three positive standard deviations.
+    """
+    if len(image_mean) != 3 or not all(0 <= value <= 1 for value in image_mean):
+        raise ValueError(f"image_mean must be three values in [0, 1], got {list(image_mean)}")
+    if len(image_std) != 3 or not all(0 < value <= 1 for value in image_std):
+        raise ValueError(f"image_std must be three values above 0 and at most 1, got {list(image_std)}")
+    return LlavaImageProcessor(
+        do_convert_rgb=True,
+        do_pad=True,
+        do_resize=True,
+        size={"height": image_size, "width": image_size},
+        resample=BILINEAR,
+        do_center_crop=False,
+        image_mean=list(image_mean),
+        image_std=list(image_std),
+    )

@@ -1,0 +1,51 @@
+"""Tells the Auto classes of transformers about our model, without importing transformers or torch for it.
+
+After `import celluscan_hf`, `AutoModelForImageClassification.from_pretrained` knows the hand-built model and needs no
+`trust_remote_code`. Whoever only curates images never loads torch: our classes are imported and registered when, and
+only when, the Auto classes themselves are imported, by import hooks of wrapt.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+
+from wrapt import register_post_import_hook
+
+AUTO_CONFIG = "transformers.models.auto.configuration_auto"
+AUTO_MODELS = "transformers.models.auto.modeling_auto"
+OUR_CONFIG = "celluscan_hf.modeling.configuration_celluscan"
+OUR_MODELS = "celluscan_hf.modeling.modeling_celluscan"
+NEEDED_BY_OUR_MODELS = ("transformers.modeling_utils", "transformers.modeling_layers")
+
+
+def register() -> None:
+    """Registers `CelluScanConfig` and its two models with the Auto classes, now or when those are imported."""
+    register_post_import_hook(_register_config, AUTO_CONFIG)
+    register_post_import_hook(_register_models, OUR_MODELS)
+    for name in (AUTO_MODELS, *NEEDED_BY_OUR_MODELS):
+        register_post_import_hook(_import_our_models, name)
+
+
+def _register_config(auto: ModuleType) -> None:
+    config = import_module(OUR_CONFIG).CelluScanConfig
+    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
+def _register_models(ours: ModuleType) -> None:
+    auto, config = import_module(AUTO_MODELS), ours.CelluScanModel.config_class
+    auto.AutoModel.register(config, ours.CelluScanModel, exist_ok=True)
+    auto.AutoModelForImageClassification.register(config, ours.CelluScanForImageClassification, exist_ok=True)
+
+
+def _import_our_models(finished: ModuleType) -> None:
+    """Imports them once the Auto classes are there, unless an import under way would be entered a second time.
+
+    `transformers.modeling_layers` imports the Auto classes while it is itself half imported; its own hook follows.
+    """
+    under_way = {name for name in (OUR_MODELS, *NEEDED_BY_OUR_MODELS) if _is_being_imported(name)}
+    if AUTO_MODELS in sys.modules and not under_way - {finished.__name__}:
+        import_module(OUR_MODELS)
+
+
+def _is_being_imported(name: str) -> bool:
+    return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)
