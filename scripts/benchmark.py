@@ -1,242 +1,89 @@
-"""Side-by-side figures as JSON: `python scripts/benchmark.py {curation,duplicates,balancing,memory} …`.
+"""Side-by-side figures as JSON: `python scripts/benchmark.py {curation,balancing,duplicates,memory,model} …`.
 
 What is compared runs in turns within one run, so that its ratio holds on a busy machine too; a figure per second does
-not. Needs the extra `benchmark` (CleanVision, psutil). Figures go to standard output, with `--json FILE` to a file too.
+not. Needs the extra `benchmark`. Figures go to standard output, with `--json FILE` to a file too.
 """
 
 import argparse
 import json
-import logging
-import multiprocessing
 import platform
-import resource
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib import import_module
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from celluscan_hf.dataset.settings import cores
 
-ROOT = Path(__file__).parents[1]
-PBC = ROOT.parent / "shared" / "data" / "PBC_dataset_normal_DIB"
-
-
-def curation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second from files to parquet without balancing, beside CleanVision's default checks."""
-    ours: list[dict[str, float]] = []
-    theirs: list[float] = []
-    for _ in range(arguments.rounds):
-        ours.append(_isolated(_time_build, arguments.pbc, 0, arguments.num_proc))
-        theirs.append(_isolated(_time_cleanvision, arguments.pbc, arguments.num_proc))
-    to_parquet = [figures["images"] / figures["seconds_to_parquet"] for figures in ours]
-    whole = [figures["images"] / figures["seconds"] for figures in ours]
-    cleanvision = [ours[0]["images"] / seconds for seconds in theirs]
-    return {
-        "images": ours[0]["images"],
-        "images_per_second_to_parquet": _rounded(to_parquet),
-        "images_per_second_with_read_back_audit_and_card": _rounded(whole),
-        "cleanvision_images_per_second": _rounded(cleanvision),
-        "ratio_to_cleanvision": _rounded([a / b for a, b in zip(to_parquet, cleanvision, strict=True)]),
-        "median_images_per_second_to_parquet": round(statistics.median(to_parquet), 1),
-        "median_ratio_to_cleanvision": round(
-            statistics.median(a / b for a, b in zip(to_parquet, cleanvision, strict=True)), 2
-        ),
-    }
-
-
-def balancing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Augmented images per second: the time a build takes to fill train classes up, start of processes included."""
-    figures = [
-        _isolated(_time_build, arguments.pbc, arguments.target, arguments.num_proc) for _ in range(arguments.rounds)
-    ]
-    speeds = [found["variants"] / found["seconds_augmenting"] for found in figures]
-    return {
-        "variants": figures[0]["variants"],
-        "variants_per_second": _rounded(speeds),
-        "median_variants_per_second": round(statistics.median(speeds), 1),
-    }
-
-
-def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time and peak memory of the search for pairs within 8 bits, for random hashes and for clustered ones."""
-    return {
-        f"{kind}_{count}": _isolated(_search, kind, count)
-        for kind in ("random", "clustered")
-        for count in arguments.counts
-    }
-
-
-def memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a build: main process and largest worker, with `--count` drawn cells per class and with 4x."""
-    peaks = {}
-    for factor in (1, 4):
-        peaks[f"{factor}x"] = _isolated(_peak_of_build, arguments.count * factor, arguments.num_proc)
-    return peaks | {"ratio_4x_to_1x": round(peaks["4x"]["main_mib"] / peaks["1x"]["main_mib"], 3)}
-
-
-def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
-    """Time of a build of PBC, and of its stages, from its log."""
-    from celluscan_hf.dataset.build import build
-    from celluscan_hf.dataset.settings import BuildSettings
-
-    stages = _StageTimes()
-    with tempfile.TemporaryDirectory() as folder:
-        settings = BuildSettings((f"pbc={pbc}",), Path(folder, "wbc"), target_per_class=target, num_proc=num_proc)
-        started = time.perf_counter()
-        figures = build(settings)
-        seconds = time.perf_counter() - started
-    return {
-        "images": figures["seen"],
-        "variants": figures["rows"]["augmented"],
-        "seconds": seconds,
-        "seconds_to_parquet": stages.ended["storing"] - started,
-        "seconds_augmenting": stages.seconds.get("augmenting", 0.0),
-    }
-
-
-class _StageTimes(logging.Handler):
-    """When each stage of a build ended and how long it took."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended: dict[str, float] = {}
-        self.seconds: dict[str, float] = {}
-        logger = logging.getLogger("celluscan_hf.dataset.workers")
-        logger.setLevel(logging.INFO)
-        logger.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        stage, *_, seconds = record.args if isinstance(record.args, tuple) else ()
-        self.ended[str(stage)] = time.perf_counter()
-        self.seconds[str(stage)] = float(str(seconds))
-
-
-def _time_cleanvision(pbc: Path, num_proc: int) -> float:
-    from cleanvision import Imagelab
-
-    files = [str(path) for path in sorted(pbc.rglob("*.jpg")) if not path.name.startswith(".")]
-    started = time.perf_counter()
-    Imagelab(filepaths=files).find_issues(n_jobs=num_proc, verbose=False)
-    return time.perf_counter() - started
-
-
-def _search(kind: str, count: int) -> dict[str, float]:
-    from celluscan_hf.curation.duplicates import pairs_within
-
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
-    if kind == "clustered":  # as perceptual hashes of cells are: few bits away from some hundred shapes
-        centres = hashes[: max(1, count // 2000)]
-        hashes = rng.choice(centres, count) ^ _noise(rng, count, bits=16)
-    hashes = np.unique(hashes)
-    started = time.perf_counter()
-    pairs = sum(len(block) for block in pairs_within(hashes))
-    seconds = time.perf_counter() - started
-    return {"hashes": len(hashes), "pairs": pairs, "seconds": round(seconds, 2), "peak_mib": _peak_mib()}
-
-
-def _noise(rng: np.random.Generator, count: int, bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    noise = np.zeros(count, np.uint64)
-    for _ in range(bits):
-        noise ^= np.uint64(1) << rng.integers(0, 64, count, dtype=np.uint64)
-    return noise
-
-
-def _peak_of_build(count: int, num_proc: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "scripts" / "build_dataset.py"), f"--source=synthetic={count}"]
-        command += [f"--output={folder}/wbc", "--target-per-class=0", f"--num-proc={num_proc}"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        peaks = _watch(process)
-    return {"images": 14 * count, **peaks}
-
-
-def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
-    """Peak resident memory in MiB of a process and of the largest of its children, looked at 20 times a second."""
-    import psutil
-
-    main = psutil.Process(process.pid)
-    peaks = {"main_mib": 0.0, "worker_mib": 0.0}
-    while process.poll() is None:
-        try:
-            peaks["main_mib"] = max(peaks["main_mib"], main.memory_info().rss / 2**20)
-            for child in main.children():
-                peaks["worker_mib"] = max(peaks["worker_mib"], child.memory_info().rss / 2**20)
-        except psutil.NoSuchProcess:
-            pass
-        time.sleep(0.05)
-    if process.returncode:
-        raise SystemExit(f"the build ended with status {process.returncode}")
-    return {name: round(value, 1) for name, value in peaks.items()}
-
-
-def _isolated(function: Callable[..., Any], *arguments: object) -> Any:
-    """Run in a process of its own, so that no measurement inherits another's memory or imports."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def _peak_mib() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
-
-
-def _rounded(values: list[float]) -> list[float]:
-    return [round(value, 2) for value in values]
-
-
-def _check_needs(arguments: argparse.Namespace) -> None:
-    """Say at once what is missing, not after the first minutes."""
-    pbc = getattr(arguments, "pbc", None)
-    if pbc is not None and not pbc.is_dir():
-        raise SystemExit(f"error: {pbc} does not exist; give the folder of PBC with --pbc")
-    for module in {"curation": ["cleanvision"], "memory": ["psutil"]}.get(arguments.what, []):
-        if find_spec(module) is None:
-            raise SystemExit(f'error: {module} is not installed; pip install -e ".[benchmark]"')
-
-
-def _arguments() -> argparse.Namespace:
-    from celluscan_hf.dataset.settings import cores
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    what = parser.add_subparsers(dest="what", required=True)
-    for function in (curation, balancing, duplicates, memory):
-        command = what.add_parser(function.__name__, help=function.__doc__)
-        command.set_defaults(function=function)
-        command.add_argument("--json", type=Path, help="a file that takes the figures too")
-        command.add_argument("--num-proc", type=int, default=cores())
-        if function in (curation, balancing):
-            command.add_argument("--pbc", type=Path, default=PBC, help="the folder of PBC")
-            command.add_argument("--rounds", type=int, default=3)
-    what.choices["balancing"].add_argument("--target", type=int, default=1500, help="rows per train class")
-    what.choices["duplicates"].add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6])
-    what.choices["memory"].add_argument("--count", type=int, default=100, help="drawn cells per class")
-    return parser.parse_args()
+PBC = Path(__file__).parents[2] / "shared" / "data" / "PBC_dataset_normal_DIB"
+PACKAGES = {
+    "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
+    "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
+}
 
 
 def main() -> None:
     """Run one benchmark and write its figures with what they were measured on."""
-    arguments = _arguments()
-    _check_needs(arguments)
-    packages = ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash")
+    arguments = parse_arguments()
+    module = import_module(f"benchmarks.{arguments.module}")  # one alone: torch would weigh on what measures memory
+    module.check_needs(arguments)
+    installed = {found.metadata["Name"]: found.version for found in distributions()}
     figures = {
         "what": arguments.what,
         "command": f"python scripts/benchmark.py {' '.join(sys.argv[1:])}",
         "machine": {"processor": platform.processor() or platform.machine(), "processes": arguments.num_proc},
-        "software": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "figures": arguments.function(arguments),
+        "software": {"python": platform.python_version()}
+        | {name: installed[name] for name in PACKAGES[arguments.module]},
+        "figures": getattr(module, arguments.what)(arguments),
     }
     text = json.dumps(figures, indent=1)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(text + "\n", "utf-8")
     print(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; `module` and `what` name the function that measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="what", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, help="a file that takes the figures too")
+    common.add_argument("--num-proc", type=int, default=cores())
+    _add_data_commands(commands, common)
+    _add_model_command(commands, common)
+    return parser.parse_args()
+
+
+def _add_data_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    described = {
+        "curation": "images per second from files to parquet, beside CleanVision",
+        "balancing": "augmented images per second",
+        "duplicates": "time and memory of the search for pairs of hashes within 8 bits",
+        "memory": "peak memory of a build with 1x and with 4x the images",
+    }
+    for name, text in described.items():
+        commands.add_parser(name, help=text, parents=[common]).set_defaults(module="data")
+    for name in ("curation", "balancing"):
+        commands.choices[name].add_argument("--pbc", type=Path, default=PBC, help="the folder of PBC")
+        commands.choices[name].add_argument("--rounds", type=int, default=3)
+    commands.choices["balancing"].add_argument("--target", type=int, default=1500, help="rows per train class")
+    commands.choices["duplicates"].add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    commands.choices["memory"].add_argument("--count", type=int, default=100, help="drawn cells per class")
+
+
+def _add_model_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    command = commands.add_parser("model", help="ViT-B/16 beside transformers, torchvision and timm", parents=[common])
+    command.set_defaults(module="model")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    command.add_argument("--compile", action="store_true", help="torch.compile every model")
+    command.add_argument("--batch-size", type=int, default=8)
+    command.add_argument("--rounds", type=int, default=15)
+    command.add_argument("--steps", type=int, default=1, help="steps per measurement; 20 suits a GPU")
 
 
 if __name__ == "__main__":

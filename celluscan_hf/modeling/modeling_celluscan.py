@@ -135,6 +135,7 @@ class MultiHeadSelfAttention(nn.Module):
         qkv = self.qkv(hidden_states)  # (B, N, 3 D): queries, keys and values in one product
         qkv = qkv.view(batch_size, num_tokens, 3, -1, self.head_dim)  # (B, N, 3, h, d): split into heads
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, N, d)
+        # the function above, or a fused kernel that computes the same
         attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -282,7 +283,8 @@ class CelluScanModel(CelluScanPreTrainedModel):
             `hidden_states`, num_hidden_layers + 1 of (B, N, D), and `attentions`, num_hidden_layers of (B, h, N, N).
 
         Raises:
-            ValueError: `pixel_values` has the wrong shape or type, is empty or holds NaN.
+            ValueError: `pixel_values` has the wrong shape or type, is empty, or holds NaN or infinity (which is not
+                looked at in a compiled graph).
         """
         check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
         cls_pooling = self.config.pooling == "cls"
@@ -323,10 +325,9 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         Raises:
             ValueError: `pixel_values` or `labels` do not fit the model.
         """
-        recorded = [
-            kwargs.get(flag, getattr(self.config, flag)) for flag in ("output_hidden_states", "output_attentions")
-        ]
-        outputs = self.vit(pixel_values, interpolate_pos_encoding, pooled_only=not any(recorded), **kwargs)
+        flags = ("output_hidden_states", "output_attentions")
+        looking_inside = any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
+        outputs = self.vit(pixel_values, interpolate_pos_encoding, pooled_only=not looking_inside, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:
@@ -346,8 +347,10 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
         raise ValueError(f"pixel_values must have the shape {expected}, got {got}")
     if got[0] == 0:
         raise ValueError(f"pixel_values must have the shape {expected} with at least one image, got none: {got}")
-    if any_size and (got[2] < config.patch_size or got[3] < config.patch_size):
-        raise ValueError(f"pixel_values must be at least one patch of {config.patch_size} pixels wide, got {got}")
+    if any_size and (0 in got or got[2] % config.patch_size or got[3] % config.patch_size):
+        raise ValueError(
+            f"height and width of pixel_values must be multiples of patch_size ({config.patch_size}), got {got}"
+        )
     if not any_size and got[2:] != (config.image_size, config.image_size):
         raise ValueError(
             f"pixel_values must have the shape {expected}, got {got}; resize the image, or pass "

@@ -1,0 +1,193 @@
+"""What the data half costs: curation, balancing, the search for duplicates, memory."""
+
+import argparse
+import logging
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def curation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second from files to parquet without balancing, beside CleanVision's default checks."""
+    ours: list[dict[str, float]] = []
+    theirs: list[float] = []
+    for _ in range(arguments.rounds):
+        ours.append(_isolated(_time_build, arguments.pbc, 0, arguments.num_proc))
+        theirs.append(_isolated(_time_cleanvision, arguments.pbc, arguments.num_proc))
+    to_parquet = [figures["images"] / figures["seconds_to_parquet"] for figures in ours]
+    whole = [figures["images"] / figures["seconds"] for figures in ours]
+    cleanvision = [ours[0]["images"] / seconds for seconds in theirs]
+    return {
+        "images": ours[0]["images"],
+        "images_per_second_to_parquet": _rounded(to_parquet),
+        "images_per_second_with_read_back_audit_and_card": _rounded(whole),
+        "cleanvision_images_per_second": _rounded(cleanvision),
+        "ratio_to_cleanvision": _rounded([a / b for a, b in zip(to_parquet, cleanvision, strict=True)]),
+        "median_images_per_second_to_parquet": round(statistics.median(to_parquet), 1),
+        "median_ratio_to_cleanvision": round(
+            statistics.median(a / b for a, b in zip(to_parquet, cleanvision, strict=True)), 2
+        ),
+    }
+
+
+def balancing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Augmented images per second: the time a build takes to fill train classes up, start of processes included."""
+    figures = [
+        _isolated(_time_build, arguments.pbc, arguments.target, arguments.num_proc) for _ in range(arguments.rounds)
+    ]
+    speeds = [found["variants"] / found["seconds_augmenting"] for found in figures]
+    return {
+        "variants": figures[0]["variants"],
+        "variants_per_second": _rounded(speeds),
+        "median_variants_per_second": round(statistics.median(speeds), 1),
+    }
+
+
+def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time and peak memory of the search for pairs within 8 bits, for random hashes and for clustered ones."""
+    return {
+        f"{kind}_{count}": _isolated(_search, kind, count)
+        for kind in ("random", "clustered")
+        for count in arguments.counts
+    }
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of a build: main process and largest worker, with `--count` drawn cells per class and with 4x."""
+    peaks = {}
+    for factor in (1, 4):
+        peaks[f"{factor}x"] = _isolated(_peak_of_build, arguments.count * factor, arguments.num_proc)
+    return peaks | {"ratio_4x_to_1x": round(peaks["4x"]["main_mib"] / peaks["1x"]["main_mib"], 3)}
+
+
+def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
+    """Time of a build of PBC, and of its stages, from its log."""
+    from celluscan_hf.dataset.build import build
+    from celluscan_hf.dataset.settings import BuildSettings
+
+    stages = _StageTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BuildSettings((f"pbc={pbc}",), Path(folder, "wbc"), target_per_class=target, num_proc=num_proc)
+        started = time.perf_counter()
+        figures = build(settings)
+        seconds = time.perf_counter() - started
+    return {
+        "images": figures["seen"],
+        "variants": figures["rows"]["augmented"],
+        "seconds": seconds,
+        "seconds_to_parquet": stages.ended["storing"] - started,
+        "seconds_augmenting": stages.seconds.get("augmenting", 0.0),
+    }
+
+
+class _StageTimes(logging.Handler):
+    """When each stage of a build ended and how long it took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        logger = logging.getLogger("celluscan_hf.dataset.workers")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stage, *_, seconds = record.args if isinstance(record.args, tuple) else ()
+        self.ended[str(stage)] = time.perf_counter()
+        self.seconds[str(stage)] = float(str(seconds))
+
+
+def _time_cleanvision(pbc: Path, num_proc: int) -> float:
+    from cleanvision import Imagelab
+
+    files = [str(path) for path in sorted(pbc.rglob("*.jpg")) if not path.name.startswith(".")]
+    started = time.perf_counter()
+    Imagelab(filepaths=files).find_issues(n_jobs=num_proc, verbose=False)
+    return time.perf_counter() - started
+
+
+def _search(kind: str, count: int) -> dict[str, float]:
+    from celluscan_hf.curation.duplicates import pairs_within
+
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+    if kind == "clustered":  # as perceptual hashes of cells are: few bits away from some hundred shapes
+        centres = hashes[: max(1, count // 2000)]
+        hashes = rng.choice(centres, count) ^ _noise(rng, count, bits=16)
+    hashes = np.unique(hashes)
+    started = time.perf_counter()
+    pairs = sum(len(block) for block in pairs_within(hashes))
+    seconds = time.perf_counter() - started
+    return {"hashes": len(hashes), "pairs": pairs, "seconds": round(seconds, 2), "peak_mib": _peak_mib()}
+
+
+def _noise(rng: np.random.Generator, count: int, bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    noise = np.zeros(count, np.uint64)
+    for _ in range(bits):
+        noise ^= np.uint64(1) << rng.integers(0, 64, count, dtype=np.uint64)
+    return noise
+
+
+def _peak_of_build(count: int, num_proc: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "scripts" / "build_dataset.py"), f"--source=synthetic={count}"]
+        command += [f"--output={folder}/wbc", "--target-per-class=0", f"--num-proc={num_proc}"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        peaks = _watch(process)
+    return {"images": 14 * count, **peaks}
+
+
+def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
+    """Peak resident memory in MiB of a process and of the largest of its children, looked at 20 times a second."""
+    import psutil
+
+    main = psutil.Process(process.pid)
+    peaks = {"main_mib": 0.0, "worker_mib": 0.0}
+    while process.poll() is None:
+        try:
+            peaks["main_mib"] = max(peaks["main_mib"], main.memory_info().rss / 2**20)
+            for child in main.children():
+                peaks["worker_mib"] = max(peaks["worker_mib"], child.memory_info().rss / 2**20)
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"the build ended with status {process.returncode}")
+    return {name: round(value, 1) for name, value in peaks.items()}
+
+
+def _isolated(function: Callable[..., Any], *arguments: object) -> Any:
+    """Run in a process of its own, so that no measurement inherits another's memory or imports."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _peak_mib() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 2) for value in values]
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    """Say at once what is missing, not after the first minutes."""
+    pbc = getattr(arguments, "pbc", None)
+    if pbc is not None and not pbc.is_dir():
+        raise SystemExit(f"error: {pbc} does not exist; give the folder of PBC with --pbc")
+    for module in {"curation": ["cleanvision"], "memory": ["psutil"]}.get(arguments.what, []):
+        if find_spec(module) is None:
+            raise SystemExit(f'error: {module} is not installed; pip install -e ".[benchmark]"')

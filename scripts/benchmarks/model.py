@@ -1,0 +1,151 @@
+"""Our ViT-B/16 beside those of transformers, torchvision and timm: same weights, same batch, in turns."""
+
+import argparse
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+Models = dict[str, nn.Module]
+
+
+def model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Speed of forward and training step of ViT-B/16 as ratios to the three libraries, and what importing costs."""
+    torch.set_num_threads(arguments.num_proc)
+    torch.manual_seed(0)
+    models = _models()
+    return {
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else arguments.device,
+        "dtype": arguments.dtype,
+        "compiled": arguments.compile,
+        "batch_size": arguments.batch_size,
+        "max_difference_of_logits_float32": _parity(models),
+        "forward": _compare(models, arguments, training=False),
+        "training_step": _compare(models, arguments, training=True),
+        "import_seconds": _imports(arguments.rounds),
+    }
+
+
+def _models() -> Models:
+    from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
+    from celluscan_hf.modeling.conversion import to_timm, to_torchvision, to_transformers
+    from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+
+    ours = CelluScanForImageClassification(CelluScanConfig(hidden_dropout_prob=0.0)).eval()
+    return {
+        "celluscan": ours,
+        "transformers": to_transformers(ours),
+        "torchvision": to_torchvision(ours),
+        "timm": to_timm(ours),
+    }
+
+
+def _parity(models: Models) -> dict[str, float]:
+    images = torch.randn(4, 3, 224, 224)
+    with torch.inference_mode():
+        logits = {name: _logits(module, images) for name, module in models.items()}
+    return {name: float((logits[name] - logits["celluscan"]).abs().max()) for name in models if name != "celluscan"}
+
+
+def _compare(models: Models, arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
+    """Times of every model, one after the other in a new order each round; ratios are taken within a round."""
+    step = _training_step if training else _forward
+    steps = {name: step(module, arguments) for name, module in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(arguments.rounds):
+        for name in random.sample(list(steps), len(steps)):
+            seconds[name].append(_timed(steps[name], arguments))
+    ours = seconds.pop("celluscan")
+    ratios = {
+        name: round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 3)
+        for name, theirs in seconds.items()
+    }
+    return {
+        "times_as_fast_as": ratios,
+        "times_as_fast_as_the_fastest": min(ratios.values()),
+        "images_per_second": round(arguments.batch_size / statistics.median(ours), 2),
+    }
+
+
+def _timed(step: Callable[[], None], arguments: argparse.Namespace) -> float:
+    """Seconds of one step, the mean of `--steps`."""
+    _wait(arguments)
+    started = time.perf_counter()
+    for _ in range(arguments.steps):
+        step()
+    _wait(arguments)
+    seconds = time.perf_counter() - started
+    return seconds / int(arguments.steps)
+
+
+def _wait(arguments: argparse.Namespace) -> None:
+    if arguments.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _forward(module: nn.Module, arguments: argparse.Namespace) -> Callable[[], None]:
+    """Inference in the wanted precision, warmed up."""
+    dtype = getattr(torch, arguments.dtype)
+    module = module.to(arguments.device, dtype).eval()
+    images = torch.randn(arguments.batch_size, 3, 224, 224, device=arguments.device, dtype=dtype)
+    run = torch.compile(module) if arguments.compile else module
+
+    @torch.inference_mode()
+    def step() -> None:
+        run(images)
+
+    for _ in range(3):
+        step()
+    return step
+
+
+def _training_step(module: nn.Module, arguments: argparse.Namespace) -> Callable[[], None]:
+    """Forward, cross-entropy, backward and AdamW with float32 weights, under autocast if asked for; warmed up."""
+    dtype = getattr(torch, arguments.dtype)
+    module = module.to(arguments.device, torch.float32).train()
+    images = torch.randn(arguments.batch_size, 3, 224, 224, device=arguments.device)
+    labels = torch.randint(14, (arguments.batch_size,), device=arguments.device)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
+    run = torch.compile(module) if arguments.compile else module
+
+    def step() -> None:
+        with torch.autocast(arguments.device, dtype=torch.bfloat16, enabled=dtype is not torch.float32):
+            loss = nn.functional.cross_entropy(_logits(run, images), labels)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    for _ in range(3):
+        step()
+    return step
+
+
+def _logits(module: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
+    output = module(images)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def _imports(rounds: int) -> dict[str, float]:
+    """What `import celluscan_hf` adds to `import transformers`: medians of new processes, in turns."""
+    seconds: dict[str, list[float]] = {"transformers": [], "transformers, celluscan_hf": []}
+    for _ in range(rounds):
+        for modules in seconds:
+            code = f"import time; started = time.perf_counter(); import {modules}; print(time.perf_counter() - started)"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            seconds[modules].append(float(done.stdout))
+    alone, both = (statistics.median(values) for values in seconds.values())
+    return {"transformers": round(alone, 3), "with_celluscan_hf": round(both, 3), "added": round(both - alone, 3)}
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    if find_spec("timm") is None:
+        raise SystemExit('error: timm is not installed; pip install -e ".[benchmark]"')
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: --device cuda: torch sees no GPU")
