@@ -1,0 +1,107 @@
+"""The command `celluscan`: thin. Each subcommand imports what it needs only when it runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import CelluScanError
+
+_FAILED, _INTERRUPTED = 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit status. What cannot be done is said in one line on standard error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except CelluScanError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno is None:  # not from the operating system
+            raise
+        return _fail(f"{error.strerror}: {error.filename}")
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="celluscan", description="Single blood cells in 14 classes.")
+    parser.add_argument("--version", action="version", version=f"celluscan {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_export_onnx(commands)
+    _add_explain(commands)
+    return parser
+
+
+def _add_export_onnx(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "write a model as an ONNX file, checked against PyTorch"
+    parser = commands.add_parser("export-onnx", help=text, description=f"{text.capitalize()}.")
+    _add_model(parser, "model")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
+    parser.set_defaults(run=_export_onnx)
+
+
+def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "draw where a model looked in one image"
+    parser = commands.add_parser("explain", help=text, description=f"{text.capitalize()}.")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file of one cell")
+    _add_model(parser, "--model", required=True)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.png",
+        help="where to draw; by default <image>-attention.png in the current folder",
+    )
+    parser.add_argument(
+        "--layer", type=int, default=-1, help="whose heads are drawn, 1 is the first; by default the last"
+    )
+    parser.set_defaults(run=_explain)
+
+
+def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    parser.add_argument(name, metavar="MODEL", help="a checkpoint folder, or the name of a model on the Hub", **options)
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that lies in the checkpoint; the models of CelluScan do not need it",
+    )
+
+
+def _export_onnx(arguments: argparse.Namespace) -> None:
+    _quieten()
+    from .inference.onnx import export_onnx
+
+    done = export_onnx(arguments.model, arguments.output, trust_remote_code=arguments.trust_remote_code)
+    print(f"{arguments.output / done.file.name}: {done.size / 1e6:.1f} MB")
+    print(f"largest difference of a logit from PyTorch: {done.max_difference:.1e}")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    _quieten()
+    from .inference.explain import explain
+
+    output = arguments.output or Path(f"{arguments.image.stem}-attention.png")
+    trust = arguments.trust_remote_code
+    print(explain(arguments.image, arguments.model, output, arguments.layer, trust_remote_code=trust))
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return _FAILED
+
+
+def _quieten() -> None:
+    """No progress bars and warnings of transformers: what matters is raised as an error."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Where a Vision Transformer looks: attention of each head, and attention rollout through all layers.
+
+Rollout is that of Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers"
+(https://arxiv.org/abs/2005.00928). Attention says which patches were mixed into the result, not why a class was chosen.
+
+Letters in the comments on shapes: B images, h heads, N tokens = the class token and then the patches, row by row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import CelluScanError
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRecord:
+    """What a model attended to in a batch of images.
+
+    Attributes:
+        logits: (B, labels), of the same forward pass.
+        layers: The attention of every layer, first to last, each (B, h, N, N); rows sum to one.
+        grid: Rows and columns of patches.
+        pooling: What the classifier reads: the class token (`"cls"`) or the mean of the patch tokens (`"mean"`).
+    """
+
+    logits: torch.Tensor
+    layers: tuple[torch.Tensor, ...]
+    grid: tuple[int, int]
+    pooling: str
+
+    def rollout(self) -> torch.Tensor:
+        """How much each patch flowed into what the classifier reads, (B, rows, columns); each image sums to one."""
+        share = self._on_patches(rollout(self.layers))
+        return share / share.sum(dim=(-2, -1), keepdim=True)
+
+    def heads(self, layer: int = -1) -> torch.Tensor:
+        """Attention of each head of one layer, from what the classifier reads to each patch: (B, h, rows, columns).
+
+        Each map sums to one less the attention to the class token.
+
+        Args:
+            layer: From 1 (first) to the number of layers, or from -1 (last) backwards.
+
+        Raises:
+            CelluScanError: There is no such layer.
+        """
+        count = len(self.layers)
+        if layer == 0 or abs(layer) > count:
+            raise CelluScanError(
+                f"layer {layer} does not exist; expected 1 (first) to {count}, or -1 (last) to -{count}"
+            )
+        return self._on_patches(self.layers[layer - 1 if layer > 0 else layer].float())
+
+    def _on_patches(self, attention: torch.Tensor) -> torch.Tensor:
+        """(…, N, N) to (…, rows, columns): the row of the class token or the mean row of the patches, less its own."""
+        row = attention[..., 0, :] if self.pooling == "cls" else attention[..., 1:, :].mean(dim=-2)  # (…, N)
+        return row[..., 1:].reshape(*row.shape[:-1], *self.grid)
+
+
+def rollout(layers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Attention followed through all layers: `layers`, first to last, each (B, h, N, N) -> (B, N, N).
+
+    Heads are averaged, the identity is added for the residual connection, rows are scaled back to one, and the layers
+    are multiplied. Row i says how much each input token flowed into token i of the last layer; it sums to one.
+    """
+    flow: torch.Tensor | None = None
+    for attention in layers:
+        mixed = attention.float().mean(dim=1)  # (B, N, N)
+        mixed = mixed + torch.eye(mixed.shape[-1], device=mixed.device)
+        mixed = mixed / mixed.sum(dim=-1, keepdim=True)
+        flow = mixed if flow is None else mixed @ flow
+    if flow is None:
+        raise ValueError("rollout needs the attention of at least one layer, got none")
+    return flow
+
+
+def record_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> AttentionRecord:
+    """One forward pass, in evaluation mode, with every attention kept.
+
+    Args:
+        model: `CelluScanForImageClassification` or `ViTForImageClassification`, with `attn_implementation="eager"`.
+        pixel_values: (B, channels, height, width), as the image processor makes them.
+
+    Raises:
+        CelluScanError: The model runs with a fused kernel, which keeps no attention, or is not such a ViT.
+    """
+    kernel = getattr(model.config, "_attn_implementation", None)
+    if kernel != "eager":
+        raise CelluScanError(
+            f'attn_implementation "{kernel}" keeps no attention; load the model with attn_implementation="eager", or '
+            'call model.set_attn_implementation("eager")'
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(pixel_values.to(model.device, model.dtype), output_attentions=True)
+    finally:
+        model.train(was_training)
+    layers = tuple(outputs.attentions or ())
+    grid = _patch_grid(model, pixel_values, layers)
+    return AttentionRecord(outputs.logits, layers, grid, getattr(model.config, "pooling", "cls"))
+
+
+def _patch_grid(model: PreTrainedModel, pixel_values: torch.Tensor, layers: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """Rows and columns of patches. Raises a `CelluScanError` where the attention is not over these patches."""
+    patch_size = getattr(model.config, "patch_size", None)
+    if isinstance(patch_size, int):
+        rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
+        tokens = 1 + rows * columns
+        if layers and all(layer.shape[-2:] == (tokens, tokens) for layer in layers):
+            return rows, columns
+    raise CelluScanError(
+        f"{type(model).__name__} is not a ViT with one class token and one token for each patch, so its attention "
+        "cannot be laid over the image"
+    )

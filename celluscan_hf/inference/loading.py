@@ -1,0 +1,91 @@
+"""The one place where a trained classifier and its image processor are loaded, and where a failed load is explained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+
+from ..errors import CelluScanError
+
+_SAVE = "save it with model.save_pretrained(folder) and processor.save_pretrained(folder)"
+
+# Words of the library's message, and what to tell instead.
+_KNOWN_FAILURES = {
+    "trust_remote_code": "needs code that lies in the checkpoint; where you trust its author, let it run with "
+    "--trust-remote-code (in Python: trust_remote_code=True)",
+    "unrecognized configuration class": "is not an image classification model",
+    "does not recognize this architecture": "is a kind of model that this version of transformers does not know; a "
+    "newer one may: pip install --upgrade transformers",
+    "unrecognized model": "has a config.json without model_type; " + _SAVE,
+    "valid json": "has a config.json that is not valid JSON; " + _SAVE,
+    "repo id must": "does not exist; expected a checkpoint folder, or the name of a model on the Hub",
+    "not a local folder": "is neither a folder here nor a model on the Hub; check the name (and, for a private model, "
+    "log in: hf auth login)",
+    "couldn't connect": "is not a folder here, and the Hub could not be reached; check the path, or the connection",
+    "no file named model.safetensors": "has no model.safetensors, and other weights (pickles can run code) are not "
+    "read; " + _SAVE,
+    "ignore_mismatched_sizes": "has weights of other sizes than its config.json says; " + _SAVE,
+    "load image processor": "has no preprocessor_config.json, so nothing says how to prepare an image; " + _SAVE,
+}
+_DAMAGED = (SafetensorError, StrictDataclassError)
+
+
+def load_classifier(
+    name: str | Path, trust_remote_code: bool = False, *, revision: str | None = None, **kwargs: Any
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """An image classification model, ready for inference, and its image processor.
+
+    Args:
+        name: A checkpoint folder, or the name of a model on the Hub.
+        trust_remote_code: Run code that lies in the checkpoint. The hand-built CelluScan model does not need it.
+        revision: Commit, branch or tag on the Hub; give a commit where remote code is trusted.
+        **kwargs: For the model's `from_pretrained`, such as `attn_implementation` or `dtype`.
+
+    Raises:
+        CelluScanError: The checkpoint is missing, incomplete, damaged, of another kind, needs remote code that is not
+            trusted, or cannot be fetched.
+    """
+    _check_name(name)
+    hub = {"trust_remote_code": trust_remote_code, "revision": revision}
+    with _failures_explained(name):
+        model, report = AutoModelForImageClassification.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, **hub, **kwargs
+        )
+        processor = AutoImageProcessor.from_pretrained(name, **hub)
+    if missing := sorted(report["missing_keys"]):
+        raise CelluScanError(
+            f"{name} is not a trained classifier: it lacks {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another"
+        )
+    return model.eval(), processor
+
+
+def _check_name(name: str | Path) -> None:
+    """Raises what the library would not say clearly, or only after asking the Hub."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CelluScanError(f"{name} is not a checkpoint: it has no config.json; {_SAVE}")
+    elif folder.exists():
+        raise CelluScanError(f"{name} is a file; expected a checkpoint folder, or the name of a model on the Hub")
+
+
+@contextmanager
+def _failures_explained(name: str | Path) -> Iterator[None]:
+    """Turns what a bad checkpoint raises into a `CelluScanError`; anything else is a bug and passes."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, *_DAMAGED) as error:
+        message = str(error)
+        for words, explanation in _KNOWN_FAILURES.items():
+            if words in message.lower():
+                raise CelluScanError(f"{name} {explanation}") from error
+        if isinstance(error, OSError):
+            raise CelluScanError(f"{name} cannot be loaded: {' '.join(message.split())}") from error
+        if isinstance(error, _DAMAGED):
+            raise CelluScanError(f"{name} is damaged: {' '.join(message.split())}") from error
+        raise

@@ -1,0 +1,168 @@
+"""The figure of one cell: it is drawn whole, from safely opened images, and says what the model said."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from transformers import LlavaImageProcessor, PreTrainedModel
+
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.inference.attention import AttentionRecord
+from celluscan_hf.inference.explain import TINT, displayed, draw, explain, predictions, smooth
+
+Build = Callable[..., PreTrainedModel]
+Write = Callable[..., Path]
+
+
+def record(heads: int = 4, layers: int = 2, peak: float = 0.0) -> AttentionRecord:
+    """Even attention over 2 x 2 patches; the class token sees the last patch by `peak` more."""
+    layer = torch.full((1, heads, 5, 5), 0.2)
+    layer[:, :, 0, 4] += peak
+    return AttentionRecord(torch.zeros(1, 3), (layer,) * layers, (2, 2), "cls")
+
+
+def grey_cell(side: int = 32) -> np.ndarray:
+    return np.full((side, side, 3), 0.9, np.float32)
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mean", "native"])
+def test_draws_a_png_for_a_model(
+    kind: str, tmp_path: Path, build_model: Build, processor: LlavaImageProcessor, write_image: Write
+) -> None:
+    cell = write_image(tmp_path / "cell.png", 1)
+    model = build_model(kind, attn_implementation="eager")
+    output = explain(cell, model, tmp_path / "new" / "drawn.png", processor=processor)
+    with Image.open(output) as drawn:
+        assert drawn.format == "PNG"
+        assert 800 < drawn.width < 3000
+        assert 300 < drawn.height < 3000
+        assert len(drawn.convert("RGB").getcolors(10**7)) > 1000
+
+
+def test_draws_a_png_for_a_checkpoint_folder(checkpoint: Path, tmp_path: Path, write_image: Write) -> None:
+    cell = write_image(tmp_path / "wide $x_1$.jpg", Image.effect_noise((90, 40), 60).convert("CMYK"))
+    assert explain(cell, checkpoint, tmp_path / "drawn.PNG", layer=1).stat().st_size > 10_000
+
+
+def test_a_panel_for_the_cell_rollout_and_each_head() -> None:
+    figure = draw(grey_cell(), record(heads=3, peak=0.4), -1, "title")
+    assert titles(figure)[0] == "as the model sees it"
+    assert [title.partition(",")[0] for title in titles(figure)[1:]] == ["rollout", "head 1", "head 2", "head 3"]
+
+
+def test_titles_say_how_high_attention_goes() -> None:
+    figure = draw(grey_cell(), record(heads=1, peak=0.4), -1, "title")
+    assert titles(figure)[2] == "head 1, up to 2.4 ×"  # 0.6 on one of 4 patches
+
+
+@pytest.mark.parametrize(("layer", "shown"), [(-1, 3), (1, 1), (-3, 1), (2, 2)])
+def test_the_title_names_the_layer(layer: int, shown: int) -> None:
+    title = draw(grey_cell(), record(layers=3), layer, "title").get_suptitle()
+    assert title == f"title\nRollout through all 3 layers; heads of layer {shown}."
+
+
+def test_even_attention_is_not_shown_at_full_strength() -> None:
+    figure = draw(grey_cell(), record(heads=1), -1, "title")
+    tints = [axes.images[1] for axes in figure.axes if len(axes.images) == 2]
+    assert [tint.get_clim() for tint in tints] == [(0.0, 2.0), (0.0, 2.0)]
+
+
+def test_no_attention_leaves_the_cell_clear() -> None:
+    assert TINT[0, 3] == 0.0
+    assert np.all(np.diff(TINT[:, 3]) > 0)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 6, 12, 16])
+def test_no_text_is_cut_off_or_lies_on_another(heads: int) -> None:
+    long = ", ".join(["A Class With A Rather Long Name 99.9 %"] * 3)
+    figure = draw(grey_cell(), record(heads=heads, peak=99.0), -1, f"{'very_long_name' * 6}.jpg\n{long}")
+    figure.draw_without_rendering()
+    *panels, legend = figure.axes
+    texts = [*figure.texts, *(panel.title for panel in panels), *legend.findobj(Text)]
+    texts = [text for text in texts if text.get_text() and text.get_visible()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) == 1 + (2 + heads) + 3
+    for box in boxes:
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    for index, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[index + 1 :]), texts[index].get_text()
+
+
+def test_the_cell_is_shown_as_it_was_before_normalising(processor: LlavaImageProcessor, cell_image: Callable) -> None:
+    image = cell_image(3, (32, 32))
+    pixels = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    np.testing.assert_allclose(displayed(pixels, processor), np.asarray(image) / 255, atol=1e-4)
+
+
+def test_maps_are_enlarged_without_edges_or_negative_values() -> None:
+    grid = torch.zeros(4, 4)
+    grid[1, 2] = 1.0
+    values = smooth(grid, (64, 64))
+    assert values.shape == (64, 64)
+    assert values.min() == 0.0
+    assert np.unravel_index(values.argmax(), values.shape) in {(y, x) for y in (23, 24) for x in (39, 40)}
+    assert np.abs(np.diff(values, axis=0)).max() < 0.15
+
+
+def test_the_three_likeliest_labels_are_named() -> None:
+    labels = {0: "Basophil", 1: "Monocyte", 2: "Platelet", 3: "Eosinophil"}
+    logits = torch.tensor([0.5, 0.25, 0.05, 0.2]).log()
+    said = predictions(logits, labels).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "Basophil 50.0 %, then Monocyte 25.0 %, Eosinophil 20.0 %"
+
+
+def test_a_single_label_is_named_alone() -> None:
+    assert predictions(torch.zeros(1), {0: "Basophil"}).startswith("Basophil 100.0")
+    assert "then" not in predictions(torch.zeros(1), {0: "Basophil"})
+
+
+def test_a_missing_image(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CelluScanError, match=r"missing\.jpg: there is no such image"):
+        explain(tmp_path / "missing.jpg", checkpoint, tmp_path / "drawn.png")
+
+
+def test_a_folder_instead_of_an_image(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CelluScanError, match="is a folder; expected one image file"):
+        explain(tmp_path, checkpoint, tmp_path / "drawn.png")
+
+
+def test_a_file_that_is_not_an_image(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CelluScanError, match="cannot be used: not_an_image"):
+        explain(checkpoint / "config.json", checkpoint, tmp_path / "drawn.png")
+
+
+def test_a_missing_model(tmp_path: Path, write_image: Write) -> None:
+    with pytest.raises(CelluScanError, match="does not exist; expected a checkpoint"):
+        explain(write_image(tmp_path / "cell.png", 1), tmp_path / "missing", tmp_path / "drawn.png")
+
+
+def test_a_model_without_its_processor(tmp_path: Path, write_image: Write, build_model: Build) -> None:
+    with pytest.raises(CelluScanError, match="needs its image processor"):
+        explain(write_image(tmp_path / "cell.png", 1), build_model("linear"), tmp_path / "drawn.png")
+
+
+def test_only_png_is_written(tmp_path: Path, checkpoint: Path, write_image: Write) -> None:
+    with pytest.raises(CelluScanError, match=r"expected a file name that ends in \.png"):
+        explain(write_image(tmp_path / "cell.png", 1), checkpoint, tmp_path / "drawn.jpg")
+
+
+def test_a_layer_that_does_not_exist_draws_nothing(tmp_path: Path, checkpoint: Path, write_image: Write) -> None:
+    with pytest.raises(CelluScanError, match="layer 9 does not exist"):
+        explain(write_image(tmp_path / "cell.png", 1), checkpoint, tmp_path / "drawn.png", layer=9)
+    assert not (tmp_path / "drawn.png").exists()
+
+
+@pytest.mark.real_data
+def test_draws_a_real_cell(real_data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    cell = next((real_data / "PBC_dataset_normal_DIB").rglob("*.jpg"))
+    assert explain(cell, checkpoint, tmp_path / "drawn.png").is_file()

@@ -1,0 +1,198 @@
+"""An ONNX file says what PyTorch says, for any batch, or it is not written."""
+
+import copy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    LlavaImageProcessor,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.inference import onnx as exporting
+from celluscan_hf.inference.onnx import TOLERANCE, export_onnx
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+Build = Callable[..., PreTrainedModel]
+KINDS = ["linear", "convolution", "mean", "native"]
+
+
+def run(file: Path, images: torch.Tensor) -> Any:
+    (logits,) = onnxruntime.InferenceSession(file).run(["logits"], {"pixel_values": images.numpy()})
+    return logits
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    build_model: Build,
+    processor: LlavaImageProcessor,
+) -> tuple[PreTrainedModel, Path]:
+    """A model of each kind, and the folder it was exported to."""
+    model, folder = build_model(request.param), tmp_path_factory.mktemp(request.param) / "exported"
+    done = export_onnx(model, folder, processor)
+    assert done.file == folder / "model.onnx"
+    assert done.size == done.file.stat().st_size
+    assert done.max_difference <= TOLERANCE
+    return model, folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, exported: tuple[PreTrainedModel, Path]) -> None:
+    """Takes the graph that is exported already, for tests of what comes after."""
+    import onnx_ir
+
+    monkeypatch.setattr(exporting, "_trace", lambda model: onnx_ir.load(exported[1] / "model.onnx"))
+
+
+only_one_kind = pytest.mark.parametrize("exported", ["linear"], indirect=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_logits_are_those_of_pytorch(exported: tuple[PreTrainedModel, Path], batch: int) -> None:
+    model, folder = exported
+    images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
+    with torch.no_grad():
+        expected = model(images).logits.numpy()
+    np.testing.assert_allclose(run(folder / "model.onnx", images), expected, rtol=0, atol=1e-5)
+
+
+def test_only_the_batch_varies(exported: tuple[PreTrainedModel, Path]) -> None:
+    session = onnxruntime.InferenceSession(exported[1] / "model.onnx")
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [("pixel_values", ["batch", 3, 32, 32])]
+    assert [(value.name, value.shape) for value in session.get_outputs()] == [("logits", ["batch", 14])]
+
+
+def test_the_file_is_valid_and_does_not_name_files_of_this_machine(exported: tuple[PreTrainedModel, Path]) -> None:
+    file = exported[1] / "model.onnx"
+    onnx.checker.check_model(file, full_check=True)
+    assert b".py" not in file.read_bytes()
+
+
+def test_the_folder_is_all_that_a_prediction_needs(exported: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:
+    model, folder = exported
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    pixels = AutoImageProcessor.from_pretrained(moved)(images=image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = int(model(pixels).logits.argmax())
+    found = int(run(moved / "model.onnx", pixels).argmax())
+    assert AutoConfig.from_pretrained(moved).id2label[found] == model.config.id2label[expected]
+
+
+@only_one_kind
+@pytest.mark.usefixtures("quick")
+def test_a_checkpoint_folder_is_exported_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    names = {file.name for file in export_onnx(str(checkpoint), tmp_path / "new" / "folder").file.parent.iterdir()}
+    assert names >= {"model.onnx", "config.json", "preprocessor_config.json"}
+
+
+def test_the_given_model_is_not_changed(tmp_path: Path, build_model: Build, processor: LlavaImageProcessor) -> None:
+    model = build_model("linear", attn_implementation="sdpa", output_attentions=False).to(torch.bfloat16).train()
+    done = export_onnx(model, tmp_path / "exported", processor)
+    assert done.max_difference <= TOLERANCE
+    assert (model.dtype, model.training, model.config._attn_implementation) == (torch.bfloat16, True, "sdpa")
+    assert AutoConfig.from_pretrained(done.file.parent).dtype == torch.float32
+
+
+@only_one_kind
+@pytest.mark.usefixtures("quick")
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, build_model: Build, processor: LlavaImageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "ONE_FILE_BYTES", 1000)
+    done = export_onnx(build_model("linear"), tmp_path / "exported", processor)
+    graph, weights = done.file.stat().st_size, (done.file.parent / "model.onnx.data").stat().st_size
+    assert weights > graph
+    assert done.size == graph + weights
+
+
+def test_a_file_that_says_something_else_is_not_kept(
+    tmp_path: Path, build_model: Build, processor: LlavaImageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = exporting._trace
+
+    def tampered(model: PreTrainedModel) -> Any:
+        model = copy.deepcopy(model)
+        model.classifier.linear.bias.data[3] += 2 * TOLERANCE
+        return trace(model)
+
+    monkeypatch.setattr(exporting, "_trace", tampered)
+    with pytest.raises(CelluScanError, match=r"logits differ from PyTorch by 0\.0002, expected at most 0\.0001"):
+        export_onnx(build_model("linear"), tmp_path / "exported", processor)
+    assert not list(tmp_path.iterdir())
+
+
+@only_one_kind
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("difference", [float("nan"), float("inf")])
+def test_no_number_is_not_small(
+    difference: float,
+    tmp_path: Path,
+    build_model: Build,
+    processor: LlavaImageProcessor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exporting, "max_difference", lambda model, file: difference)
+    with pytest.raises(CelluScanError, match="logits differ"):
+        export_onnx(build_model("linear"), tmp_path / "exported", processor)
+
+
+@only_one_kind
+def test_logits_of_another_shape_differ(exported: tuple[PreTrainedModel, Path], build_model: Build) -> None:
+    assert exporting.max_difference(build_model("native", num_labels=1), exported[1] / "model.onnx") == float("inf")
+
+
+def test_a_folder_that_holds_something_is_left_alone(checkpoint: Path) -> None:
+    before = sorted(checkpoint.iterdir())
+    with pytest.raises(CelluScanError, match="is not empty"):
+        export_onnx(checkpoint, checkpoint)
+    assert sorted(checkpoint.iterdir()) == before
+
+
+@only_one_kind
+@pytest.mark.usefixtures("quick")
+def test_an_empty_folder_is_filled(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "exported").mkdir()
+    assert export_onnx(checkpoint, tmp_path / "exported").file.is_file()
+
+
+def test_a_file_where_the_folder_should_be(checkpoint: Path) -> None:
+    with pytest.raises(CelluScanError, match="is a file; give a new or empty folder"):
+        export_onnx(checkpoint, checkpoint / "config.json")
+
+
+def test_a_model_without_its_processor(tmp_path: Path, build_model: Build) -> None:
+    with pytest.raises(CelluScanError, match="needs its image processor"):
+        export_onnx(build_model("linear"), tmp_path / "exported")
+
+
+def test_a_model_that_is_no_vision_transformer(tmp_path: Path, processor: LlavaImageProcessor) -> None:
+    model = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    with pytest.raises(CelluScanError, match="expected a Vision Transformer"):
+        export_onnx(model, tmp_path / "exported", processor)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CelluScanError, match=rf'needs {package}: pip install "celluscan_hf\[onnx\]"'):
+        export_onnx("no/matter", tmp_path / "exported")

@@ -1,0 +1,187 @@
+"""The command `celluscan`: quick help, exit statuses, one line for each error, tracebacks for bugs."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import celluscan_hf
+from celluscan_hf.cli import main
+from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
+from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+from celluscan_hf.modeling.processor import build_image_processor
+
+EXPLAIN = "celluscan_hf.inference.explain.explain"
+
+
+@pytest.fixture(autouse=True)
+def _as_noisy_as_before() -> Iterator[None]:
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    logging.set_verbosity(verbosity)
+    if bars:
+        logging.enable_progress_bar()
+
+
+@pytest.fixture
+def cell(tmp_path: Path, write_image: Callable[..., Path]) -> str:
+    return str(write_image(tmp_path / "some.cell.png", 1))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    config = CelluScanConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8
+    )
+    CelluScanForImageClassification(config).save_pretrained(folder)
+    build_image_processor(32, (0.8, 0.7, 0.75), (0.2, 0.25, 0.15)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the drawing was asked to do, instead of doing it."""
+    calls: list[dict[str, Any]] = []
+
+    def note(image: Path, model: str, output: Path, layer: int, **options: Any) -> Path:
+        calls.append({"image": image, "model": model, "output": output, "layer": layer, **options})
+        return output
+
+    monkeypatch.setattr(EXPLAIN, note)
+    return calls
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a failed run says."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom celluscan_hf.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "export-onnx" in printed
+    assert printed.endswith("set()\n")
+
+
+def test_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "celluscan_hf.cli", "--version"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == f"celluscan {celluscan_hf.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["explain", "cell.png"]])
+def test_a_command_that_is_not_understood(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: celluscan" in capsys.readouterr().err
+
+
+def test_explain_draws_into_the_current_folder(
+    cell: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["explain", cell, "--model", model]) == 0
+    assert capsys.readouterr() == ("some.cell-attention.png\n", "")
+    with Image.open(tmp_path / "some.cell-attention.png") as drawn:
+        assert drawn.format == "PNG"
+
+
+def test_explain_trusts_remote_code_only_when_told(asked: list[dict[str, Any]]) -> None:
+    assert main(["explain", "cell.png", "--model", "some/model"]) == 0
+    assert main(["explain", "cell.png", "--model", "some/model", "--trust-remote-code"]) == 0
+    assert [call["trust_remote_code"] for call in asked] == [False, True]
+
+
+def test_explain_hands_on_what_was_asked(asked: list[dict[str, Any]]) -> None:
+    assert main(["explain", "a/cell.png", "--model", "m", "--output", "b/drawn.png", "--layer", "3"]) == 0
+    assert main(["explain", "a/cell.png", "--model", "m"]) == 0
+    assert [(call["output"], call["layer"]) for call in asked] == [
+        (Path("b/drawn.png"), 3),
+        (Path("cell-attention.png"), -1),
+    ]
+
+
+def test_a_missing_image(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no such image" in fails(capsys, "explain", "missing.jpg", "--model", model)
+
+
+def test_a_missing_model(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "does not exist; expected a checkpoint" in fails(capsys, "explain", cell, "--model", "./missing")
+
+
+def test_a_layer_that_does_not_exist(cell: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "layer 7 does not exist" in fails(capsys, "explain", cell, "--model", model, "--layer", "7")
+
+
+def test_export_onnx_says_how_close_it_is(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    capsys.readouterr()
+    assert main(["export-onnx", model, str(tmp_path / "exported")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'exported' / 'model.onnx'}: 0.1 MB\nlargest difference of a logit")
+    assert err == ""
+
+
+def test_export_onnx_does_not_overwrite(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    assert "is not empty" in fails(capsys, "export-onnx", model, model)
+
+
+def test_export_onnx_trusts_remote_code_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celluscan_hf.inference.onnx import OnnxExport
+
+    trusted = []
+
+    def note(model: str, folder: Path, *, trust_remote_code: bool) -> OnnxExport:
+        trusted.append(trust_remote_code)
+        return OnnxExport(folder / "model.onnx", 1, 0.0)
+
+    monkeypatch.setattr("celluscan_hf.inference.onnx.export_onnx", note)
+    assert main(["export-onnx", "some/model", "out"]) == 0
+    assert main(["export-onnx", "some/model", "out", "--trust-remote-code"]) == 0
+    assert trusted == [False, True]
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(EXPLAIN, fail)
+    return ["explain", "cell.png", "--model", "m"]
+
+
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = raising(monkeypatch, PermissionError(13, "Permission denied", "/out.png"))
+    assert fails(capsys, *command) == "error: Permission denied: /out.png\n"
+
+
+@pytest.mark.parametrize("bug", [ValueError("a bug"), OSError("a bug"), RuntimeError("a bug")])
+def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(type(bug), match="a bug"):
+        main(raising(monkeypatch, bug))
+
+
+def test_stopped_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(raising(monkeypatch, KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
