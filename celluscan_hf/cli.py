@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_export_onnx(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "write a model as an ONNX file, checked against PyTorch"
-    parser = commands.add_parser("export-onnx", help=text, description=f"{text.capitalize()}.")
+    parser = commands.add_parser("export-onnx", help=text, description=text)
     _add_model(parser, "model")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
     parser.set_defaults(run=_export_onnx)
@@ -48,7 +48,7 @@ def _add_export_onnx(commands: "argparse._SubParsersAction[argparse.ArgumentPars
 
 def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "draw where a model looked in one image"
-    parser = commands.add_parser("explain", help=text, description=f"{text.capitalize()}.")
+    parser = commands.add_parser("explain", help=text, description=text)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file of one cell")
     _add_model(parser, "--model", required=True)
     parser.add_argument(

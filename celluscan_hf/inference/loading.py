@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ _KNOWN_FAILURES = {
     "does not recognize this architecture": "is a kind of model that this version of transformers does not know; a "
     "newer one may: pip install --upgrade transformers",
     "unrecognized model": "has a config.json without model_type; " + _SAVE,
-    "valid json": "has a config.json that is not valid JSON; " + _SAVE,
+    "valid json": "has a configuration file that is not valid JSON; " + _SAVE,
     "repo id must": "does not exist; expected a checkpoint folder, or the name of a model on the Hub",
     "not a local folder": "is neither a folder here nor a model on the Hub; check the name (and, for a private model, "
     "log in: hf auth login)",
@@ -31,7 +32,7 @@ _KNOWN_FAILURES = {
     "ignore_mismatched_sizes": "has weights of other sizes than its config.json says; " + _SAVE,
     "load image processor": "has no preprocessor_config.json, so nothing says how to prepare an image; " + _SAVE,
 }
-_DAMAGED = (SafetensorError, StrictDataclassError)
+_DAMAGED = (SafetensorError, StrictDataclassError, JSONDecodeError, UnicodeDecodeError)
 
 
 def load_classifier(

@@ -64,9 +64,11 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
     check_error(tmp_path, "has no config.json")
 
 
-def test_a_config_that_is_not_json(checkpoint: Path) -> None:
-    (checkpoint / "config.json").write_text("{")
-    check_error(checkpoint, "not valid JSON")
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_a_configuration_that_is_not_json(file: str, content: bytes, checkpoint: Path) -> None:
+    (checkpoint / file).write_bytes(content)
+    check_error(checkpoint, "not valid JSON|is damaged")
 
 
 def test_a_config_with_a_value_of_the_wrong_type(checkpoint: Path) -> None:
