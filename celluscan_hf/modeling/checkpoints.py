@@ -20,7 +20,7 @@ from torchvision.models import get_model_weights, list_models
 from transformers import ViTConfig
 
 from .configuration_celluscan import CelluScanConfig
-from .conversion import Checkpoint, Colour, check_weights, fields_of_vit, from_weights
+from .conversion import POOLING, Checkpoint, Colour, check_weights, fields_of_vit, from_weights, make_config
 from .modeling_celluscan import CelluScanForImageClassification
 from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
@@ -36,7 +36,8 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None, **fields
     Args:
         source: `torchvision:NAME`, a folder, a `.safetensors` or `.pth` file, or a Hub repository `owner/name`.
         revision: Commit, branch or tag of a Hub repository.
-        **fields: Fields of the config that the source does not say, such as `num_attention_heads`.
+        **fields: Fields of the config that the source does not say, such as `num_attention_heads`, or that are to
+            differ, such as `hidden_dropout_prob`.
 
     Raises:
         WeightsError: It is not there, cannot be fetched (the message says which file to fetch, and where to put it),
@@ -71,7 +72,7 @@ def start_model(
     """
     if start == "scratch":
         return CelluScanForImageClassification(CelluScanConfig(id2label=dict(id2label), **fields))
-    return read_checkpoint(start, revision=revision).build(id2label, **fields)
+    return read_checkpoint(start, revision=revision, **fields).build(id2label)
 
 
 def _from_torchvision(name: str, fields: Mapping[str, Any]) -> Checkpoint:
@@ -79,13 +80,15 @@ def _from_torchvision(name: str, fields: Mapping[str, Any]) -> Checkpoint:
     if name not in known:
         raise WeightsError(f"torchvision:{name}: expected one of {', '.join(known)}")
     published = get_model_weights(name)["DEFAULT"]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
     try:
         weights = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
         raise WeightsError(
             f"torchvision:{name} cannot be fetched ({error}): fetch {published.url} and put it at {file}"
         ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"{file} is damaged; delete it, and it is fetched again") from error
     transforms = published.transforms()
     labels = dict(enumerate(published.meta["categories"]))
     known_fields = {"id2label": labels, "image_mean": tuple(transforms.mean), "image_std": tuple(transforms.std)}
@@ -134,8 +137,8 @@ def _from_ours(folder: Path, config: Mapping[str, Any], fields: Mapping[str, Any
     weights = _read_weights(folder)
     if not any(name.startswith("vit.") for name in weights):  # saved without a head
         weights = {f"vit.{name}": tensor for name, tensor in weights.items()}
-    complete = CelluScanConfig.from_dict(dict(config) | dict(fields))
-    check_weights(weights, complete)
+    complete = make_config(dict(config) | dict(fields))
+    check_weights({name: [(name, tensor)] for name, tensor in weights.items()}, complete)
     return Checkpoint(weights, complete, mean, std)
 
 
@@ -155,8 +158,10 @@ def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
         fields["num_attention_heads"] = arguments["num_heads"]
     if "act_layer" in arguments:
         fields["hidden_act"] = TIMM_ACTIVATIONS.get(arguments["act_layer"], arguments["act_layer"])
-    if config.get("global_pool") == "avg":
-        fields["pooling"] = "mean"
+    pooling = config.get("global_pool", "token")
+    if pooling not in POOLING or arguments.get("pool_include_prefix"):
+        raise WeightsError(f"pooling: expected the class token or the mean of the patch tokens, got {pooling!r}")
+    fields["pooling"] = POOLING[pooling]
     names = config.get("label_names") or pretrained.get("label_names")
     if isinstance(names, list) and len(names) == config.get("num_classes"):
         fields["id2label"] = dict(enumerate(names))
@@ -167,6 +172,8 @@ def _normalisation(folder: Path) -> tuple[Colour, Colour] | None:
     if not (folder / PROCESSOR).is_file():
         return None
     processor = _read_json(folder / PROCESSOR)
+    if not {"image_mean", "image_std"} <= set(processor):
+        raise WeightsError(f"{folder / PROCESSOR}: expected image_mean and image_std, got {', '.join(processor)}")
     return tuple(processor["image_mean"]), tuple(processor["image_std"])
 
 
@@ -182,6 +189,8 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name from a `.safetensors` file, or from a `.pth` file that holds nothing else."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -191,7 +200,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"{path}: expected a folder, or a file that ends in {', '.join(TENSOR_FILES)}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # whatever an unpickler stumbles over in bytes that are none
         raise WeightsError(f"{path} is not a plain dictionary of tensors, and nothing else is opened") from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
@@ -201,8 +210,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is missing: expected a checkpoint folder with {CONFIG} and {WEIGHTS}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise WeightsError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

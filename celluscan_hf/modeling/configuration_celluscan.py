@@ -126,12 +126,10 @@ class CelluScanConfig(PreTrainedConfig):
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
 
     def validate_labels(self) -> None:
-        """Ids count up from 0, and no two classes share a name."""
-        ids, names = [int(key) for key in self.id2label or {}], list((self.id2label or {}).values())
+        """Ids count up from 0."""
+        ids = [int(key) for key in self.id2label or {}]
         if sorted(ids) != list(range(len(ids))):
             raise ValueError(f"the ids of id2label must count up from 0 to {len(ids) - 1}, got {ids}")
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"the names of id2label must differ, got more than once: {sorted(repeated)}")
 
     def validate_patch_stem(self) -> None:
         """A convolutional stem halves the image once per layer and ends at half the hidden size."""

@@ -6,13 +6,14 @@ together. Every tensor is accounted for: one that is missing, left over or missh
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torchvision.models import VisionTransformer
 from transformers import ViTConfig, ViTForImageClassification
@@ -32,6 +33,7 @@ HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 1024: 16, 1280: 16, 1
 # timm's activation classes and pooling by our names
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}
 POOLING = {"token": "cls", "avg": "mean"}
+TIMM_ARCHITECTURE = "vit_base_patch16_224"  # whose sizes are then given
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,22 @@ class Checkpoint:
     left_aside: tuple[str, ...] = ()
     """Tensors of other tasks that were not taken over."""
 
-    def build(self, id2label: Mapping[int, str] | None = None, **fields: Any) -> CelluScanForImageClassification:
+    def build(self, id2label: Mapping[int, str] | None = None) -> CelluScanForImageClassification:
         """A model with these weights, in evaluation mode.
 
         Args:
             id2label: Classes of the model. Where their number differs from the checkpoint's, or it has no head, a new
                 head is made, and a warning says so. None keeps what the checkpoint has.
-            **fields: Other fields of the config to set, such as `hidden_dropout_prob`.
-
-        Raises:
-            WeightsError: A field asks for another shape than the weights have.
         """
-        values = self.config.to_dict() | fields | ({"id2label": dict(id2label)} if id2label else {})
-        config = CelluScanConfig.from_dict(values)
+        config = self.config
+        if id2label is not None:
+            config = CelluScanConfig.from_dict(config.to_dict() | {"id2label": dict(id2label)})
         model = CelluScanForImageClassification(config)
         weights = dict(self.weights)
         had = len(weights["classifier.linear.bias"]) if "classifier.linear.bias" in weights else 0
         if had != config.num_labels:
             logger.warning("the head is new: %d classes asked for, %d in the checkpoint", config.num_labels, had)
             weights |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
-        check_weights(weights, config)
         model.load_state_dict(weights, strict=True)
         return model.eval()
 
@@ -93,9 +91,9 @@ def from_weights(
     theirs = {name.removeprefix("vit."): tensor for name, tensor in weights.items()}
     naming = recognise(theirs)
     table = _match_names(theirs, naming)
-    ours = {name: _joined(theirs, parts) for name, parts in table.items()}
-    config = _config_of(ours, {"layer_norm_eps": naming.layer_norm_eps} | fields)
-    check_weights(ours, config, table)
+    config = _config_of(theirs, table, {"layer_norm_eps": naming.layer_norm_eps} | fields)
+    check_weights({name: [(part, theirs[part]) for part in parts] for name, parts in table.items()}, config)
+    ours = {name: torch.cat([theirs[part] for part in parts]) for name, parts in table.items()}
     left_aside = tuple(name for name in naming.left_aside if name in theirs)
     return Checkpoint(ours, config, image_mean or naming.image_mean, image_std or naming.image_std, left_aside)
 
@@ -115,67 +113,72 @@ def _match_names(theirs: Mapping[str, torch.Tensor], naming: Naming) -> dict[str
     return table
 
 
-def _joined(theirs: Mapping[str, torch.Tensor], parts: tuple[str, ...]) -> torch.Tensor:
-    tensors = [theirs[part] for part in parts]
-    for part, tensor in zip(parts, tensors, strict=True):
-        if tensor.shape != tensors[0].shape:
-            raise WeightsError(f"{part}: expected the shape {tuple(tensors[0].shape)}, got {tuple(tensor.shape)}")
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-
-
-def _config_of(ours: Mapping[str, torch.Tensor], fields: Mapping[str, Any]) -> CelluScanConfig:
+def _config_of(
+    theirs: Mapping[str, torch.Tensor], table: Mapping[str, tuple[str, ...]], fields: Mapping[str, Any]
+) -> CelluScanConfig:
     """The config that the shapes show, completed by `fields`."""
-    projection, positions = ours["vit.embeddings.projection.weight"], ours["vit.embeddings.position_embeddings"]
-    if projection.dim() != 4 or positions.dim() != 3:
-        raise WeightsError(
-            f"expected a projection (D, C, P, P) and positions (1, N, D), got {tuple(projection.shape)} and "
-            f"{tuple(positions.shape)}"
-        )
-    hidden_size, num_channels, _, patch_size = projection.shape
-    grid = isqrt(max(positions.shape[1] - 1, 0))
-    if grid == 0 or grid**2 + 1 != positions.shape[1]:
-        raise WeightsError(f"positions: expected one class token and a square of patches, got {positions.shape[1]}")
+
+    def shape(ours: str, *letters: str) -> torch.Size:
+        name = table[ours][0]
+        if theirs[name].dim() != len(letters):
+            raise WeightsError(f"{name}: expected the shape ({', '.join(letters)}), got {tuple(theirs[name].shape)}")
+        return theirs[name].shape
+
+    hidden_size, num_channels, _, patch_size = shape("vit.embeddings.projection.weight", "D", "C", "P", "P")
+    num_tokens = shape("vit.embeddings.position_embeddings", "1", "N", "D")[1]
+    grid = isqrt(max(num_tokens - 1, 0))
+    if grid == 0 or grid**2 + 1 != num_tokens:
+        raise WeightsError(f"positions: expected one class token and a square of patches, got {num_tokens}")
     if "num_attention_heads" not in fields and hidden_size not in HEADS:
         raise WeightsError(f"give num_attention_heads: no published ViT has the hidden size {hidden_size}")
     shown = {
         "hidden_size": hidden_size,
-        "num_hidden_layers": sum(name.endswith("mlp.fc1.weight") for name in ours),
+        "num_hidden_layers": sum(name.endswith("mlp.fc1.weight") for name in table),
         "num_attention_heads": HEADS.get(hidden_size),
-        "intermediate_size": ours["vit.layers.0.mlp.fc1.weight"].shape[0],
+        "intermediate_size": shape("vit.layers.0.mlp.fc1.weight", "intermediate_size", "D")[0],
         "num_channels": num_channels,
         "patch_size": patch_size,
         "image_size": grid * patch_size,
-        "qkv_bias": "vit.layers.0.attention.qkv.bias" in ours,
+        "qkv_bias": "vit.layers.0.attention.qkv.bias" in table,
         "hidden_dropout_prob": 0.0,
     }
-    if "classifier.linear.weight" in ours and "id2label" not in fields:
-        shown["num_labels"] = ours["classifier.linear.weight"].shape[0]
-    return CelluScanConfig(**(shown | dict(fields)))
+    if "classifier.linear.weight" in table and "id2label" not in fields:
+        shown["num_labels"] = shape("classifier.linear.weight", "L", "D")[0]
+    return make_config(shown | dict(fields))
 
 
-def check_weights(
-    weights: Mapping[str, torch.Tensor],
-    config: CelluScanConfig,
-    table: Mapping[str, tuple[str, ...]] | None = None,
-) -> None:
+def make_config(fields: Mapping[str, Any]) -> CelluScanConfig:
+    """A config of `fields`. Raises a WeightsError that says which of them cannot be."""
+    try:
+        return CelluScanConfig.from_dict(dict(fields))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise WeightsError(f"no ViT has these sizes: {str(error).splitlines()[-1].strip()}") from error
+
+
+def check_weights(parts: Mapping[str, Sequence[tuple[str, torch.Tensor]]], config: CelluScanConfig) -> None:
     """Compares names and shapes with the model of `config`; a head may be absent.
 
+    Args:
+        parts: For each of our names the tensors that are joined to it along their first axis, with the names the
+            reader knows them by.
+        config: Of the model that is to take them.
+
     Raises:
-        WeightsError: A tensor is missing, left over or misshapen. `table` has the names the reader knows it by.
+        WeightsError: A tensor is missing, left over or misshapen.
     """
     with torch.device("meta"):
         expected = CelluScanForImageClassification(config).state_dict()
     required = [name for name in expected if not name.startswith("classifier.")]
-    if missing := [name for name in required if name not in weights]:
+    if missing := [name for name in required if name not in parts]:
         raise WeightsError(f"{len(missing)} tensors are missing: {_listed(missing)}")
-    if extra := [name for name in weights if name not in expected]:
+    if extra := [name for name in parts if name not in expected]:
         raise WeightsError(f"{len(extra)} tensors have no place in the model: {_listed(extra)}")
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            known_as = ", ".join((table or {}).get(name, (name,)))
-            raise WeightsError(
-                f"{known_as}: expected the shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            )
+    for name, tensors in parts.items():
+        rows, *others = expected[name].shape or (1,)
+        shape = (rows // len(tensors), *others) if expected[name].dim() else ()
+        for known_as, tensor in tensors:
+            if tuple(tensor.shape) != shape:
+                raise WeightsError(f"{known_as}: expected the shape {shape}, got {tuple(tensor.shape)}")
 
 
 def from_model(model: nn.Module) -> Checkpoint:
@@ -224,6 +227,8 @@ def _of_timm(model: Any) -> dict[str, Any]:
         raise WeightsError(f"activation of the MLP: expected one of {_listed(ACTIVATIONS)}, got {activation}")
     if pooling not in POOLING:
         raise WeightsError(f"pooling: expected one of {_listed(POOLING)}, got {pooling!r}")
+    if getattr(model, "pool_include_prefix", False):
+        raise WeightsError("pooling: expected the mean of the patch tokens, got pool_include_prefix=True")
     return {
         "num_attention_heads": block.attn.num_heads,
         "layer_norm_eps": block.norm1.eps,
@@ -299,7 +304,8 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
     if ours.layer_norm_eps != TIMM.layer_norm_eps:  # timm's config file, made of these arguments, holds no function
         norm_layer["norm_layer"] = partial(nn.LayerNorm, eps=ours.layer_norm_eps)
     native = timm.create_model(
-        "vit_base_patch16_224",
+        TIMM_ARCHITECTURE,
+        pretrained_cfg=_timm_description(ours),
         img_size=ours.image_size,
         patch_size=ours.patch_size,
         in_chans=ours.num_channels,
@@ -315,6 +321,19 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
     )
     native.load_state_dict(_their_weights(model, TIMM))
     return native.eval()
+
+
+def _timm_description(config: CelluScanConfig) -> dict[str, Any]:
+    """What timm keeps beside a model: that images are whole squares, and nothing of the weights timm has published."""
+    return {
+        "architecture": TIMM_ARCHITECTURE,
+        "input_size": (config.num_channels, config.image_size, config.image_size),
+        "num_classes": config.num_labels,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
 
 
 def _their_weights(model: CelluScanForImageClassification, naming: Naming) -> dict[str, torch.Tensor]:

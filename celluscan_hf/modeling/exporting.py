@@ -65,11 +65,9 @@ def export_timm(
     from timm.models import save_for_hf
 
     config = model.config
-    size = config.image_size
     described: dict[str, Any] = {"label_names": [config.id2label[index] for index in range(config.num_labels)]}
-    described["pretrained_cfg"] = {"input_size": (config.num_channels, size, size)}
     if processor is not None:
-        described["pretrained_cfg"] |= {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
+        described["pretrained_cfg"] = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
     save_for_hf(native, str(folder), model_config=described, safe_serialization=True)
     _save_processor(processor, folder)
 

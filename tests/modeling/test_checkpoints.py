@@ -1,0 +1,337 @@
+"""Weights from folders, files, torchvision and the Hub; what is refused says what was expected and what to do."""
+
+import json
+import shutil
+import urllib.error
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaging.version import Version
+from safetensors.torch import save_file
+from torch.testing import assert_close
+from torchvision.models import vit_b_16
+from transformers import ViTImageProcessor, ViTModel
+
+from celluscan_hf.modeling import checkpoints
+from celluscan_hf.modeling.checkpoints import read_checkpoint, start_model
+from celluscan_hf.modeling.conversion import to_timm, to_torchvision, to_transformers
+from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+
+from .conftest import TINY, tiny_model
+
+NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="the extra timm is not installed")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLD_HUB = pytest.mark.xfail(
+    Version(version("huggingface_hub")) < Version("2"), strict=True, reason="it wants a listing"
+)
+LABELS = {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.fixture
+def native(tmp_path) -> Path:
+    """A folder with the library's own ViT."""
+    to_transformers(tiny_model()).save_pretrained(tmp_path / "native")
+    return tmp_path / "native"
+
+
+def same_weights(checkpoint: Any, model: Any) -> None:
+    assert_close(checkpoint.build().state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def refusal(source: str | Path, **options: Any) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_checkpoint(source, **options)
+    return str(caught.value)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["one file", "shards"])
+def test_a_folder_of_transformers_is_read(shards, tmp_path):
+    ours = tiny_model(layer_norm_eps=1e-2, hidden_dropout_prob=0.3)
+    to_transformers(ours).save_pretrained(tmp_path, **shards)
+    assert (tmp_path / "model.safetensors.index.json").is_file() == bool(shards)
+    checkpoint = read_checkpoint(tmp_path)
+    same_weights(checkpoint, ours)
+    assert checkpoint.config.layer_norm_eps == 1e-2
+    assert checkpoint.config.hidden_dropout_prob == 0.3
+    assert checkpoint.config.num_attention_heads == 4
+    assert checkpoint.config.id2label == ours.config.id2label
+
+
+def test_a_path_may_be_text_and_begin_at_home(native, monkeypatch):
+    monkeypatch.setenv("HOME", str(native.parent))
+    same_weights(read_checkpoint("~/native"), tiny_model())
+
+
+def test_a_folder_without_a_head_has_none_and_brings_no_labels(tmp_path):
+    ViTModel(to_transformers(tiny_model(num_labels=3)).config).save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    assert not [name for name in checkpoint.weights if name.startswith("classifier.")]
+    assert checkpoint.left_aside == ("pooler.dense.weight", "pooler.dense.bias")
+    assert checkpoint.config.num_labels == 14
+
+
+def test_mean_and_deviation_of_a_folder_are_read(native):
+    ViTImageProcessor(image_mean=[0.7, 0.6, 0.5], image_std=[0.1, 0.2, 0.3]).save_pretrained(native)
+    checkpoint = read_checkpoint(native)
+    assert (checkpoint.image_mean, checkpoint.image_std) == ((0.7, 0.6, 0.5), (0.1, 0.2, 0.3))
+
+
+def test_a_folder_of_transformers_without_a_processor_takes_a_half(native):
+    assert (read_checkpoint(native).image_mean, read_checkpoint(native).image_std) == (HALF, HALF)
+
+
+@NEEDS_TIMM
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_folder_of_timm_is_read(pooling, tmp_path):
+    from timm.models import save_for_hf
+
+    ours = tiny_model(pooling=pooling)
+    described = {"label_names": list("abcdefghijklmn"), "pretrained_cfg": {"mean": (0.7, 0.6, 0.5)}}
+    save_for_hf(to_timm(ours), str(tmp_path), model_config=described, safe_serialization=True)
+    checkpoint = read_checkpoint(tmp_path)
+    same_weights(checkpoint, ours)
+    assert (checkpoint.config.pooling, checkpoint.config.num_attention_heads) == (pooling, 4)
+    assert checkpoint.image_mean == (0.7, 0.6, 0.5)
+    assert checkpoint.config.id2label == dict(enumerate("abcdefghijklmn"))
+
+
+@NEEDS_TIMM
+def test_a_folder_of_timm_with_another_pooling_is_refused(tmp_path):
+    from timm.models import save_for_hf
+
+    save_for_hf(to_timm(tiny_model()), str(tmp_path), safe_serialization=True)
+    edit(tmp_path / "config.json", global_pool="max")
+    assert "max" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["whole", "vit"])
+def test_our_folder_is_read_with_a_head_or_without(part, tmp_path):
+    ours = tiny_model(pooling="mean", patch_stem="convolution")
+    (ours if part == "whole" else ours.vit).save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    assert_close(checkpoint.build().vit.state_dict(), ours.vit.state_dict(), rtol=0, atol=0)
+    assert ("classifier.linear.weight" in checkpoint.weights) == (part == "whole")
+    assert (checkpoint.image_mean, checkpoint.image_std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.safetensors"])
+def test_a_file_of_plain_tensors_is_read(name, tmp_path):
+    weights = to_torchvision(tiny_model()).state_dict()
+    save_file(weights, tmp_path / name) if name.endswith("safetensors") else torch.save(weights, tmp_path / name)
+    same_weights(read_checkpoint(tmp_path / name, num_attention_heads=4), tiny_model())
+
+
+def test_a_pickled_module_is_refused_unopened(tmp_path):
+    torch.save(to_torchvision(tiny_model()), tmp_path / "model.pth")
+    assert "not a plain dictionary of tensors" in refusal(tmp_path / "model.pth")
+
+
+def test_a_training_state_is_refused_with_its_keys(tmp_path):
+    torch.save({"epoch": 3, "state_dict": to_torchvision(tiny_model()).state_dict()}, tmp_path / "last.pth")
+    assert "got epoch, state_dict" in refusal(tmp_path / "last.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs", b"hello"])
+def test_a_pth_file_that_holds_something_else_is_refused(content, tmp_path):
+    (tmp_path / "model.pth").write_bytes(content)
+    assert str(tmp_path / "model.pth") in refusal(tmp_path / "model.pth")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    assert ".safetensors, .pth" in refusal(tmp_path / "model.onnx")
+
+
+def test_a_folder_with_a_pickle_only_is_refused(native):
+    (native / "model.safetensors").rename(native / "pytorch_model.bin")
+    said = refusal(native)
+    assert "expected model.safetensors" in said
+    assert "pytorch_model.bin" in said
+
+
+def test_a_cut_file_is_refused(native):
+    whole = (native / "model.safetensors").read_bytes()
+    (native / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "not a whole safetensors file" in refusal(native)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    to_transformers(tiny_model()).save_pretrained(tmp_path, max_shard_size="20KB")
+    shard = next(tmp_path.glob("model-00002-*"))
+    shard.unlink()
+    assert shard.name in refusal(tmp_path)
+
+
+def test_a_missing_config_is_named(native):
+    (native / "config.json").unlink()
+    assert str(native / "config.json") in refusal(native)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
+def test_a_broken_config_is_named(content, native):
+    (native / "config.json").write_text(content, errors="surrogateescape")
+    assert str(native / "config.json") in refusal(native)
+
+
+def test_a_processor_file_without_a_mean_is_named(native):
+    (native / "preprocessor_config.json").write_text("{}")
+    assert str(native / "preprocessor_config.json") in refusal(native)
+
+
+def test_another_model_type_is_named(native):
+    edit(native / "config.json", model_type="swin")
+    assert "got 'swin'" in refusal(native)
+
+
+def test_a_tensor_too_few_or_too_many_in_our_folder_is_named(tmp_path):
+    ours = tiny_model()
+    ours.save_pretrained(tmp_path)
+    weights = ours.state_dict()
+    save_file(weights | {"vit.gate": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert "vit.gate" in refusal(tmp_path)
+    del weights["vit.layers.1.mlp.fc2.bias"]
+    save_file(weights, tmp_path / "model.safetensors")
+    assert "vit.layers.1.mlp.fc2.bias" in refusal(tmp_path)
+
+
+@pytest.fixture
+def published() -> dict[str, torch.Tensor]:
+    """What torchvision would fetch for vit_b_16: its shapes by the names of its files; one number fills each tensor."""
+    with torch.device("meta"):
+        weights = {name: tensor.shape for name, tensor in vit_b_16().state_dict().items()}
+    for old, new in {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}.items():
+        weights = {name.replace(old, new): shape for name, shape in weights.items()}
+    return {name: torch.full((), 0.01).expand(shape) for name, shape in weights.items()}
+
+
+@pytest.fixture
+def download(monkeypatch, tmp_path) -> Callable[[Any], list[str]]:
+    """Stands in for the network: every download gives this file, or raises. The URLs that were asked for."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    asked: list[str] = []
+
+    def stand_in(answer: Any) -> list[str]:
+        def fetch(url: str, target: str, *arguments: Any, **options: Any) -> None:
+            asked.append(url)
+            if isinstance(answer, Exception):
+                raise answer
+            torch.save(answer, target)
+
+        monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
+        return asked
+
+    return stand_in
+
+
+def test_weights_of_torchvision_come_through_its_own_loader(published, download):
+    asked = download(published)
+    checkpoint = read_checkpoint("torchvision:vit_b_16")
+    assert asked == ["https://download.pytorch.org/models/vit_b_16-c867db91.pth"]
+    assert (checkpoint.image_mean, checkpoint.image_std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (checkpoint.config.num_attention_heads, checkpoint.config.layer_norm_eps) == (12, 1e-6)
+    assert checkpoint.config.id2label[0] == "tench"
+    assert len(checkpoint.config.id2label) == 1000
+    assert checkpoint.weights["vit.layers.11.mlp.fc2.weight"].shape == (768, 3072)
+
+
+def test_without_network_the_address_and_the_place_of_the_file_are_told(download, tmp_path):
+    download(urllib.error.URLError("no route to host"))
+    said = refusal("torchvision:vit_b_16")
+    assert "no route to host" in said
+    assert "fetch https://download.pytorch.org/models/vit_b_16-c867db91.pth" in said
+    assert f"put it at {tmp_path / 'hub' / 'checkpoints' / 'vit_b_16-c867db91.pth'}" in said
+
+
+def test_a_cut_download_of_torchvision_is_named(download, tmp_path):
+    download(urllib.error.URLError("unused"))
+    cached = tmp_path / "hub" / "checkpoints" / "vit_b_16-c867db91.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"cut")
+    assert cached.name in refusal("torchvision:vit_b_16")
+
+
+def test_an_unknown_name_of_torchvision_lists_the_known_ones():
+    assert "vit_b_16, vit_b_32, vit_h_14, vit_l_16, vit_l_32" in refusal("torchvision:vit_b_8")
+
+
+def test_a_hub_repository_that_is_not_here_says_which_files_to_fetch(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    said = refusal("someone/vit")
+    for part in ("config.json", "model.safetensors", "preprocessor_config.json", "huggingface.co/someone/vit"):
+        assert part in said
+
+
+@pytest.mark.parametrize("revision", [None, "v2", pytest.param(COMMIT, marks=OLD_HUB)])
+def test_a_hub_repository_in_the_cache_is_read_offline(revision, native, monkeypatch, tmp_path):
+    repository = tmp_path / "cache" / "models--someone--vit"
+    shutil.copytree(native, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    for branch in ("main", "v2"):
+        (repository / "refs" / branch).write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    same_weights(read_checkpoint("someone/vit", revision=revision), tiny_model())
+
+
+def test_a_revision_is_asked_of_the_hub_and_no_pickle_is_fetched(native, monkeypatch):
+    asked: dict[str, Any] = {}
+
+    def fetch(repository: str, **options: Any) -> str:
+        asked.update(options, repository=repository)
+        return str(native)
+
+    monkeypatch.setattr(checkpoints, "snapshot_download", fetch)
+    same_weights(read_checkpoint("someone/vit", revision="v2"), tiny_model())
+    assert (asked["repository"], asked["revision"]) == ("someone/vit", "v2")
+    assert not [pattern for pattern in asked["allow_patterns"] if not pattern.endswith((".json", ".safetensors"))]
+
+
+@pytest.mark.parametrize("source", ["nothing", "", "some/where/else", "some where/else", "no/file.safetensors"])
+def test_a_source_that_is_nowhere_is_refused(source):
+    refusal(source)
+
+
+def test_from_scratch_a_model_has_the_sizes_and_labels_asked_for():
+    model = start_model("scratch", LABELS, **TINY, hidden_dropout_prob=0.3)
+    assert model.config.id2label == LABELS
+    assert (model.config.hidden_size, model.config.hidden_dropout_prob) == (32, 0.3)
+    assert model.num_parameters() < 30_000
+
+
+def test_a_start_from_weights_takes_the_fields_of_the_training(native):
+    model = start_model(str(native), LABELS, hidden_dropout_prob=0.3, drop_path_rate=0.1)
+    assert (model.config.hidden_dropout_prob, model.config.drop_path_rate) == (0.3, 0.1)
+    assert model.vit.embeddings.dropout.p == 0.3
+    assert model.vit.layers[1].drop_path.probability == 0.1
+    assert model.config.id2label == LABELS
+    assert_close(model.vit.state_dict(), tiny_model().vit.state_dict(), rtol=0, atol=0)
+
+
+def test_the_heads_of_a_bare_file_can_be_given_at_the_start(tmp_path):
+    torch.save(to_torchvision(tiny_model()).state_dict(), tmp_path / "weights.pth")
+    model = start_model(str(tmp_path / "weights.pth"), LABELS, num_attention_heads=4)
+    assert model.config.num_attention_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "tensor"),
+    [
+        ({"hidden_size": 64}, "cls_token"),
+        ({"image_size": 64}, "position_embeddings"),
+        ({"num_hidden_layers": 3}, "layers.2"),
+        ({"qkv_bias": False}, "qkv.bias"),
+        ({"patch_stem": "convolution"}, "projection"),
+    ],
+    ids=str,
+)
+def test_a_field_that_asks_for_another_shape_is_refused(field, tensor, native):
+    with pytest.raises(WeightsError, match=tensor):
+        start_model(str(native), LABELS, **field)

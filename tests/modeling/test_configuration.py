@@ -1,0 +1,188 @@
+"""The configuration: ViT-B/16 by default, every field does what it says, and what can't be is told with its numbers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from celluscan_hf import taxonomy
+from celluscan_hf.modeling import configuration_celluscan, modeling_celluscan
+from celluscan_hf.modeling.configuration_celluscan import LABELS, CelluScanConfig
+from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification, CelluScanModel
+
+from .conftest import tiny_config
+
+VIT_B16 = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.0,
+    "drop_path_rate": 0.0,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-6,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+    "qkv_bias": True,
+    "pooling": "cls",
+    "patch_stem": "linear",
+}
+OTHERS = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "hidden_act": "relu",
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.3,
+    "drop_path_rate": 0.4,
+    "initializer_range": 0.01,
+    "layer_norm_eps": 1e-5,
+    "image_size": 48,
+    "patch_size": 4,
+    "num_channels": 1,
+    "qkv_bias": False,
+    "pooling": "mean",
+    "patch_stem": "convolution",
+}
+AUTO_MAP = {
+    "AutoConfig": "configuration_celluscan.CelluScanConfig",
+    "AutoModel": "modeling_celluscan.CelluScanModel",
+    "AutoModelForImageClassification": "modeling_celluscan.CelluScanForImageClassification",
+}
+
+
+def head(**changes) -> CelluScanForImageClassification:
+    """A model without memory: its shapes are all that is looked at."""
+    with torch.device("meta"):
+        return CelluScanForImageClassification(tiny_config(**changes))
+
+
+def test_defaults_are_vit_b16():
+    config = CelluScanConfig()
+    assert {field: getattr(config, field) for field in VIT_B16} == VIT_B16
+
+
+def test_no_field_is_left_out_of_these_tests():
+    library = {field.name for field in dataclasses.fields(CelluScanConfig.__mro__[1])}
+    own = {field.name for field in dataclasses.fields(CelluScanConfig)} - library
+    assert own == set(VIT_B16) == set(OTHERS)
+
+
+def test_labels_are_the_taxonomy():
+    assert taxonomy.NAMES == LABELS
+    assert CelluScanConfig().id2label == taxonomy.ID2LABEL
+    assert CelluScanConfig().label2id == taxonomy.LABEL2ID
+
+
+def test_mlp_may_be_narrower_than_four_times_the_width():
+    with torch.device("meta"):
+        model = CelluScanModel(CelluScanConfig(intermediate_size=2048))
+    assert model.layers[0].mlp.fc1.weight.shape == (2048, 768)
+
+
+def modules(model: nn.Module, kind: type[nn.Module]) -> list:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "look", "expected"),
+    [
+        ("hidden_size", 64, lambda m: m.classifier.linear.in_features, 64),
+        ("num_hidden_layers", 5, lambda m: len(m.vit.layers), 5),
+        ("num_attention_heads", 8, lambda m: m.vit.layers[1].attention.head_dim, 4),
+        ("intermediate_size", 96, lambda m: m.vit.layers[1].mlp.fc2.weight.shape, (32, 96)),
+        ("hidden_act", "relu", lambda m: type(m.vit.layers[1].mlp.activation), nn.ReLU),
+        ("hidden_dropout_prob", 0.3, lambda m: {d.p for d in modules(m, nn.Dropout)}, {0.3}),
+        ("layer_norm_eps", 1e-3, lambda m: {n.eps for n in modules(m, nn.LayerNorm)}, {1e-3}),
+        ("image_size", 64, lambda m: m.vit.embeddings.position_embeddings.shape, (1, 65, 32)),
+        ("patch_size", 16, lambda m: m.vit.embeddings.position_embeddings.shape, (1, 5, 32)),
+        ("patch_size", 16, lambda m: m.vit.embeddings.projection.weight.shape, (32, 3, 16, 16)),
+        ("num_channels", 1, lambda m: m.vit.embeddings.projection.weight.shape, (32, 1, 8, 8)),
+        ("qkv_bias", False, lambda m: {block.attention.qkv.bias for block in m.vit.layers}, {None}),
+        ("patch_stem", "linear", lambda m: len(modules(m, nn.Conv2d)), 1),
+        ("patch_stem", "convolution", lambda m: [c.out_channels for c in modules(m, nn.Conv2d)], [4, 8, 16, 32]),
+        ("drop_path_rate", 0.2, lambda m: [block.drop_path.probability for block in m.vit.layers], [0.0, 0.2]),
+        ("num_labels", 5, lambda m: m.classifier.linear.out_features, 5),
+    ],
+)
+def test_field_shapes_the_model(field, value, look, expected):
+    assert look(head(**{field: value})) == expected
+
+
+def test_initializer_range_is_the_spread_of_fresh_weights():
+    for spread in (0.02, 0.2):
+        state = CelluScanForImageClassification(tiny_config(initializer_range=spread)).state_dict()
+        for name in ("vit.embeddings.position_embeddings", "vit.layers.0.attention.qkv.weight"):
+            assert state[name].std().item() == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_attention_heads": 5}, r"hidden_size \(32\).*num_attention_heads \(5\)"),
+        ({"patch_size": 7}, r"image_size \(32\).*patch_size \(7\)"),
+        ({"patch_stem": "convolution", "image_size": 36, "patch_size": 12}, "power of two as patch_size, got 12"),
+        ({"patch_stem": "convolution", "patch_size": 1}, "power of two as patch_size, got 1"),
+        ({"patch_stem": "convolution", "hidden_size": 36}, r"hidden_size \(36\).*patch_size \(8\)"),
+        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob must be at least 0 and below 1, got 1.0"),
+        ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob must be at least 0.*got -0.1"),
+        ({"drop_path_rate": float("nan")}, "drop_path_rate must be at least 0 and below 1, got nan"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
+        ({"patch_size": -8}, "patch_size must be at least 1, got -8"),
+        ({"pooling": "max"}, "'pooling' expected one of .*'cls', 'mean'.*, got max"),
+        ({"patch_stem": "conv"}, "'patch_stem' expected one of .*'linear', 'convolution'.*, got conv"),
+        ({"hidden_size": "32"}, "'hidden_size' expected int, got str"),
+        ({"hidden_size": 32.0}, "'hidden_size' expected int, got float"),
+        ({"qkv_bias": 1}, "'qkv_bias' expected bool, got int"),
+        ({"problem_type": "regression"}, "'problem_type' expected one of .*, got regression"),
+        ({"id2label": {0: "a", 2: "b"}}, r"from 0 to 1, got \[0, 2\]"),
+        ({"id2label": {1: "a", 2: "b"}}, r"from 0 to 1, got \[1, 2\]"),
+    ],
+)
+def test_what_can_not_be_is_told_with_its_values(changes, told):
+    with pytest.raises(StrictDataclassError, match=told):
+        tiny_config(**changes)
+
+
+def test_num_labels_alone_numbers_the_classes():
+    config = tiny_config(num_labels=3)
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert config.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+
+
+def test_label2id_follows_from_id2label():
+    config = tiny_config(id2label={"0": "blast", "1": "other"}, label2id={"blast": 1, "other": 0})
+    assert config.id2label == {0: "blast", 1: "other"} and config.label2id == {"blast": 0, "other": 1}
+
+
+def test_every_field_survives_saving(tmp_path):
+    config = CelluScanConfig(**OTHERS, id2label={0: "blast", 1: "other"})
+    config.save_pretrained(tmp_path)
+    again = CelluScanConfig.from_pretrained(tmp_path)
+    assert {field: getattr(again, field) for field in OTHERS} == OTHERS
+    assert again.id2label == {0: "blast", 1: "other"} and again.num_labels == 2
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("what", [CelluScanConfig, CelluScanModel, CelluScanForImageClassification])
+def test_whatever_is_saved_says_which_classes_load_it(what, tmp_path):
+    saved = tiny_config() if what is CelluScanConfig else what(tiny_config())
+    saved.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
+
+
+@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
+def test_saving_a_model_ships_its_code(model_class, tmp_path):
+    model_class(tiny_config()).save_pretrained(tmp_path)
+    for module in (configuration_celluscan, modeling_celluscan):
+        source = Path(module.__file__)
+        assert (tmp_path / source.name).read_bytes() == source.read_bytes()

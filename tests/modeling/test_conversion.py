@@ -1,0 +1,336 @@
+"""Weights of torchvision, transformers and timm become ours: equal logits, every tensor accounted for."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models import VisionTransformer, resnet18
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+from celluscan_hf.modeling.configuration_celluscan import LABELS
+from celluscan_hf.modeling.conversion import HEADS, from_model, from_weights, to_timm, to_torchvision, to_transformers
+from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+
+from .conftest import images, tiny_model
+
+CLOSE = {"rtol": 0.0, "atol": 1e-5}
+COARSE = 1e-2  # an epsilon whose loss shows
+NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="the extra timm is not installed")
+TO = {"torchvision": to_torchvision, "transformers": to_transformers, "timm": to_timm}
+LIBRARIES = ["torchvision", "transformers", pytest.param("timm", marks=NEEDS_TIMM)]
+Weights = dict[str, torch.Tensor]
+
+
+def randomised(model: nn.Module) -> Any:
+    """No weight is left at zero or one, so that each of them shows in the logits."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.eval()
+
+
+def torchvision_vit(eps: float = 1e-6, **changes: Any) -> Any:
+    sizes = dict(image_size=32, patch_size=8, num_layers=2, num_heads=3, hidden_dim=24, mlp_dim=56, num_classes=5)
+    return randomised(VisionTransformer(**(sizes | changes), norm_layer=partial(nn.LayerNorm, eps=eps)))
+
+
+def transformers_vit(model_class: type[nn.Module] = ViTForImageClassification, **changes: Any) -> Any:
+    sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=56, num_labels=5)
+    return randomised(model_class(ViTConfig(**(sizes | dict(image_size=32, patch_size=8) | changes))))
+
+
+def timm_vit(**changes: Any) -> Any:
+    import timm
+
+    sizes = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.5, num_classes=5)
+    return randomised(timm.create_model("vit_tiny_patch16_224", **(sizes | changes)))
+
+
+THEIRS: dict[str, Callable[[], Any]] = {
+    "torchvision": torchvision_vit,
+    "torchvision, epsilon": partial(torchvision_vit, eps=COARSE),
+    "torchvision, dropout": partial(torchvision_vit, dropout=0.2, attention_dropout=0.3),
+    "transformers": transformers_vit,
+    "transformers, epsilon": partial(transformers_vit, layer_norm_eps=COARSE),
+    "transformers, no qkv bias": partial(transformers_vit, qkv_bias=False),
+    "transformers, tanh": partial(transformers_vit, hidden_act="gelu_pytorch_tanh"),
+    "transformers, quick gelu": partial(transformers_vit, hidden_act="quick_gelu"),
+    "timm": timm_vit,
+    "timm, epsilon": partial(timm_vit, norm_layer=partial(nn.LayerNorm, eps=COARSE)),
+    "timm, no qkv bias": partial(timm_vit, qkv_bias=False),
+    "timm, tanh": partial(timm_vit, act_layer="gelu_tanh"),
+    "timm, quick gelu": partial(timm_vit, act_layer="quick_gelu"),
+    "timm, mean pooling": partial(timm_vit, global_pool="avg", fc_norm=False),
+}
+
+
+def named(names: Any) -> list[Any]:
+    return [pytest.param(name, marks=NEEDS_TIMM if name.startswith("timm") else ()) for name in names]
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        outputs = model(images())
+    return getattr(outputs, "logits", outputs)
+
+
+@pytest.mark.parametrize("name", named(THEIRS))
+def test_our_model_gives_the_logits_of_theirs(name):
+    theirs = THEIRS[name]()
+    expected = logits(theirs)
+    assert expected.std(dim=0).min() > 1e-3
+    assert_close(logits(from_model(theirs).build()), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", named(name for name in THEIRS if "epsilon" in name))
+def test_an_epsilon_that_is_not_carried_would_show(name):
+    theirs = THEIRS[name]()
+    ignored = from_weights(theirs.state_dict(), num_attention_heads=3).build()
+    assert (logits(ignored) - logits(theirs)).abs().max() > 1e-4
+
+
+def test_a_model_without_a_head_gives_the_same_tokens_and_its_pooler_is_left_aside():
+    theirs = transformers_vit(ViTModel, layer_norm_eps=COARSE)
+    checkpoint = from_model(theirs)
+    with torch.no_grad():
+        expected, tokens = theirs(images()), checkpoint.build().vit(images())
+    assert_close(tokens.last_hidden_state, expected.last_hidden_state, **CLOSE)
+    assert checkpoint.left_aside == ("pooler.dense.weight", "pooler.dense.bias")
+
+
+def test_channels_and_image_size_are_read_off_the_weights():
+    config = from_model(transformers_vit(image_size=48, num_channels=1)).config
+    assert (config.num_channels, config.image_size, config.patch_size) == (1, 48, 8)
+
+
+NAME_SETS = {
+    "torchvision module": "encoder.layers.encoder_layer_0.mlp.0.weight",
+    "torchvision file": "encoder.layers.encoder_layer_0.mlp.linear_1.weight",
+    "transformers in memory": "vit.layers.0.attention.q_proj.weight",
+    "transformers in memory, no prefix": "layers.0.attention.q_proj.weight",
+    "transformers on disk": "vit.encoder.layer.0.attention.attention.query.weight",
+    "transformers on disk, no prefix": "encoder.layer.0.attention.attention.query.weight",
+    "timm": "blocks.0.attn.qkv.weight",
+}
+
+
+@pytest.fixture
+def weights_by(tmp_path) -> Callable[[str], Weights]:
+    """The tiny model under one set of names; those on disk are what the library itself writes."""
+
+    def convert(name_set: str) -> Weights:
+        library = name_set.split()[0]
+        native = TO[library](tiny_model())
+        weights = native.state_dict()
+        if "on disk" in name_set:
+            native.save_pretrained(tmp_path)
+            weights = load_file(tmp_path / "model.safetensors")
+        if "no prefix" in name_set:
+            weights = {name.removeprefix("vit."): tensor for name, tensor in weights.items()}
+        if "file" in name_set:
+            weights = {
+                name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): tensor
+                for name, tensor in weights.items()
+            }
+        assert NAME_SETS[name_set] in weights
+        return weights
+
+    return convert
+
+
+@pytest.mark.parametrize("name_set", named(NAME_SETS))
+def test_bare_weights_of_every_name_set_become_ours(name_set, weights_by):
+    back = from_weights(weights_by(name_set), num_attention_heads=4).build()
+    assert_close(back.state_dict(), tiny_model().state_dict(), rtol=0, atol=0)
+
+
+def test_torchvision_itself_loads_what_these_tests_take_for_its_published_names(weights_by):
+    native = torchvision_vit(num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=14)
+    native.load_state_dict(weights_by("torchvision file"), strict=True)
+    assert_close(native.state_dict(), to_torchvision(tiny_model()).state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name_set", named(NAME_SETS))
+def test_bare_weights_bring_what_their_library_takes(name_set, weights_by):
+    checkpoint = from_weights(weights_by(name_set), num_attention_heads=4)
+    imagenet = name_set.startswith("torchvision")
+    assert checkpoint.image_mean == (IMAGENET_MEAN if imagenet else HALF)
+    assert checkpoint.image_std == (IMAGENET_STD if imagenet else HALF)
+    assert checkpoint.config.layer_norm_eps == (1e-12 if name_set.startswith("transformers") else 1e-6)
+
+
+@NEEDS_TIMM
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large", "huge_14", "giant_14", "gigantic_14"])
+def test_heads_of_a_published_size_are_those_of_timm(size):
+    import timm
+
+    name, _, patch = size.partition("_")
+    with torch.device("meta"):
+        model = timm.create_model(f"vit_{name}_patch{patch or 16}_224", depth=1)
+    assert HEADS[model.embed_dim] == model.blocks[0].attn.num_heads
+
+
+def message(weights: Weights) -> str:
+    with pytest.raises(WeightsError) as caught:
+        from_weights(weights, num_attention_heads=4)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_missing_tensor_is_named(library):
+    weights = TO[library](tiny_model()).state_dict()
+    for name in weights:
+        rest = {other: tensor for other, tensor in weights.items() if other != name}
+        assert name.removeprefix("vit.") in message(rest)
+
+
+def wider(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.new_zeros(*tensor.shape[:-1], tensor.shape[-1] + 1)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_misshapen_tensor_is_named_with_both_shapes(library):
+    weights = TO[library](tiny_model()).state_dict()
+    for name, tensor in weights.items():
+        said = message(weights | {name: wider(tensor)})
+        assert name.removeprefix("vit.") in said
+        assert "expected" in said
+        assert f"got {tuple(wider(tensor).shape)}" in said
+
+
+OTHER_SHAPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "more rows": lambda tensor: tensor.new_zeros(tensor.shape[0] + 1, *tensor.shape[1:]),
+    "a list": torch.flatten,
+    "no dimension": lambda tensor: tensor.new_zeros(()),
+    "empty": lambda tensor: tensor.new_zeros(0),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+def test_every_tensor_of_another_shape_is_refused(library, shape):
+    weights = TO[library](tiny_model()).state_dict()
+    for name, tensor in weights.items():
+        if OTHER_SHAPES[shape](tensor).shape != tensor.shape:
+            message(weights | {name: OTHER_SHAPES[shape](tensor)})
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_extra_tensor_is_named(library):
+    extra = {"layers.0.gate.weight": torch.zeros(1)}
+    assert "layers.0.gate.weight" in message(TO[library](tiny_model()).state_dict() | extra)
+
+
+def test_a_block_that_is_not_whole_is_named():
+    extra = {"encoder.layers.encoder_layer_2.ln_1.weight": torch.ones(32)}
+    assert "encoder.layers.encoder_layer_2.ln_1.bias" in message(to_torchvision(tiny_model()).state_dict() | extra)
+
+
+def test_a_model_that_is_no_vit_is_refused():
+    with torch.device("meta"), pytest.raises(WeightsError, match="not a ViT of torchvision, transformers or timm"):
+        from_model(resnet18())
+
+
+def test_an_unknown_hidden_size_asks_for_the_heads():
+    with pytest.raises(WeightsError, match=r"give num_attention_heads.* 32"):
+        from_weights(to_torchvision(tiny_model()).state_dict())
+
+
+def test_a_position_table_that_is_no_square_is_refused():
+    positions = {"encoder.pos_embedding": torch.zeros(1, 16, 32)}
+    assert "got 16" in message(to_torchvision(tiny_model()).state_dict() | positions)
+
+
+PARTS_OF_TIMM = {
+    "reg_token": {"reg_tokens": 4},
+    "blocks.0.ls1.gamma": {"init_values": 1e-5},
+    "blocks.0.attn.q_norm.weight": {"qk_norm": True},
+    "norm.weight": {"global_pool": "avg"},
+    "'max'": {"global_pool": "max", "fc_norm": False},
+    "ReLU": {"act_layer": "relu"},
+}
+
+
+@NEEDS_TIMM
+@pytest.mark.parametrize("name", PARTS_OF_TIMM)
+def test_a_part_of_timm_that_ours_has_no_room_for_is_named(name):
+    with pytest.raises(WeightsError, match=name):
+        from_model(timm_vit(**PARTS_OF_TIMM[name]))
+
+
+@NEEDS_TIMM
+def test_a_mean_of_timm_that_holds_the_class_token_is_refused():
+    with pytest.raises(WeightsError, match="pool_include_prefix"):
+        from_model(timm_vit(global_pool="avg", fc_norm=False, pool_include_prefix=True))
+
+
+def test_the_mean_and_deviation_of_each_library_are_carried():
+    assert from_model(torchvision_vit()).image_mean == IMAGENET_MEAN
+    assert from_model(torchvision_vit()).image_std == IMAGENET_STD
+    assert (from_model(transformers_vit()).image_mean, from_model(transformers_vit()).image_std) == (HALF, HALF)
+
+
+@NEEDS_TIMM
+def test_the_mean_and_deviation_of_a_timm_model_are_its_own():
+    theirs = timm_vit(pretrained_cfg_overlay={"mean": (0.7, 0.6, 0.5), "std": (0.1, 0.2, 0.3)})
+    checkpoint = from_model(theirs)
+    assert (checkpoint.image_mean, checkpoint.image_std) == ((0.7, 0.6, 0.5), (0.1, 0.2, 0.3))
+
+
+def test_the_labels_of_a_transformers_model_are_carried():
+    names = dict(enumerate("abcde"))
+    theirs = transformers_vit(id2label=names, label2id={name: index for index, name in names.items()})
+    assert from_model(theirs).build().config.id2label == names
+
+
+def test_labels_that_repeat_are_no_obstacle_to_other_labels():
+    theirs = transformers_vit(id2label=dict(enumerate(["cock", "hen", "crane", "kite", "crane"])))
+    assert from_model(theirs).build(dict(enumerate("abcde"))).config.id2label[4] == "e"
+
+
+def test_dropout_is_carried():
+    config = from_model(torchvision_vit(dropout=0.2, attention_dropout=0.3)).config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.2, 0.3)
+    config = from_model(transformers_vit(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)).config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.2, 0.3)
+
+
+def test_a_head_for_as_many_classes_is_kept_and_its_labels_are_renamed(caplog):
+    theirs = transformers_vit()
+    model = from_model(theirs).build(dict(enumerate("vwxyz")))
+    assert_close(model.classifier.linear.state_dict(), theirs.classifier.state_dict(), rtol=0, atol=0)
+    assert model.config.id2label == dict(enumerate("vwxyz"))
+    assert model.config.label2id["x"] == 2
+    assert not caplog.records
+
+
+def test_a_new_head_is_told_with_both_numbers(caplog):
+    model = from_model(transformers_vit()).build(dict(enumerate(LABELS)))
+    assert model.config.num_labels == 14
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "14 classes asked for, 5 in the checkpoint" in caplog.text
+
+
+def test_a_new_head_is_fresh_and_everything_else_is_kept():
+    theirs = transformers_vit()
+    kept = from_model(theirs).build().vit.state_dict()
+    model = from_model(theirs).build(dict(enumerate(LABELS)))
+    head = model.classifier.linear
+    assert_close(model.vit.state_dict(), kept, rtol=0, atol=0)
+    assert 0.01 < head.weight.std() < 0.03
+    assert not head.bias.any()
+    assert not torch.isin(head.weight, theirs.classifier.weight).any()
+
+
+def test_weights_without_a_head_get_one_with_a_warning(caplog):
+    model = from_model(transformers_vit(ViTModel)).build({0: "a", 1: "b", 2: "c"})
+    assert logits(model).shape == (4, 3)
+    assert "3 classes asked for, 0 in the checkpoint" in caplog.text

@@ -1,0 +1,232 @@
+"""Our models for other libraries: equal logits, folders that those libraries read by themselves, refusals by name."""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from torchvision.models import VisionTransformer
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTForImageClassification
+
+from celluscan_hf.modeling.checkpoints import read_checkpoint
+from celluscan_hf.modeling.conversion import from_model, to_timm, to_torchvision, to_transformers
+from celluscan_hf.modeling.exporting import EXPORTS, export_native, export_timm, export_torchvision
+from celluscan_hf.modeling.naming import WeightsError
+from celluscan_hf.modeling.processor import build_image_processor
+
+from .conftest import images, tiny_model
+
+CLOSE = {"rtol": 0.0, "atol": 1e-5}
+COARSE = 1e-2
+MEAN, STD = (0.7, 0.6, 0.65), (0.2, 0.21, 0.22)
+NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="the extra timm is not installed")
+TO = {"torchvision": to_torchvision, "transformers": to_transformers, "timm": to_timm}
+SIZES = {"hidden_size": 40, "num_attention_heads": 5, "intermediate_size": 77, "num_hidden_layers": 3}
+OURS: dict[str, dict[str, Any]] = {
+    "torchvision, sizes": SIZES,
+    "torchvision, epsilon": {"layer_norm_eps": COARSE},
+    "transformers, sizes": SIZES,
+    "transformers, epsilon": {"layer_norm_eps": COARSE},
+    "transformers, no qkv bias": {"qkv_bias": False},
+    "transformers, tanh": {"hidden_act": "gelu_pytorch_tanh"},
+    "transformers, quick gelu": {"hidden_act": "quick_gelu"},
+    "timm, sizes": SIZES,
+    "timm, epsilon": {"layer_norm_eps": COARSE},
+    "timm, no qkv bias": {"qkv_bias": False},
+    "timm, mean pooling": {"pooling": "mean"},
+}
+CARRIED = ("num_attention_heads", "intermediate_size", "layer_norm_eps", "hidden_act", "pooling", "qkv_bias")
+
+
+def named(names: Any) -> list[Any]:
+    return [pytest.param(name, marks=NEEDS_TIMM if name.startswith("timm") else ()) for name in names]
+
+
+def native(name: str, model: Any) -> Any:
+    return TO[name.partition(",")[0]](model)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        outputs = model(images())
+    return getattr(outputs, "logits", outputs)
+
+
+@pytest.fixture
+def written(tmp_path) -> Any:
+    """Exports the tiny model, or a changed one, with an image processor; the model and the folder."""
+
+    def write(library: str, **changes: Any) -> tuple[Any, Path]:
+        model = tiny_model(**changes)
+        EXPORTS[library](model, tmp_path / library, build_image_processor(32, MEAN, STD))
+        return model, tmp_path / library
+
+    return write
+
+
+@pytest.mark.parametrize("name", named(OURS))
+def test_their_model_gives_the_logits_of_ours(name):
+    ours = tiny_model(**OURS[name])
+    assert_close(logits(native(name, ours)), logits(ours), **CLOSE)
+
+
+def test_torchvision_gives_the_logits_of_ours_without_qkv_bias():
+    ours = tiny_model(qkv_bias=False)
+    assert_close(logits(to_torchvision(ours)), logits(ours), **CLOSE)
+
+
+@pytest.mark.parametrize("name", named(OURS))
+def test_there_and_back_in_memory_is_bit_equal(name):
+    ours = tiny_model(**OURS[name])
+    back = from_model(native(name, ours)).build()
+    assert_close(back.state_dict(), ours.state_dict(), rtol=0, atol=0)
+    assert [getattr(back.config, field) for field in CARRIED] == [getattr(ours.config, field) for field in CARRIED]
+
+
+@pytest.mark.parametrize("library", named(EXPORTS))
+def test_there_and_back_through_files_is_bit_equal(library, written):
+    ours, folder = written(library)
+    source = folder / "model.safetensors" if library == "torchvision" else folder  # it has no config file
+    heads = {"num_attention_heads": 4} if library == "torchvision" else {}
+    assert_close(read_checkpoint(source, **heads).build().state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("library", named(name for name in EXPORTS if name != "torchvision"))
+def test_mean_deviation_and_labels_come_back_from_a_folder(library, written):
+    ours, folder = written(library)
+    checkpoint = read_checkpoint(folder)
+    assert (checkpoint.image_mean, checkpoint.image_std) == (MEAN, STD)
+    assert checkpoint.build().config.id2label == ours.config.id2label
+
+
+def test_a_native_folder_holds_no_code(written):
+    _, folder = written("transformers")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_a_native_config_is_a_plain_vit(written):
+    ours, folder = written("transformers")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("vit", ["ViTForImageClassification"])
+    assert "auto_map" not in config
+    assert not {"pooling", "patch_stem", "drop_path_rate"} & set(config)
+    assert config["id2label"] == {str(index): name for index, name in ours.config.id2label.items()}
+
+
+def test_a_native_folder_loads_with_the_auto_class(written):
+    ours, folder = written("transformers", layer_norm_eps=COARSE)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert type(model) is ViTForImageClassification
+    assert_close(logits(model.eval()), logits(ours), **CLOSE)
+
+
+def test_a_native_folder_without_a_processor_has_none(tmp_path):
+    export_native(tiny_model(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_hand_built_folder_carries_its_two_files_of_code(written):
+    _, folder = written("celluscan")
+    assert {path.name for path in folder.glob("*.py")} == {"configuration_celluscan.py", "modeling_celluscan.py"}
+
+
+@pytest.mark.parametrize("library", [name for name in EXPORTS if name != "timm"])
+def test_the_processor_of_a_folder_is_the_one_given(library, written):
+    _, folder = written(library)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert processor.to_dict() == build_image_processor(32, MEAN, STD).to_dict()
+
+
+def test_a_torchvision_file_loads_strictly(written):
+    ours, folder = written("torchvision")
+    model = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=14
+    )
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    assert_close(logits(model.eval()), logits(ours), **CLOSE)
+
+
+@NEEDS_TIMM
+@pytest.mark.parametrize("changes", [{}, SIZES, {"qkv_bias": False}, {"pooling": "mean"}], ids=str)
+def test_a_timm_folder_loads_with_timm(changes, written):
+    import timm
+
+    ours, folder = written("timm", **changes)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert_close(logits(model), logits(ours), **CLOSE)
+
+
+@NEEDS_TIMM
+def test_a_timm_folder_says_mean_deviation_size_and_labels(written):
+    ours, folder = written("timm")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["label_names"] == list(ours.config.id2label.values())
+    assert config["num_classes"] == 14
+    described = config["pretrained_cfg"]
+    assert (described["mean"], described["std"]) == (list(MEAN), list(STD))
+    assert described["input_size"] == [3, 32, 32]
+
+
+@NEEDS_TIMM
+def test_timm_prepares_a_square_image_as_we_do(written, cell_image):
+    from timm.data import create_transform, resolve_data_config
+
+    _, folder = written("timm")
+    config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    theirs = create_transform(**resolve_data_config(pretrained_cfg=config))(cell_image(0))
+    ours = build_image_processor(32, MEAN, STD)(cell_image(0), return_tensors="pt").pixel_values[0]
+    assert_close(theirs, ours, rtol=0, atol=2 / 255 / min(STD))
+
+
+@NEEDS_TIMM
+def test_a_timm_folder_does_not_pass_for_weights_of_timm(written):
+    _, folder = written("timm")
+    described = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert "augreg" not in str(described.get("tag"))
+    assert "license" not in described
+
+
+CONVOLUTION = {"patch_stem": "convolution"}
+REFUSED = {
+    "torchvision: patch_stem": CONVOLUTION,
+    "torchvision: pooling": {"pooling": "mean"},
+    "torchvision: hidden_act": {"hidden_act": "quick_gelu"},
+    "torchvision: num_channels": {"num_channels": 1},
+    "transformers: patch_stem": CONVOLUTION,
+    "transformers: pooling": {"pooling": "mean"},
+    "timm: patch_stem": CONVOLUTION,
+    "timm: hidden_act": {"hidden_act": "quick_gelu"},
+}
+
+
+@pytest.mark.parametrize("case", named(REFUSED))
+def test_a_part_without_room_is_refused_by_name(case):
+    library, _, field = case.partition(": ")
+    (value,) = REFUSED[case].values()
+    with pytest.raises(WeightsError, match=f"{library}.*{field}={value!r}"):
+        TO[library](tiny_model(**REFUSED[case]))
+
+
+@pytest.mark.parametrize("export", [export_torchvision, pytest.param(export_timm, marks=NEEDS_TIMM)])
+def test_a_file_that_cannot_hold_the_epsilon_is_not_written(export, tmp_path):
+    with pytest.raises(WeightsError, match=r"layer_norm_eps.*1e-06.*0\.01"):
+        export(tiny_model(layer_norm_eps=COARSE), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("library", named(TO))
+def test_a_refused_model_leaves_no_folder(library, tmp_path):
+    with pytest.raises(WeightsError):
+        EXPORTS[library](tiny_model(**CONVOLUTION), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_timm_that_is_not_installed_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(WeightsError, match=r"pip install .*timm"):
+        to_timm(tiny_model())

@@ -1,0 +1,286 @@
+"""The forward pass: parameters, outputs, attention, positions, number formats, compilers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import ViTConfig
+from transformers.models.vit.modeling_vit import ViTEmbeddings
+
+from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
+from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification, CelluScanModel
+
+from .conftest import NO_DROPOUT, TINY, gradients, images, labels, tiny_model
+
+CLOSE = {"rtol": 0.0, "atol": 1e-5}
+NAMES_OF_TORCH = {
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "layernorm": "norm",
+    "attention.qkv.": "self_attn.in_proj_",
+    "attention.proj": "self_attn.out_proj",
+    "mlp.fc1": "linear1",
+    "mlp.fc2": "linear2",
+}
+
+
+def vit_parameters(width: int, depth: int, mlp: int, patch: int, image: int, classes: int) -> int:
+    """The parameters of a Vision Transformer, counted by hand."""
+    patches = 3 * patch**2 * width + width
+    class_token_and_positions = width + (1 + (image // patch) ** 2) * width
+    attention = width * 3 * width + 3 * width + width * width + width
+    block = 2 * width + attention + 2 * width + width * mlp + mlp + mlp * width + width
+    return patches + class_token_and_positions + depth * block + 2 * width + width * classes + classes
+
+
+def test_vit_b16_has_as_many_parameters_as_counted_by_hand():
+    with torch.device("meta"):
+        model = CelluScanForImageClassification(CelluScanConfig())
+    assert model.num_parameters() == vit_parameters(768, 12, 3072, 16, 224, 14) == 85_809_422
+
+
+def test_modules_have_the_names_of_the_seed():
+    names = {name: type(module).__name__ for name, module in tiny_model().named_modules()}
+    assert names["vit.embeddings"] == "PatchEmbedding"
+    assert names["vit.layers.1"] == "TransformerBlock"
+    assert names["vit.layers.1.attention"] == "MultiHeadSelfAttention"
+    assert names["classifier"] == "ViTClassifier"
+
+
+def test_names_in_a_checkpoint_stay_the_same():
+    block = ["layernorm_before", "attention.qkv", "attention.proj", "layernorm_after", "mlp.fc1", "mlp.fc2"]
+    modules = ["vit.embeddings.projection", *(f"vit.layers.0.{name}" for name in block), "vit.layernorm"]
+    expected = [f"{module}.{kind}" for module in [*modules, "classifier.linear"] for kind in ("weight", "bias")]
+    tables = ["vit.embeddings.cls_token", "vit.embeddings.position_embeddings"]
+    assert set(tiny_model(num_hidden_layers=1).state_dict()) == {*tables, *expected}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
+def test_outputs_have_their_shapes(pooling, patch_stem):
+    model = tiny_model(pooling=pooling, patch_stem=patch_stem)
+    base = model.vit(images(3))
+    assert model(images(3)).logits.shape == (3, 14)
+    assert base.last_hidden_state.shape == (3, 17, 32) and base.pooler_output.shape == (3, 32)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_eager_attention_equals_sdpa(pooling):
+    eager, sdpa = (tiny_model(attention=name, pooling=pooling, **NO_DROPOUT) for name in ("eager", "sdpa"))
+    assert_close(eager(images()).logits, sdpa(images()).logits, **CLOSE)
+    batch = {"pixel_values": images(), "labels": labels()}
+    assert_close(gradients(eager, **batch), gradients(sdpa, **batch), **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+def test_flex_attention_equals_sdpa(fresh_compiler):
+    flex, sdpa = (tiny_model(CelluScanModel, attention=name) for name in ("flex_attention", "sdpa"))
+    # on the CPU flex attention has no backward pass, and compiling its kernel takes half a minute
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        assert_close(flex(images()).last_hidden_state, sdpa(images()).last_hidden_state, **CLOSE)
+
+
+def encoder_of_torch(model: CelluScanForImageClassification) -> nn.TransformerEncoder:
+    """PyTorch's own pre-norm encoder, with the weights of `model`."""
+    layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(32, 1e-6), enable_nested_tensor=False)
+    state = {name: value for name, value in model.vit.state_dict().items() if not name.startswith("embeddings")}
+    for ours, theirs in NAMES_OF_TORCH.items():
+        state = {name.replace(ours, theirs): value for name, value in state.items()}
+    encoder.load_state_dict(state)
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_logits_are_those_of_the_encoder_of_torch(attention):
+    model = tiny_model(attention=attention)
+    embeddings, linear = model.vit.embeddings, model.classifier.linear
+    patches = nn.functional.unfold(images(), kernel_size=8, stride=8).transpose(1, 2)
+    patches = patches @ embeddings.projection.weight.flatten(1).T + embeddings.projection.bias
+    tokens = torch.cat((embeddings.cls_token.repeat(4, 1, 1), patches), dim=1) + embeddings.position_embeddings
+    encoded = encoder_of_torch(model)(tokens)
+    assert_close(model.vit(images()).last_hidden_state, encoded, **CLOSE)
+    assert_close(model(images()).logits, encoded[:, 0] @ linear.weight.T + linear.bias, **CLOSE)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_first_tokens_see_the_last_patch(attention):
+    model = tiny_model(CelluScanModel, attention=attention)
+    changed = images()
+    changed[:, :, -8:, -8:] += 1
+    difference = model(images()).last_hidden_state - model(changed).last_hidden_state
+    assert (difference[:, :2].abs().amax(dim=2) > 1e-3).all()
+
+
+def test_an_image_has_the_same_logits_alone_and_in_a_batch():
+    model = tiny_model()
+    alone = torch.cat([model(image[None]).logits for image in images(5)])
+    assert_close(alone, model(images(5)).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
+def test_a_saved_model_gives_exactly_the_same_logits(patch_stem, tmp_path):
+    model = tiny_model(patch_stem=patch_stem)
+    model.train()(images(16))
+    model.eval().save_pretrained(tmp_path)
+    again = CelluScanForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(images()).logits, model(images()).logits)
+
+
+def test_a_head_can_be_loaded_as_base_and_gives_the_same_tokens(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    base = CelluScanModel.from_pretrained(tmp_path)
+    assert torch.equal(base(images()).last_hidden_state, model.vit(images()).last_hidden_state)
+
+
+def test_return_dict_false_gives_a_tuple():
+    model = tiny_model()
+    outputs = model(images(), return_dict=False)
+    loss, logits = model(images(), labels=labels(), return_dict=False)
+    assert isinstance(outputs, tuple) and len(outputs) == 1
+    assert loss.dim() == 0 and torch.equal(logits, outputs[0])
+    assert len(model.vit(images(), return_dict=False)) == 2
+
+
+def test_hidden_states_are_the_embeddings_and_each_block():
+    model = tiny_model(num_hidden_layers=3)
+    states = model(images(), output_hidden_states=True).hidden_states
+    assert [tuple(state.shape) for state in states] == [(4, 17, 32)] * 4
+    assert torch.equal(states[0], model.vit.embeddings(images()))
+    assert_close(model.vit.layernorm(states[-1]), model.vit(images()).last_hidden_state)
+
+
+def test_attentions_are_shares_that_sum_to_one():
+    attentions = tiny_model(attention="eager")(images(), output_attentions=True).attentions
+    assert [tuple(weights.shape) for weights in attentions] == [(4, 4, 17, 17)] * 2
+    for weights in attentions:
+        assert weights.min() >= 0
+        assert_close(weights.sum(dim=-1), torch.ones(4, 4, 17), **CLOSE)
+
+
+def test_sdpa_has_no_attentions_to_give():
+    assert not tiny_model()(images(), output_attentions=True).attentions
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_asking_for_hidden_states_does_not_change_the_logits(pooling, attention):
+    model = tiny_model(attention=attention, pooling=pooling)
+    every_token = model(images(), output_hidden_states=True).logits
+    assert_close(model(images()).logits, every_token, **CLOSE)
+
+
+def test_pooled_only_computes_the_class_token_alone():
+    model = tiny_model(CelluScanModel)
+    short, full = model(images(), pooled_only=True), model(images())
+    assert short.last_hidden_state.shape == (4, 1, 32)
+    assert_close(short.pooler_output, full.pooler_output, **CLOSE)
+
+
+def test_pooler_output_is_the_class_token():
+    outputs = tiny_model(CelluScanModel)(images())
+    assert torch.equal(outputs.pooler_output, outputs.last_hidden_state[:, 0])
+
+
+def test_mean_pooling_leaves_the_class_token_out():
+    outputs = tiny_model(CelluScanModel, pooling="mean")(images(), pooled_only=True)
+    patches = outputs.last_hidden_state.split((1, 16), dim=1)[1]
+    assert_close(outputs.pooler_output, patches.sum(dim=1) / 16)
+
+
+def test_interpolating_to_the_same_size_changes_nothing():
+    model = tiny_model()
+    assert torch.equal(model(images(), interpolate_pos_encoding=True).logits, model(images()).logits)
+
+
+@pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 16), (24, 56), (32, 40), (40, 32)])
+def test_images_of_other_sizes_can_be_looked_at(height, width, patch_stem):
+    model = tiny_model(patch_stem=patch_stem)
+    outputs = model(images(2, height, width), interpolate_pos_encoding=True, output_hidden_states=True)
+    assert outputs.logits.isfinite().all()
+    assert outputs.hidden_states[0].shape == (2, 1 + height * width // 64, 32)
+
+
+def test_an_interpolated_table_that_is_constant_stays_constant():
+    embeddings = tiny_model().vit.embeddings
+    embeddings.position_embeddings.data[:, 1:] = torch.randn(32)
+    class_position, patch_positions = embeddings.interpolated_positions(7, 5).split((1, 35), dim=1)
+    assert torch.equal(class_position, embeddings.position_embeddings[:, :1])
+    assert_close(patch_positions, embeddings.position_embeddings[:, 1:2].expand(1, 35, 32), **CLOSE)
+
+
+def test_interpolation_keeps_rows_rows_and_columns_columns():
+    embeddings = tiny_model().vit.embeddings
+    row, column = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    embeddings.position_embeddings.data[:, 1:, 0] = row.flatten()
+    embeddings.position_embeddings.data[:, 1:, 1] = column.flatten()
+    grid = embeddings.interpolated_positions(6, 9)[0, 1:].view(6, 9, 32)
+    assert_close(grid[..., 0], grid[:, :1, 0].expand(6, 9), **CLOSE)
+    assert_close(grid[..., 1], grid[:1, :, 1].expand(6, 9), **CLOSE)
+    assert (grid[:, 0, 0].diff() > 0).all() and (grid[0, :, 1].diff() > 0).all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 9), (3, 2), (4, 7)])
+def test_interpolated_positions_are_those_of_the_library(rows, columns):
+    ours, theirs = tiny_model().vit.embeddings, ViTEmbeddings(ViTConfig(**TINY))
+    theirs.position_embeddings = ours.position_embeddings
+    tokens = torch.zeros(1, 1 + rows * columns, 32)
+    expected = theirs.interpolate_pos_encoding(tokens, 8 * rows, 8 * columns)
+    assert_close(ours.interpolated_positions(rows, columns), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_half_precision_stays_close(dtype, attention):
+    expected = tiny_model()(images()).logits
+    logits = tiny_model(attention=attention).to(dtype)(images().to(dtype)).logits
+    assert logits.dtype == dtype
+    assert (logits - expected).abs().max() < 0.05 * expected.std()
+
+
+def test_autocast_stays_close():
+    model = tiny_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images(), labels=labels()).logits
+    assert (logits - model(images()).logits).abs().max() < 0.05 * logits.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pixels_take_the_number_format_of_the_model(dtype):
+    model = tiny_model().to(torch.bfloat16)
+    assert torch.equal(model(images().to(dtype)).logits, model(images().to(torch.bfloat16)).logits)
+
+
+def test_modules_that_must_stay_whole_exist():
+    names = {type(module).__name__ for module in tiny_model().modules()}
+    assert set(CelluScanForImageClassification._no_split_modules) <= names
+
+
+@pytest.mark.parametrize(("share", "places"), [(2, {"cpu", "disk"}), (5, {"disk"})])
+def test_a_model_too_large_for_memory_is_spread_in_whole_parts(share, places, tmp_path):
+    model = tiny_model(num_hidden_layers=6)
+    model.save_pretrained(tmp_path)
+    limits = {"max_memory": {"cpu": model.get_memory_footprint() // share}, "offload_folder": tmp_path / "disk"}
+    spread = CelluScanForImageClassification.from_pretrained(tmp_path, device_map="auto", **limits)
+    parts = {"vit.embeddings", *(f"vit.layers.{index}" for index in range(6)), "vit.layernorm", "classifier"}
+    assert set(spread.hf_device_map) in (parts, {""}) and set(spread.hf_device_map.values()) == places
+    assert_close(spread(images()).logits, model(images()).logits, **CLOSE)
+
+
+@pytest.mark.slow
+def test_compiled_logits_are_the_same(fresh_compiler):
+    model = tiny_model()
+    quick = {"cpp_cache_precompile_headers": False}  # for a single graph they cost more than they save
+    compiled = torch.compile(model, fullgraph=True, options=quick)
+    with torch.no_grad():
+        assert_close(compiled(images()).logits, model(images()).logits, **CLOSE)
+
+
+def test_an_exported_graph_takes_any_number_of_images():
+    model = tiny_model()
+    batch = {"pixel_values": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(model, (images(),), dynamic_shapes=batch).module()
+    for count in (1, 2, 7):
+        assert_close(exported(images(count)).logits, model(images(count)).logits, **CLOSE)

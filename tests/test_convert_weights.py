@@ -1,0 +1,148 @@
+"""The command that converts weights: a good path, its refusals, its options."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+)
+
+from celluscan_hf.modeling.configuration_celluscan import LABELS
+from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "convert_weights.py"
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("convert_weights", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def convert(script, monkeypatch) -> Callable[..., int]:
+    """Runs the command with these arguments; its exit status."""
+
+    def run(*arguments: Any) -> int:
+        monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
+        return script.main()
+
+    return run
+
+
+def vit(model_class: type[ViTModel | ViTForImageClassification] = ViTForImageClassification) -> Any:
+    torch.manual_seed(0)
+    config = ViTConfig(**SIZES, image_size=32, patch_size=8, layer_norm_eps=1e-2, id2label={0: "a", 1: "b", 2: "c"})
+    return model_class(config).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))).logits
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A folder with a ViT of transformers and its image processor."""
+    vit().save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(image_mean=[0.7, 0.6, 0.5], image_std=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+def test_a_vit_of_transformers_becomes_ours(convert, source, tmp_path):
+    assert convert(source, tmp_path / "ours") == 0
+    model = CelluScanForImageClassification.from_pretrained(tmp_path / "ours").eval()
+    assert_close(logits(model), logits(vit()), rtol=0, atol=1e-5)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_what_was_written_is_told(convert, source, tmp_path, capsys):
+    convert(source, tmp_path / "ours")
+    said = capsys.readouterr().out
+    for part in (str(tmp_path / "ours"), "celluscan", "3 classes", "layer_norm_eps 0.01", "image_mean [0.7, 0.6, 0.5]"):
+        assert part in said
+
+
+def test_ours_becomes_a_vit_of_transformers_again(convert, source, tmp_path):
+    assert convert(source, tmp_path / "ours") == 0
+    assert convert(tmp_path / "ours", tmp_path / "native", "--format", "transformers") == 0
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "native").eval()
+    assert type(model) is ViTForImageClassification
+    assert_close(model.state_dict(), vit().state_dict(), rtol=0, atol=0)
+    processor = json.loads((tmp_path / "native" / "preprocessor_config.json").read_text())
+    assert (processor["image_mean"], processor["image_std"]) == ([0.7, 0.6, 0.5], [0.1, 0.2, 0.3])
+
+
+def test_the_labels_of_celluscan_bring_a_new_head(convert, source, tmp_path):
+    assert convert(source, tmp_path / "ours", "--celluscan-labels") == 0
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert list(config["id2label"].values()) == list(LABELS)
+
+
+def test_tensors_that_are_left_aside_are_told(convert, tmp_path, capsys):
+    vit(ViTModel).save_pretrained(tmp_path / "vit")
+    assert convert(tmp_path / "vit", tmp_path / "ours") == 0
+    assert "left aside: pooler.dense.weight" in capsys.readouterr().out
+
+
+def test_an_empty_folder_may_be_written_to(convert, source, tmp_path):
+    (tmp_path / "ours").mkdir()
+    assert convert(source, tmp_path / "ours") == 0
+
+
+def test_a_folder_that_holds_something_is_left_alone(convert, source, tmp_path, capsys):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "precious").write_text("kept")
+    assert convert(source, tmp_path / "ours") == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "ours").iterdir()] == ["precious"]
+
+
+def test_a_file_in_the_way_is_left_alone(convert, source, tmp_path, capsys):
+    (tmp_path / "ours").write_text("kept")
+    assert convert(source, tmp_path / "ours") == 1
+    assert "exists" in capsys.readouterr().err
+    assert (tmp_path / "ours").read_text() == "kept"
+
+
+def test_a_missing_source_is_one_line_and_no_folder(convert, tmp_path, capsys):
+    assert convert(tmp_path / "nothing.safetensors", tmp_path / "ours") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert str(tmp_path / "nothing.safetensors") in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "ours").exists()
+
+
+def test_heads_and_epsilon_of_a_bare_file_can_be_given(convert, tmp_path):
+    torch.save(vit().state_dict(), tmp_path / "weights.pth")
+    given = ["--num-attention-heads", "4", "--layer-norm-eps", "0.01"]
+    assert convert(tmp_path / "weights.pth", tmp_path / "ours", *given) == 0
+    model = CelluScanForImageClassification.from_pretrained(tmp_path / "ours").eval()
+    assert_close(logits(model), logits(vit()), rtol=0, atol=1e-5)
+
+
+def test_heads_that_do_not_divide_the_width_are_one_line(convert, source, tmp_path, capsys):
+    assert convert(source, tmp_path / "ours", "--num-attention-heads", "5") == 1
+    assert "num_attention_heads" in capsys.readouterr().err
+
+
+def test_an_epsilon_that_torchvision_cannot_hold_asks_for_the_option(convert, source, tmp_path, capsys):
+    assert convert(source, tmp_path / "tv", "--format", "torchvision") == 1
+    assert "--layer-norm-eps 1e-06" in capsys.readouterr().err
+    assert convert(source, tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 0
+    assert (tmp_path / "tv" / "model.safetensors").is_file()
