@@ -5,7 +5,9 @@ of transformers, timm or ours, a `.safetensors` file, or a `.pth` file as torchv
 as tensors only; nothing that a file holds is run.
 """
 
+import dataclasses
 import json
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +15,37 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torchvision.models import get_model_weights, list_models
 from transformers import ViTConfig
 
 from .configuration_celluscan import CelluScanConfig
-from .conversion import POOLING, Checkpoint, Colour, check_weights, fields_of_vit, from_weights, make_config
+from .conversion import (
+    POOLING,
+    TIMM_ACT_LAYERS,
+    Checkpoint,
+    Colour,
+    check_weights,
+    fields_of_vit,
+    from_weights,
+    make_config,
+    require_square,
+)
 from .modeling_celluscan import CelluScanForImageClassification
 from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
+logger = logging.getLogger(__name__)
+
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 TENSOR_FILES = (".safetensors", ".pth", ".pt")
-TIMM_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh"}  # the others have one name in both libraries
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -44,10 +63,11 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None, **fields
             is no ViT, or does not fit.
     """
     text = str(source)
+    _require_known(fields)
     if text.startswith("torchvision:"):
         return _from_torchvision(text.removeprefix("torchvision:"), fields)
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         return _from_folder(path, fields)
     if path.is_file():
         return from_weights(_read_tensors(path), **fields)
@@ -71,8 +91,15 @@ def start_model(
         WeightsError: As `read_checkpoint` and `Checkpoint.build`.
     """
     if start == "scratch":
-        return CelluScanForImageClassification(CelluScanConfig(id2label=dict(id2label), **fields))
+        _require_known(fields)
+        return CelluScanForImageClassification(make_config({"id2label": dict(id2label)} | fields))
     return read_checkpoint(start, revision=revision, **fields).build(id2label)
+
+
+def _require_known(fields: Mapping[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(CelluScanConfig)} | {"image_mean", "image_std"}
+    if unknown := sorted(set(fields) - known):
+        raise WeightsError(f"CelluScanConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
 
 
 def _from_torchvision(name: str, fields: Mapping[str, Any]) -> Checkpoint:
@@ -115,13 +142,13 @@ def _fetch(repository: str, revision: str | None) -> Path:
         raise WeightsError(f"{repository} is not here and cannot be fetched ({reason}): {advice}") from error
 
 
-def _from_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
+def _from_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
     config = _read_json(folder / CONFIG)
     if config.get("model_type") == CelluScanConfig.model_type:
         return _from_ours(folder, config, fields)
     if config.get("model_type") == "vit":
         described = _of_transformers_folder(folder, config)
-    elif str(config.get("architecture", "")).startswith("vit_"):
+    elif str(config.get("architecture", "")).startswith(("vit_", "deit_")):
         described = _of_timm_folder(config)
     else:
         found = config.get("model_type") or config.get("architecture")
@@ -132,35 +159,39 @@ def _from_folder(folder: Path, fields: Mapping[str, Any]) -> Checkpoint:
     return from_weights(_read_weights(folder), **(described | dict(fields)))
 
 
-def _from_ours(folder: Path, config: Mapping[str, Any], fields: Mapping[str, Any]) -> Checkpoint:
-    mean, std = _normalisation(folder) or (IMAGENET_MEAN, IMAGENET_STD)
+def _from_ours(folder: Path, config: Mapping[str, Any], fields: dict[str, Any]) -> Checkpoint:
+    fields = _normalisation(folder, IMAGENET_MEAN, IMAGENET_STD) | fields
+    mean, std = fields.pop("image_mean"), fields.pop("image_std")
     weights = _read_weights(folder)
     if not any(name.startswith("vit.") for name in weights):  # saved without a head
         weights = {f"vit.{name}": tensor for name, tensor in weights.items()}
-    complete = make_config(dict(config) | dict(fields))
+    complete = make_config(dict(config) | fields)
     check_weights({name: [(name, tensor)] for name, tensor in weights.items()}, complete)
     return Checkpoint(weights, complete, mean, std)
 
 
 def _of_transformers_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     has_head = "ViTForImageClassification" in (config.get("architectures") or [])
-    fields = fields_of_vit(ViTConfig.from_dict(dict(config)), with_labels=has_head)
-    mean, std = _normalisation(folder) or (HALF, HALF)
-    return fields | {"image_mean": mean, "image_std": std}
+    try:
+        described = ViTConfig.from_dict(dict(config))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / CONFIG}: {str(error).splitlines()[-1].strip()}") from error
+    return fields_of_vit(described, with_labels=has_head) | _normalisation(folder, HALF, HALF)
 
 
 def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
-    pretrained, arguments = config.get("pretrained_cfg", {}), config.get("model_args", {})
+    pretrained, arguments = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
     fields: dict[str, Any] = {}
     if "mean" in pretrained and "std" in pretrained:
         fields |= {"image_mean": tuple(pretrained["mean"]), "image_std": tuple(pretrained["std"])}
     if "num_heads" in arguments:
         fields["num_attention_heads"] = arguments["num_heads"]
     if "act_layer" in arguments:
-        fields["hidden_act"] = TIMM_ACTIVATIONS.get(arguments["act_layer"], arguments["act_layer"])
+        fields["hidden_act"] = TIMM_ACT_LAYERS.get(arguments["act_layer"], arguments["act_layer"])
     pooling = config.get("global_pool", "token")
     if pooling not in POOLING or arguments.get("pool_include_prefix"):
         raise WeightsError(f"pooling: expected the class token or the mean of the patch tokens, got {pooling!r}")
+    require_square(pretrained.get("input_size", (3, 1, 1))[1:])
     fields["pooling"] = POOLING[pooling]
     names = config.get("label_names") or pretrained.get("label_names")
     if isinstance(names, list) and len(names) == config.get("num_classes"):
@@ -168,13 +199,25 @@ def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _normalisation(folder: Path) -> tuple[Colour, Colour] | None:
-    if not (folder / PROCESSOR).is_file():
-        return None
-    processor = _read_json(folder / PROCESSOR)
-    if not {"image_mean", "image_std"} <= set(processor):
-        raise WeightsError(f"{folder / PROCESSOR}: expected image_mean and image_std, got {', '.join(processor)}")
-    return tuple(processor["image_mean"]), tuple(processor["image_std"])
+def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour) -> dict[str, Colour]:
+    """What images are scaled by, as the folder's processor says; without one the usual, with a warning."""
+    path = folder / PROCESSOR
+    if not path.is_file():
+        logger.warning("%s is missing: images are taken to be scaled by mean %s, std %s", path, usual_mean, usual_std)
+        return {"image_mean": usual_mean, "image_std": usual_std}
+    processor = _read_json(path)
+    if processor.get("do_rescale") is False or processor.get("rescale_factor", 1 / 255) != 1 / 255:
+        raise WeightsError(f"{path}: expected pixels scaled to [0, 1] (do_rescale, rescale_factor 1/255)")
+    if processor.get("do_normalize") is False:
+        return {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    found: dict[str, Colour] = {}
+    for name in ("image_mean", "image_std"):
+        value = processor.get(name)
+        numbers = isinstance(value, list) and all(isinstance(one, int | float) and 0 <= one <= 1 for one in value)
+        if not isinstance(value, list) or not numbers or len(value) != 3 or (name == "image_std" and 0 in value):
+            raise WeightsError(f"{path}: {name} must be three numbers in [0, 1], got {value!r}")
+        found[name] = (value[0], value[1], value[2])
+    return found
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -212,7 +255,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing: expected a checkpoint folder with {CONFIG} and {WEIGHTS}") from error
+        raise WeightsError(
+            f"{path} is missing: expected a checkpoint folder with {CONFIG} and {WEIGHTS}, or a file of bare tensors"
+        ) from error
     except ValueError as error:  # no JSON, or no text
         raise WeightsError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):

@@ -6,6 +6,7 @@ This file is shipped with every checkpoint as remote code, so it stands alone: i
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 LABELS = (
@@ -99,13 +100,19 @@ class CelluScanConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the library's, but a config of another model raises: its weights would not fit."""
+        """As the library's, but a config of another model raises: its weights would not fit.
+
+        Classes given by keyword are checked as those of the file are; `label2id` follows from them.
+        """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
                 f'expected a checkpoint with model_type "{cls.model_type}", got "{model_type}"; '
                 "weights of a ViT can be converted with scripts/convert_weights.py"
             )
+        if "id2label" in kwargs:
+            config_dict = config_dict | {"id2label": kwargs.pop("id2label")}
+        kwargs.pop("label2id", None)
         return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -126,8 +133,10 @@ class CelluScanConfig(PreTrainedConfig):
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
 
     def validate_labels(self) -> None:
-        """Ids count up from 0."""
+        """There are at least two, and their ids count up from 0."""
         ids = [int(key) for key in self.id2label or {}]
+        if len(ids) < 2:
+            raise ValueError(f"id2label must hold at least two classes, got {self.id2label}")
         if sorted(ids) != list(range(len(ids))):
             raise ValueError(f"the ids of id2label must count up from 0 to {len(ids) - 1}, got {ids}")
 
@@ -142,6 +151,14 @@ class CelluScanConfig(PreTrainedConfig):
                 f'patch_stem "convolution" needs a hidden_size ({self.hidden_size}) that is a multiple of '
                 f"patch_size ({self.patch_size})"
             )
+
+    def validate_layers(self) -> None:
+        """The activation is known; epsilon and the spread of new weights are positive."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f'hidden_act must be one of transformers.activations.ACT2FN, got "{self.hidden_act}"')
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def validate_probabilities(self) -> None:
         """Dropout and stochastic depth lie in [0, 1)."""

@@ -20,7 +20,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from .configuration_celluscan import CelluScanConfig
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import TIMM, TORCHVISION, TRANSFORMERS, Naming, WeightsError, recognise
+from .naming import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, Naming, WeightsError, recognise
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 1024: 16, 1280: 16, 1
 
 # timm's activation classes and pooling by our names
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}
+TIMM_ACT_LAYERS = {"gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}  # beside "gelu", its default
 POOLING = {"token": "cls", "avg": "mean"}
 TIMM_ARCHITECTURE = "vit_base_patch16_224"  # whose sizes are then given
 
@@ -53,20 +54,44 @@ class Checkpoint:
         """A model with these weights, in evaluation mode.
 
         Args:
-            id2label: Classes of the model. Where their number differs from the checkpoint's, or it has no head, a new
-                head is made, and a warning says so. None keeps what the checkpoint has.
+            id2label: Classes of the model. The head of the checkpoint is kept, its rows put in this order, where it
+                has the same classes, or as many without names (`LABEL_0`, …). Otherwise the head is made new, and a
+                warning says so. None keeps what the checkpoint has.
+
+        Raises:
+            WeightsError: The ids of `id2label` do not count up from 0, or it has fewer than two.
         """
-        config = self.config
+        config, weights = self.config, dict(self.weights)
         if id2label is not None:
-            config = CelluScanConfig.from_dict(config.to_dict() | {"id2label": dict(id2label)})
+            config = make_config(config.to_dict() | {"id2label": dict(id2label)})
+            weights = self._with_head_for(config)
         model = CelluScanForImageClassification(config)
-        weights = dict(self.weights)
-        had = len(weights["classifier.linear.bias"]) if "classifier.linear.bias" in weights else 0
-        if had != config.num_labels:
-            logger.warning("the head is new: %d classes asked for, %d in the checkpoint", config.num_labels, had)
+        if "classifier.linear.weight" not in weights:
+            logger.warning("the head is new: %d classes asked for, %s", config.num_labels, self._describe_head())
             weights |= {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
         model.load_state_dict(weights, strict=True)
         return model.eval()
+
+    def _with_head_for(self, config: CelluScanConfig) -> dict[str, torch.Tensor]:
+        """The weights, the rows of the head in the order of `config`; without a head where its classes are others."""
+        weights = dict(self.weights)
+        have, want = list(_labels(self.config)), list(_labels(config))
+        unnamed = have == [f"LABEL_{index}" for index in range(len(have))]
+        for name in ("classifier.linear.weight", "classifier.linear.bias"):
+            if name in weights and sorted(have) == sorted(want):
+                weights[name] = weights[name][[have.index(label) for label in want]]
+            elif not (unnamed and len(have) == len(want)):
+                weights.pop(name, None)
+        return weights
+
+    def _describe_head(self) -> str:
+        if "classifier.linear.weight" not in self.weights:
+            return "0 in the checkpoint"
+        return f"{self.config.num_labels} in the checkpoint: {_listed(_labels(self.config))}"
+
+
+def _labels(config: CelluScanConfig) -> list[str]:
+    return [name for _, name in sorted((int(key), name) for key, name in (config.id2label or {}).items())]
 
 
 def from_weights(
@@ -79,7 +104,7 @@ def from_weights(
     """Bare tensors by the names of torchvision (module or published file), transformers (both name sets) or timm.
 
     Args:
-        weights: Tensors by name; a classifier of transformers puts `vit.` before most names.
+        weights: Tensors by name.
         image_mean: What images are normalised with; None for what the library's weights usually take.
         image_std: Likewise.
         **fields: Fields of the config that no tensor shows, `num_attention_heads` and `layer_norm_eps` first of all.
@@ -88,13 +113,12 @@ def from_weights(
     Raises:
         WeightsError: Not a ViT; a tensor is missing, left over or misshapen; or the number of heads is not known.
     """
-    theirs = {name.removeprefix("vit."): tensor for name, tensor in weights.items()}
-    naming = recognise(theirs)
-    table = _match_names(theirs, naming)
-    config = _config_of(theirs, table, {"layer_norm_eps": naming.layer_norm_eps} | fields)
-    check_weights({name: [(part, theirs[part]) for part in parts] for name, parts in table.items()}, config)
-    ours = {name: torch.cat([theirs[part] for part in parts]) for name, parts in table.items()}
-    left_aside = tuple(name for name in naming.left_aside if name in theirs)
+    naming = recognise(weights)
+    table = _match_names(weights, naming)
+    config = _config_of(weights, table, {"layer_norm_eps": naming.layer_norm_eps} | fields)
+    check_weights({name: [(part, weights[part]) for part in parts] for name, parts in table.items()}, config)
+    ours = {name: torch.cat([weights[part] for part in parts]) for name, parts in table.items()}
+    left_aside = tuple(name for name in naming.left_aside if name in weights)
     return Checkpoint(ours, config, image_mean or naming.image_mean, image_std or naming.image_std, left_aside)
 
 
@@ -152,7 +176,7 @@ def make_config(fields: Mapping[str, Any]) -> CelluScanConfig:
     try:
         return CelluScanConfig.from_dict(dict(fields))
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise WeightsError(f"no ViT has these sizes: {str(error).splitlines()[-1].strip()}") from error
+        raise WeightsError(f"no ViT can be like this: {str(error).splitlines()[-1].strip()}") from error
 
 
 def check_weights(parts: Mapping[str, Sequence[tuple[str, torch.Tensor]]], config: CelluScanConfig) -> None:
@@ -188,7 +212,7 @@ def from_model(model: nn.Module) -> Checkpoint:
         WeightsError: Another model, or a ViT with parts that ours has no room for.
     """
     weights = model.state_dict()
-    naming = recognise(name.removeprefix("vit.") for name in weights)
+    naming = recognise(weights)
     describe = {"torchvision": _of_torchvision, "transformers": _of_transformers, "timm": _of_timm}[naming.library]
     return from_weights(weights, **describe(model))
 
@@ -216,27 +240,41 @@ def fields_of_vit(config: ViTConfig, with_labels: bool) -> dict[str, Any]:
         "initializer_range",
         "layer_norm_eps",
     )
+    if with_labels and config.problem_type not in (None, "single_label_classification"):
+        raise WeightsError(f"problem_type: expected one label per image, got {config.problem_type!r}")
+    require_square(config.image_size)
+    require_square(config.patch_size)
     fields = {name: getattr(config, name) for name in names}
     return fields | ({"id2label": config.id2label} if with_labels else {})
 
 
 def _of_timm(model: Any) -> dict[str, Any]:
-    block = model.blocks[0]
-    activation, pooling = type(block.mlp.act).__name__, model.global_pool
+    block, pooling = model.blocks[0], model.global_pool
+    described = getattr(model, "pretrained_cfg", None) or {}
+    activation = type(block.mlp.act).__name__
+    if getattr(block.mlp.act, "approximate", "none") == "tanh":
+        activation = "GELUTanh"
     if activation not in ACTIVATIONS:
         raise WeightsError(f"activation of the MLP: expected one of {_listed(ACTIVATIONS)}, got {activation}")
     if pooling not in POOLING:
         raise WeightsError(f"pooling: expected one of {_listed(POOLING)}, got {pooling!r}")
     if getattr(model, "pool_include_prefix", False):
         raise WeightsError("pooling: expected the mean of the patch tokens, got pool_include_prefix=True")
+    require_square(model.patch_embed.grid_size)
     return {
         "num_attention_heads": block.attn.num_heads,
         "layer_norm_eps": block.norm1.eps,
         "hidden_act": ACTIVATIONS[activation],
         "pooling": POOLING[pooling],
-        "image_mean": tuple(model.pretrained_cfg["mean"]),
-        "image_std": tuple(model.pretrained_cfg["std"]),
+        "image_mean": tuple(described.get("mean", TIMM.image_mean)),
+        "image_std": tuple(described.get("std", TIMM.image_std)),
     }
+
+
+def require_square(size: int | Sequence[int]) -> None:
+    """Raises a WeightsError where rows and columns, of pixels or patches, differ: no tensor would show it."""
+    if not isinstance(size, int) and len(set(size)) > 1:
+        raise WeightsError(f"expected a ViT for square images, got one for {' x '.join(map(str, size))}")
 
 
 def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassification:
@@ -249,9 +287,7 @@ def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassi
     _refuse(ours, "ViTForImageClassification of transformers", patch_stem=("linear",), pooling=("cls",))
     same = set(ViTConfig().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
     native = ViTForImageClassification(ViTConfig(**{name: getattr(ours, name) for name in same}))
-    weights = _their_weights(model, TRANSFORMERS)
-    head = TRANSFORMERS.head
-    native.load_state_dict({name if name.startswith(head) else f"vit.{name}": weights[name] for name in weights})
+    native.load_state_dict(_their_weights(model, TRANSFORMERS_CLASSIFIER))
     return native.eval()
 
 
@@ -294,15 +330,18 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
         WeightsError: timm is not installed, or has no room for the patch stem or the activation of this model.
     """
     ours = model.config
-    _refuse(ours, "VisionTransformer of timm", patch_stem=("linear",), hidden_act=("gelu",))
+    activations = {name: act_layer for act_layer, name in TIMM_ACT_LAYERS.items()}
+    _refuse(ours, "VisionTransformer of timm", patch_stem=("linear",), hidden_act=("gelu", *activations))
     try:
         import timm
     except ImportError as error:
-        raise WeightsError('timm is not installed: pip install "celluscan_hf[timm]"') from error
+        raise WeightsError("timm is not installed: pip install timm") from error
     pooling = next(theirs for theirs, name in POOLING.items() if name == ours.pooling)
-    norm_layer: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if ours.layer_norm_eps != TIMM.layer_norm_eps:  # timm's config file, made of these arguments, holds no function
-        norm_layer["norm_layer"] = partial(nn.LayerNorm, eps=ours.layer_norm_eps)
+        options["norm_layer"] = partial(nn.LayerNorm, eps=ours.layer_norm_eps)
+    if ours.hidden_act in activations:
+        options["act_layer"] = activations[ours.hidden_act]
     native = timm.create_model(
         TIMM_ARCHITECTURE,
         pretrained_cfg=_timm_description(ours),
@@ -317,7 +356,7 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
         qkv_bias=ours.qkv_bias,
         global_pool=pooling,
         fc_norm=False,
-        **norm_layer,
+        **options,
     )
     native.load_state_dict(_their_weights(model, TIMM))
     return native.eval()
@@ -331,6 +370,7 @@ def _timm_description(config: CelluScanConfig) -> dict[str, Any]:
         "num_classes": config.num_labels,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
+        "crop_mode": "border",  # pads what is not square
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }

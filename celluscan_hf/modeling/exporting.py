@@ -57,6 +57,8 @@ def export_timm(
 ) -> None:
     """Writes a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`. Needs the extra `timm`.
 
+    Mean and deviation of the processor go into timm's own config, which pads what is not square, as we do.
+
     Raises:
         WeightsError: The model has a part that timm has no room for, or another epsilon than its 1e-6.
     """
@@ -69,7 +71,6 @@ def export_timm(
     if processor is not None:
         described["pretrained_cfg"] = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
     save_for_hf(native, str(folder), model_config=described, safe_serialization=True)
-    _save_processor(processor, folder)
 
 
 Export = Callable[[CelluScanForImageClassification, str | Path, BaseImageProcessor | None], None]

@@ -3,7 +3,7 @@
 The model of Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words" (https://arxiv.org/abs/2010.11929), with
 pre-norm blocks. An image is cut into patches, each patch becomes a token, a class token is put in front, positions are
 added; then every block lets the tokens look at each other (attention) and thinks about each alone (MLP); a linear
-classifier reads the class token. `README.md` beside this file walks through it with numbers.
+classifier reads the class token. `celluscan_hf/modeling/README.md` of the project walks through it with numbers.
 
 Letters in the comments on shapes: B images, C channels, H x W pixels, P pixels a patch side, N tokens = 1 + number of
 patches, D = hidden_size, h heads, d = D / h, L labels.
@@ -93,7 +93,7 @@ def eager_attention_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: None,  # images have none; the other kernels take one
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
@@ -104,8 +104,7 @@ def eager_attention_forward(
     rows sum to one.
     """
     scores = query @ key.transpose(2, 3) * scaling  # (B, h, N, N): how well each query fits each key
-    if attention_mask is not None:
-        scores = scores + attention_mask
+    # in float32: half precision would lose the small weights
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     mixed = weights @ value  # (B, h, N, d): values, averaged by these weights
@@ -233,9 +232,12 @@ class CelluScanPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As the library's, from safetensors only: a pickle can run code when it is opened."""
-        if kwargs.setdefault("use_safetensors", True) is not True:
+        if kwargs.pop("use_safetensors", None) is False:
             raise ValueError("weights are read from model.safetensors only, got use_safetensors=False")
-        return super().from_pretrained(*args, **kwargs)
+        return super().from_pretrained(*args, use_safetensors=True, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.embeddings
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -274,7 +276,8 @@ class CelluScanModel(CelluScanPreTrainedModel):
                 `patch_size` with `interpolate_pos_encoding`.
             interpolate_pos_encoding: Resize the position table to the image.
             pooled_only: Let the last block compute the class token alone, as nothing reads the others when `pooling`
-                is `"cls"`: the same `pooler_output` for less work, and a `last_hidden_state` of (B, 1, D).
+                is `"cls"`: the same `pooler_output` for less work, and a `last_hidden_state` of (B, 1, D). So does the
+                classifier: a hook on its last block sees one token, unless `output_hidden_states` is asked for.
             **kwargs: `output_hidden_states`, `output_attentions` (needs `attn_implementation="eager"`), and options
                 of the attention kernel.
 
@@ -283,18 +286,18 @@ class CelluScanModel(CelluScanPreTrainedModel):
             `hidden_states`, num_hidden_layers + 1 of (B, N, D), and `attentions`, num_hidden_layers of (B, h, N, N).
 
         Raises:
-            ValueError: `pixel_values` has the wrong shape or type, is empty, or holds NaN or infinity (which is not
-                looked at in a compiled graph).
+            ValueError: `pixel_values` has the wrong shape or type, is empty, or holds NaN or infinity. The last is not
+                looked at in a compiled graph; elsewhere a GPU is waited for once per call.
         """
         check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
         cls_pooling = self.config.pooling == "cls"
-        pixel_values = pixel_values.to(self.layernorm.weight.dtype)
+        pixel_values = pixel_values.to(self.layernorm.weight.dtype)  # norms keep theirs where weights are quantised
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
         *blocks, last_block = self.layers
         for block in blocks:
             hidden_states = block(hidden_states, **kwargs)
         hidden_states = last_block(hidden_states, num_queries=1 if pooled_only and cls_pooling else None, **kwargs)
-        hidden_states = self.layernorm(hidden_states)  # (B, N, D)
+        hidden_states = self.layernorm(hidden_states)  # (B, N, D), or (B, 1, D)
         pooled = hidden_states[:, 0] if cls_pooling else hidden_states[:, 1:].mean(dim=1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
@@ -327,13 +330,15 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         """
         flags = ("output_hidden_states", "output_attentions")
         looking_inside = any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
-        outputs = self.vit(pixel_values, interpolate_pos_encoding, pooled_only=not looking_inside, **kwargs)
+        outputs = self.vit(
+            pixel_values, interpolate_pos_encoding, pooled_only=not looking_inside, return_dict=True, **kwargs
+        )
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:
             check_labels(labels, logits)
             # the library's own loss: it knows how Trainer counts images under gradient accumulation
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
+            loss = self.loss_function(labels.long(), logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -341,6 +346,8 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
 
 def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_size: bool) -> None:
     """Raises a ValueError that says what was expected and what came."""
+    if not isinstance(pixel_values, torch.Tensor):
+        raise ValueError(f"pixel_values must be a tensor, as the image processor makes it, got {type(pixel_values)}")
     expected = f"(batch, {config.num_channels}, {config.image_size}, {config.image_size})"
     got = tuple(pixel_values.shape)
     if pixel_values.dim() != 4 or got[1] != config.num_channels:
@@ -369,17 +376,20 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
 def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
     """Raises a ValueError that says what was expected and what came."""
     batch_size, num_labels = logits.shape
-    if labels.shape != (batch_size,) or labels.is_floating_point():
+    if labels.shape != (batch_size,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels must be class indices of the shape ({batch_size},), got {labels.dtype} of {tuple(labels.shape)}"
         )
-    if _can_look_at(labels) and not bool(((labels >= 0) & (labels < num_labels)).all()):
-        raise ValueError(f"labels must lie in 0 to {num_labels - 1} for {num_labels} classes, got {labels.tolist()}")
+    outside = (labels < 0) | (labels >= num_labels)
+    if _can_look_at(labels) and outside.any():
+        raise ValueError(
+            f"labels must lie in 0 to {num_labels - 1} for {num_labels} classes, got {labels[outside].tolist()}"
+        )
 
 
 def _can_look_at(tensor: torch.Tensor) -> bool:
-    """Whether values can be read: not while a graph is being compiled or exported, nor without data (meta)."""
-    return not torch.compiler.is_compiling() and not tensor.is_meta
+    """Whether values can be read: not while a graph is compiled or exported, nor of a tensor that stands for one."""
+    return type(tensor) is torch.Tensor and not tensor.is_meta and not torch.compiler.is_compiling()
 
 
 __all__ = ["CelluScanForImageClassification", "CelluScanModel", "CelluScanPreTrainedModel"]

@@ -36,6 +36,18 @@ class Naming:
     left_aside: tuple[str, ...] = ()
     """Tensors of other tasks, which a classifier has no use for."""
 
+    def prefixed(self, prefix: str) -> "Naming":
+        """The names within a larger model: all but the head's begin with `prefix`."""
+        return replace(
+            self,
+            cls_token=prefix + self.cls_token,
+            position_embeddings=prefix + self.position_embeddings,
+            projection=prefix + self.projection,
+            layernorm=prefix + self.layernorm,
+            block=prefix + self.block,
+            left_aside=tuple(prefix + name for name in self.left_aside),
+        )
+
     def pairs(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Our name of every tensor that a ViT of `depth` blocks can have, with theirs."""
         yield "vit.embeddings.cls_token", (self.cls_token,)
@@ -142,18 +154,23 @@ TIMM = Naming(
     image_std=HALF,
 )
 
+TRANSFORMERS_CLASSIFIER = TRANSFORMERS.prefixed("vit.")
+
 # A tensor that only this library's ViT has, in this form.
 SENTINELS = {
     "encoder.layers.encoder_layer_0.mlp.linear_1.weight": TORCHVISION_FILE,
     "encoder.layers.encoder_layer_0.self_attention.in_proj_weight": TORCHVISION,
     "encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE,
+    "vit.encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE.prefixed("vit."),
     "layers.0.attention.q_proj.weight": TRANSFORMERS,
+    "vit.layers.0.attention.q_proj.weight": TRANSFORMERS_CLASSIFIER,
     "blocks.0.attn.qkv.weight": TIMM,
 }
+OURS = "layers.0.attention.qkv.weight"
 
 
 def recognise(names: Iterable[str]) -> Naming:
-    """The naming of a ViT's tensors, found by one name; the prefix `vit.` of a whole classifier must be off.
+    """The naming of a ViT's tensors, found by one name.
 
     Raises:
         WeightsError: No library's ViT has such names.
@@ -162,6 +179,8 @@ def recognise(names: Iterable[str]) -> Naming:
     for sentinel, naming in SENTINELS.items():
         if sentinel in known:
             return naming
+    if OURS in known or f"vit.{OURS}" in known:
+        raise WeightsError("these are tensors of a CelluScan model: give its folder, with config.json")
     raise WeightsError(
         f"not a ViT of torchvision, transformers or timm: expected one of {', '.join(SENTINELS)}; "
         f"got {len(known)} tensors: {', '.join(sorted(known)[:5])} …"

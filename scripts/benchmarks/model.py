@@ -39,6 +39,9 @@ def _models() -> Models:
     from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 
     ours = CelluScanForImageClassification(CelluScanConfig(hidden_dropout_prob=0.0)).eval()
+    with torch.no_grad():
+        for parameter in ours.parameters():  # fresh biases are zero and norms one: one that is lost would not show
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return {
         "celluscan": ours,
         "transformers": to_transformers(ours),
@@ -63,13 +66,13 @@ def _compare(models: Models, arguments: argparse.Namespace, training: bool) -> d
         for name in random.sample(list(steps), len(steps)):
             seconds[name].append(_timed(steps[name], arguments))
     ours = seconds.pop("celluscan")
-    ratios = {
-        name: round(statistics.median(b / a for a, b in zip(ours, theirs, strict=True)), 3)
+    quartiles = {
+        name: [round(ratio, 3) for ratio in statistics.quantiles(b / a for a, b in zip(ours, theirs, strict=True))]
         for name, theirs in seconds.items()
     }
     return {
-        "times_as_fast_as": ratios,
-        "times_as_fast_as_the_fastest": min(ratios.values()),
+        "times_as_fast_as_quartiles": quartiles,
+        "times_as_fast_as_the_fastest": min(median for _, median, _ in quartiles.values()),
         "images_per_second": round(arguments.batch_size / statistics.median(ours), 2),
     }
 

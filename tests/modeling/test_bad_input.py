@@ -57,16 +57,17 @@ def test_an_image_that_is_not_whole_patches_is_told(height, width):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (torch.tensor([0, 1, -1, 3]), r"0 to 13 for 14 classes, got \[0, 1, -1, 3\]"),
-        (torch.tensor([0, 1, 14, 3]), r"0 to 13 for 14 classes, got \[0, 1, 14, 3\]"),
-        (torch.tensor([0, 1, -100, 3]), r"0 to 13 for 14 classes, got \[0, 1, -100, 3\]"),
+        (torch.tensor([0, 1, -1, 3]), r"0 to 13 for 14 classes, got \[-1\]"),
+        (torch.tensor([0, 1, 14, 3]), r"0 to 13 for 14 classes, got \[14\]"),
+        (torch.tensor([0, 1, -100, 3]), r"0 to 13 for 14 classes, got \[-100\]"),
         (torch.tensor([0.0, 1.0, 2.0, 3.0]), r"of the shape \(4,\), got torch.float32 of \(4,\)"),
         (torch.zeros(4, 14), r"of the shape \(4,\), got torch.float32 of \(4, 14\)"),
+        (labels() > 5, r"of the shape \(4,\), got torch.bool of \(4,\)"),
         (labels()[:, None], r"of the shape \(4,\), got torch.int64 of \(4, 1\)"),
         (labels(3), r"of the shape \(4,\), got torch.int64 of \(3,\)"),
         (torch.tensor(1), r"of the shape \(4,\), got torch.int64 of \(\)"),
     ],
-    ids=["-1", "14", "-100", "float", "one-hot", "column", "too few", "scalar"],
+    ids=["-1", "14", "-100", "float", "one-hot", "bool", "column", "too few", "scalar"],
 )
 def test_labels_that_do_not_fit_are_told(given, told):
     with pytest.raises(ValueError, match=told):

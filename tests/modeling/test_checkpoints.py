@@ -85,8 +85,9 @@ def test_mean_and_deviation_of_a_folder_are_read(native):
     assert (checkpoint.image_mean, checkpoint.image_std) == ((0.7, 0.6, 0.5), (0.1, 0.2, 0.3))
 
 
-def test_a_folder_of_transformers_without_a_processor_takes_a_half(native):
+def test_a_folder_of_transformers_without_a_processor_takes_a_half_and_says_so(native, caplog):
     assert (read_checkpoint(native).image_mean, read_checkpoint(native).image_std) == (HALF, HALF)
+    assert "preprocessor_config.json is missing" in caplog.text
 
 
 @NEEDS_TIMM
@@ -185,6 +186,39 @@ def test_a_broken_config_is_named(content, native):
 def test_a_processor_file_without_a_mean_is_named(native):
     (native / "preprocessor_config.json").write_text("{}")
     assert str(native / "preprocessor_config.json") in refusal(native)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"image_mean": None}, {"image_mean": 0.5}, {"image_mean": [128, 128, 128]}, {"image_std": [0, 1, 1]}],
+    ids=str,
+)
+def test_a_mean_that_is_none_is_named(described, native):
+    whole = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (native / "preprocessor_config.json").write_text(json.dumps(whole | described))
+    assert next(iter(described)) in refusal(native)
+
+
+def test_pixels_that_are_not_scaled_to_one_are_refused(native):
+    (native / "preprocessor_config.json").write_text(json.dumps({"do_rescale": False}))
+    assert "rescale" in refusal(native)
+
+
+def test_without_normalising_mean_is_zero_and_deviation_one(native):
+    (native / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False, "image_mean": [0.5] * 3}))
+    checkpoint = read_checkpoint(native)
+    assert (checkpoint.image_mean, checkpoint.image_std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("start", ["scratch", "folder"])
+def test_a_field_that_does_not_exist_is_named(start, native):
+    with pytest.raises(WeightsError, match=r"no field drop_path; it has .*drop_path_rate"):
+        start_model(str(native) if start == "folder" else start, LABELS, drop_path=0.3)
+
+
+def test_our_own_bare_file_asks_for_the_folder(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    assert "give its folder" in refusal(tmp_path / "model.safetensors")
 
 
 def test_another_model_type_is_named(native):

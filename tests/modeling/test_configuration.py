@@ -144,6 +144,11 @@ def test_initializer_range_is_the_spread_of_fresh_weights():
         ({"hidden_size": 32.0}, "'hidden_size' expected int, got float"),
         ({"qkv_bias": 1}, "'qkv_bias' expected bool, got int"),
         ({"problem_type": "regression"}, "'problem_type' expected one of .*, got regression"),
+        ({"id2label": {}}, "at least two classes, got {}"),
+        ({"num_labels": 0}, "at least two classes"),
+        ({"hidden_act": "nope"}, 'hidden_act must be one of .*, got "nope"'),
+        ({"layer_norm_eps": -1e-6}, "layer_norm_eps must be above 0, got -1e-06"),
+        ({"initializer_range": 0.0}, "initializer_range must be above 0, got 0.0"),
         ({"id2label": {0: "a", 2: "b"}}, r"from 0 to 1, got \[0, 2\]"),
         ({"id2label": {1: "a", 2: "b"}}, r"from 0 to 1, got \[1, 2\]"),
     ],
@@ -186,3 +191,11 @@ def test_saving_a_model_ships_its_code(model_class, tmp_path):
     for module in (configuration_celluscan, modeling_celluscan):
         source = Path(module.__file__)
         assert (tmp_path / source.name).read_bytes() == source.read_bytes()
+
+
+def test_classes_given_while_loading_are_checked_and_named_both_ways(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    config = CelluScanConfig.from_pretrained(tmp_path, id2label={0: "x", 1: "y"})
+    assert config.label2id == {"x": 0, "y": 1}
+    with pytest.raises(StrictDataclassError, match=r"from 0 to 1, got \[0, 5\]"):
+        CelluScanConfig.from_pretrained(tmp_path, id2label={0: "x", 5: "y"})

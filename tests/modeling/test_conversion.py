@@ -272,6 +272,22 @@ def test_a_mean_of_timm_that_holds_the_class_token_is_refused():
         from_model(timm_vit(global_pool="avg", fc_norm=False, pool_include_prefix=True))
 
 
+@NEEDS_TIMM
+def test_a_tanh_that_hides_in_timms_gelu_is_found():
+    theirs = timm_vit(act_layer=partial(nn.GELU, approximate="tanh"))
+    assert from_model(theirs).config.hidden_act == "gelu_pytorch_tanh"
+
+
+@pytest.mark.parametrize("library", LIBRARIES[1:])
+def test_a_vit_for_oblong_images_is_refused(library):
+    make = {
+        "transformers": partial(transformers_vit, image_size=[16, 64]),
+        "timm": partial(timm_vit, img_size=(16, 64)),
+    }
+    with pytest.raises(WeightsError, match="square"):
+        from_model(make[library]())
+
+
 def test_the_mean_and_deviation_of_each_library_are_carried():
     assert from_model(torchvision_vit()).image_mean == IMAGENET_MEAN
     assert from_model(torchvision_vit()).image_std == IMAGENET_STD
@@ -310,6 +326,29 @@ def test_a_head_for_as_many_classes_is_kept_and_its_labels_are_renamed(caplog):
     assert model.config.id2label == dict(enumerate("vwxyz"))
     assert model.config.label2id["x"] == 2
     assert not caplog.records
+
+
+def native_with(names: str) -> Any:
+    return transformers_vit(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+
+
+def test_the_rows_of_a_head_follow_its_classes_into_another_order(caplog):
+    theirs = native_with("abcde")
+    model = from_model(theirs).build(dict(enumerate("edcba")))
+    assert_close(logits(model).flip(1), logits(theirs), **CLOSE)
+    assert not caplog.records
+
+
+def test_a_head_for_other_classes_is_made_new_and_they_are_told(caplog):
+    theirs = native_with("abcde")
+    model = from_model(theirs).build(dict(enumerate("vwxyz")))
+    assert not torch.equal(model.classifier.linear.weight, theirs.classifier.weight)
+    assert "5 classes asked for, 5 in the checkpoint: a, b, c, d, e" in caplog.text
+
+
+def test_several_labels_for_one_image_are_refused():
+    with pytest.raises(WeightsError, match=r"problem_type.*multi_label_classification"):
+        from_model(transformers_vit(problem_type="multi_label_classification"))
 
 
 def test_a_new_head_is_told_with_both_numbers(caplog):

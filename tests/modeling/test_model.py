@@ -143,6 +143,11 @@ def test_return_dict_false_gives_a_tuple():
     assert len(model.vit(images(), return_dict=False)) == 2
 
 
+def test_a_config_may_ask_for_tuples():
+    (logits,) = tiny_model(return_dict=False)(images())
+    assert torch.equal(logits, tiny_model()(images()).logits)
+
+
 def test_hidden_states_are_the_embeddings_and_each_block():
     model = tiny_model(num_hidden_layers=3)
     states = model(images(), output_hidden_states=True).hidden_states
@@ -272,10 +277,8 @@ def test_a_model_too_large_for_memory_is_spread_in_whole_parts(share, places, tm
 @pytest.mark.slow
 def test_compiled_logits_are_the_same(fresh_compiler):
     model = tiny_model()
-    quick = {"cpp_cache_precompile_headers": False}  # for a single graph they cost more than they save
-    compiled = torch.compile(model, fullgraph=True, options=quick)
     with torch.no_grad():
-        assert_close(compiled(images()).logits, model(images()).logits, **CLOSE)
+        assert_close(torch.compile(model, fullgraph=True)(images()).logits, model(images()).logits, **CLOSE)
 
 
 def test_an_exported_graph_takes_any_number_of_images():
@@ -284,3 +287,22 @@ def test_an_exported_graph_takes_any_number_of_images():
     exported = torch.export.export(model, (images(),), dynamic_shapes=batch).module()
     for count in (1, 2, 7):
         assert_close(exported(images(count)).logits, model(images(count)).logits, **CLOSE)
+
+
+def test_fsdp_shards_block_by_block_and_gives_the_same_logits(tmp_path):
+    from torch.distributed import destroy_process_group, init_process_group
+    from torch.distributed.fsdp import fully_shard
+
+    init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    try:
+        model, whole = tiny_model(), tiny_model()
+        for module in model.modules():
+            if type(module).__name__ in model._no_split_modules:
+                fully_shard(module)
+        fully_shard(model)
+        outputs = model(images(), labels=labels())
+        outputs.loss.backward()
+        assert_close(outputs.logits, whole(images()).logits, rtol=0, atol=1e-5)
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    finally:
+        destroy_process_group()

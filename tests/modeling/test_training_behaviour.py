@@ -85,6 +85,19 @@ def test_loss_is_cross_entropy():
     assert_close(outputs.loss, nn.functional.cross_entropy(outputs.logits, labels()))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_whole_numbers_give_the_same_loss(dtype):
+    model = tiny_model()
+    assert_close(model(images(), labels=labels().to(dtype)).loss, model(images(), labels=labels()).loss)
+
+
+def test_inputs_can_be_asked_for_gradients():
+    model = tiny_model()
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    assert model(images()).logits.requires_grad
+
+
 def test_loss_is_a_share_of_all_images_of_a_step():
     outputs = tiny_model()(images(), labels=labels(), num_items_in_batch=torch.tensor(32))
     assert_close(outputs.loss, nn.functional.cross_entropy(outputs.logits, labels(), reduction="sum") / 32)
