@@ -1,0 +1,202 @@
+"""Figures of a classifier of blood cells: accuracy, balanced accuracy, macro-F1, likelihood and calibration.
+
+Every scalar comes with a 95 % interval: percentiles of a bootstrap (Efron & Tibshirani 1993, chapter 13) over groups,
+since cells of one patient, slide or cluster of duplicates are not independent. Calibration is the expected calibration
+error over 15 equal bins of the highest probability (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+This file is an `evaluate` metric that stands alone: `evaluate.load("<this folder>")` works offline.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 15
+RESAMPLES = 1000
+INTERVAL = (2.5, 97.5)  # percentiles
+TINY = 1e-12  # the smallest probability whose logarithm is taken
+
+INPUTS = """
+Args:
+    predictions: Probabilities (n, classes), rows that sum to one; or class indices (n,), which give no nll and no ece.
+    references: True class indices (n,).
+    label_names: All classes, in their order.
+    groups: What belongs together (n,), such as patients; by default every image is a group of its own.
+    sources: The data set of each image (n,); by default `per_source` is left out.
+    resamples: Of the bootstrap; 0 leaves `ci95` out.
+    seed: Of the bootstrap.
+Returns:
+    n; accuracy; balanced_accuracy and macro_f1, over the classes that occur among the references; nll, in nats, and
+    ece; ci95 {metric: [low, high]}; per_class {name: precision, recall, f1, support}, None where not defined;
+    confusion_matrix {labels, matrix}, true classes as rows; per_source {source: n, the scalars, ci95}.
+"""
+
+
+class WBCMetrics(evaluate.Metric):
+    """The metric of this file; its inputs and figures are described in `INPUTS`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        probabilities = datasets.Sequence(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description=__doc__ or "",
+            citation="",
+            inputs_description=INPUTS,
+            features=[
+                datasets.Features({"predictions": predicted, "references": datasets.Value("int64")})
+                for predicted in (probabilities, datasets.Value("int64"))
+            ],
+        )
+
+    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
+        return figures(np.asarray(predictions), np.asarray(references), **options)
+
+
+def figures(
+    predictions: NDArray[Any],
+    references: NDArray[np.int64],
+    label_names: Sequence[str],
+    groups: Sequence[Any] | None = None,
+    sources: Sequence[Any] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All figures of one evaluation, without `evaluate` around them. Arguments and result as `INPUTS` says.
+
+    Raises:
+        ValueError: No images; lengths, classes or groups that do not fit; or rows that are not probabilities.
+    """
+    _check(predictions, references, len(label_names), groups, sources)
+    outcomes = _Outcomes(predictions, references, len(label_names))
+    result = {"n": len(references)} | _with_intervals(outcomes, groups, resamples, seed)
+    matrix = outcomes.confusion(np.ones((1, len(references))))[0]
+    result["per_class"] = _per_class(matrix, label_names)
+    result["confusion_matrix"] = {"labels": list(label_names), "matrix": matrix.astype(int).tolist()}
+    if sources is not None:
+        result["per_source"] = {
+            str(source): _of_source(predictions[here], references[here], len(label_names), members, resamples, seed)
+            for source in sorted(set(sources))
+            for here in [np.asarray(sources) == source]
+            for members in [None if groups is None else np.asarray(groups)[here].tolist()]
+        }
+    return result
+
+
+class _Outcomes:
+    """What became of each image, from which any weighting of the images gives its figures."""
+
+    def __init__(self, predictions: NDArray[Any], references: NDArray[np.int64], classes: int) -> None:
+        has_probabilities = predictions.ndim == 2
+        self.classes = classes
+        self.references = references
+        self.predicted: NDArray[np.int64] = predictions.argmax(axis=1) if has_probabilities else predictions
+        self.likelihood: NDArray[np.float64] | None = None  # negative logarithm of
+        self.calibration: NDArray[np.float64] | None = None  # (n, BINS), hit less confidence in the bin of each image
+        if has_probabilities:
+            true, confidence = predictions[np.arange(len(references)), references], predictions.max(axis=1)
+            self.likelihood = -np.log(np.maximum(true, TINY))
+            bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+            self.calibration = np.eye(BINS)[bins] * ((self.predicted == references) - confidence)[:, None]
+
+    def confusion(self, weights: NDArray[Any]) -> NDArray[np.float64]:
+        """Weights of images (R, n) -> R matrices of classes x classes, true classes as rows."""
+        cells = self.references * self.classes + self.predicted
+        counted = [np.bincount(cells, row, self.classes**2) for row in weights]
+        return np.stack(counted).astype(float).reshape(-1, self.classes, self.classes)
+
+    def scalars(self, weights: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        """Weights of images (R, n) -> R values of each scalar."""
+        matrices = self.confusion(weights)
+        right = np.diagonal(matrices, axis1=1, axis2=2)
+        true, predicted, total = matrices.sum(axis=2), matrices.sum(axis=1), weights.sum(axis=1)
+        occurs = np.where(true > 0, 1.0, np.nan)
+        found = {
+            "accuracy": right.sum(axis=1) / total,
+            "balanced_accuracy": np.nanmean(occurs * right / np.maximum(true, TINY), axis=1),
+            "macro_f1": np.nanmean(occurs * 2 * right / np.maximum(true + predicted, TINY), axis=1),
+        }
+        if self.likelihood is not None and self.calibration is not None:
+            found["nll"] = weights @ self.likelihood / total
+            found["ece"] = np.abs(weights @ self.calibration).sum(axis=1) / total
+        return found
+
+
+def _with_intervals(outcomes: _Outcomes, groups: Sequence[Any] | None, resamples: int, seed: int) -> dict[str, Any]:
+    count = len(outcomes.references)
+    result: dict[str, Any] = {name: float(values[0]) for name, values in outcomes.scalars(np.ones((1, count))).items()}
+    if resamples:
+        _, member_of = np.unique(np.arange(count) if groups is None else np.asarray(groups), return_inverse=True)
+        sizes = int(member_of.max()) + 1
+        rng = np.random.default_rng(seed)
+        drawn = [outcomes.scalars(_resample(rng, sizes)[member_of][None]) for _ in range(resamples)]
+        result["ci95"] = {
+            name: [float(edge) for edge in np.percentile([one[name][0] for one in drawn], INTERVAL)]
+            for name in drawn[0]
+        }
+    return result
+
+
+def _resample(rng: np.random.Generator, groups: int) -> NDArray[np.float64]:
+    """How often each group is drawn when as many are drawn with replacement."""
+    return np.bincount(rng.integers(0, groups, groups), minlength=groups).astype(float)
+
+
+def _of_source(
+    predictions: NDArray[Any],
+    references: NDArray[np.int64],
+    classes: int,
+    groups: Sequence[Any] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    outcomes = _Outcomes(predictions, references, classes)
+    return {"n": len(references)} | _with_intervals(outcomes, groups, resamples, seed)
+
+
+def _per_class(matrix: NDArray[np.float64], label_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    right, true, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+
+    def ratio(part: float, whole: float) -> float | None:
+        return float(part / whole) if whole else None
+
+    return {
+        name: {
+            "precision": ratio(right[index], predicted[index]),
+            "recall": ratio(right[index], true[index]),
+            "f1": ratio(2 * right[index], true[index] + predicted[index]) if true[index] else None,
+            "support": int(true[index]),
+        }
+        for index, name in enumerate(label_names)
+    }
+
+
+def _check(
+    predictions: NDArray[Any],
+    references: NDArray[np.int64],
+    classes: int,
+    groups: Sequence[Any] | None,
+    sources: Sequence[Any] | None,
+) -> None:
+    """Raises a ValueError that says what was expected and what came."""
+    count = len(references)
+    if count == 0:
+        raise ValueError("expected at least one image, got none")
+    given = {"predictions": predictions, "groups": groups, "sources": sources}
+    for name, values in given.items():
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name}: expected {count}, one for each of references, got {len(values)}")
+    indices = {"references": references} | ({"predictions": predictions} if predictions.ndim == 1 else {})
+    for name, values in indices.items():
+        if values.min() < 0 or values.max() >= classes:
+            raise ValueError(
+                f"{name}: expected class indices from 0 to {classes - 1}, got {values.min()} to {values.max()}"
+            )
+    if predictions.ndim == 1:
+        return
+    if predictions.shape != (count, classes):
+        raise ValueError(f"predictions: expected the shape ({count}, {classes}), got {predictions.shape}")
+    if not (predictions >= 0).all() or np.abs(predictions.sum(axis=1) - 1).max() > 1e-3:
+        raise ValueError("predictions: expected probabilities, rows that sum to one, got others; apply a softmax first")

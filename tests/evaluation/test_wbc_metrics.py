@@ -1,0 +1,158 @@
+"""The metric gives the figures of the textbook, over groups that belong together, and refuses what does not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from celluscan_hf.evaluation.wbc_metrics import wbc_metrics
+from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import figures
+from celluscan_hf.taxonomy import NAMES
+
+# The seed's last confusion matrix: true classes as rows, predicted ones as columns, in the order of the taxonomy.
+SEED = [
+    [720, 4, 4, 2, 0, 1, 42, 3, 2, 6, 0, 2, 0, 86],
+    [2, 860, 0, 0, 2, 0, 11, 1, 2, 6, 0, 0, 7, 1],
+    [2, 1, 1303, 0, 1, 20, 0, 14, 0, 1, 67, 1, 0, 1],
+    [4, 6, 1, 828, 6, 3, 6, 2, 1, 6, 0, 5, 5, 2],
+    [1, 3, 0, 3, 867, 0, 1, 0, 8, 0, 0, 0, 4, 1],
+    [0, 2, 11, 5, 0, 1666, 0, 23, 0, 3, 16, 0, 0, 1],
+    [66, 16, 1, 9, 2, 1, 594, 12, 1, 169, 0, 0, 60, 3],
+    [1, 2, 12, 1, 2, 26, 12, 928, 1, 11, 22, 0, 4, 0],
+    [0, 0, 0, 0, 3, 0, 1, 1, 912, 0, 0, 0, 1, 0],
+    [12, 13, 1, 13, 1, 2, 143, 8, 1, 597, 0, 0, 151, 2],
+    [0, 3, 48, 0, 1, 19, 0, 12, 0, 0, 1237, 0, 0, 5],
+    [1, 4, 0, 7, 0, 4, 0, 0, 0, 0, 0, 896, 1, 1],
+    [1, 21, 0, 0, 0, 0, 18, 4, 1, 63, 0, 0, 818, 0],
+    [163, 1, 2, 2, 1, 0, 5, 2, 5, 0, 3, 0, 3, 695],
+]
+SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+
+
+def pairs(matrix: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    true, predicted = np.indices(np.shape(matrix)).reshape(2, -1)
+    counts = np.ravel(matrix)
+    return np.repeat(predicted, counts), np.repeat(true, counts)
+
+
+def guesses(count: int = 300, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    references = rng.integers(0, classes, count)
+    scores = rng.normal(size=(count, classes)) + 1.5 * np.eye(classes)[references]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    return probabilities, references
+
+
+def letters(classes: int) -> list[str]:
+    return [chr(ord("a") + index) for index in range(classes)]
+
+
+def test_the_published_matrix_of_the_seed_has_its_published_accuracy():
+    predictions, references = pairs(SEED)
+    found = figures(predictions, references, NAMES, resamples=0)
+    assert found["n"] == 14530
+    assert round(found["accuracy"], 4) == 0.8893
+    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
+    assert "nll" not in found and "ece" not in found
+
+
+def test_scalars_and_classes_are_those_of_scikit_learn():
+    probabilities, references = guesses()
+    predicted = probabilities.argmax(axis=1)
+    found = figures(probabilities, references, letters(5), resamples=0)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(references, predicted))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(references, predicted))
+    assert found["macro_f1"] == pytest.approx(metrics.f1_score(references, predicted, average="macro"))
+    assert found["nll"] == pytest.approx(metrics.log_loss(references, probabilities))
+    expected = metrics.precision_recall_fscore_support(references, predicted)
+    for index, name in enumerate(letters(5)):
+        assert list(found["per_class"][name].values()) == pytest.approx([column[index] for column in expected])
+
+
+def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.62, 0.38], [0.38, 0.62]])
+    found = figures(probabilities, np.array([0, 1, 0, 1]), ["a", "b"], resamples=0)
+    assert found["ece"] == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.62))
+
+
+def test_a_class_without_images_counts_neither_way():
+    found = figures(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "b", "c"], resamples=0)
+    assert found["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["per_class"]["c"] == {"precision": 0.0, "recall": None, "f1": None, "support": 0}
+
+
+def test_intervals_hold_the_figure_and_repeat():
+    probabilities, references = guesses()
+    found = figures(probabilities, references, letters(5), resamples=200, seed=3)
+    for name in SCALARS:
+        low, high = found["ci95"][name]
+        assert low < high
+        assert name == "ece" or low < found[name] < high  # resampling noise adds to a calibration error
+    assert figures(probabilities, references, letters(5), resamples=200, seed=3) == found
+
+
+def test_an_interval_of_accuracy_is_as_wide_as_the_binomial_says():
+    probabilities, references = guesses(2000)
+    found = figures(probabilities, references, letters(5), resamples=500)
+    low, high = found["ci95"]["accuracy"]
+    error = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / 2000)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_copies_of_a_cell_do_not_make_an_interval_narrower():
+    probabilities, references = guesses(200)
+    names = letters(5)
+    once = figures(probabilities, references, names, resamples=300)
+    copied = np.repeat(probabilities, 10, axis=0), np.repeat(references, 10)
+    groups = np.repeat(np.arange(200), 10)
+    together = figures(*copied, names, groups=groups, resamples=300)
+    apart = figures(*copied, names, resamples=300)
+    widths = [np.diff(one["ci95"]["accuracy"])[0] for one in (once, together, apart)]
+    assert widths[1] == pytest.approx(widths[0])
+    assert widths[2] < 0.5 * widths[0]
+
+
+def test_each_source_has_its_own_figures():
+    probabilities, references = guesses(300)
+    sources = np.array(["one", "two", "two"] * 100)
+    found = figures(probabilities, references, letters(5), sources=sources, resamples=50)["per_source"]
+    assert {name: part["n"] for name, part in found.items()} == {"one": 100, "two": 200}
+    alone = figures(probabilities[sources == "one"], references[sources == "one"], letters(5), resamples=50)
+    assert found["one"] == {name: alone[name] for name in ("n", *SCALARS, "ci95")}
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_the_folder_loads_offline_as_a_metric_of_evaluate(probabilities, tmp_path):
+    predictions, references = guesses(60)
+    given: Any = predictions if probabilities else predictions.argmax(axis=1)
+    metric = evaluate.load(str(Path(wbc_metrics.__file__).parent), cache_dir=str(tmp_path))
+    found = metric.compute(predictions=given, references=references, label_names=letters(5), resamples=20)
+    assert found == figures(given, references, letters(5), resamples=20)
+
+
+PROBABILITIES, REFERENCES = guesses(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"predictions": PROBABILITIES[:0], "references": REFERENCES[:0]}, "at least one image"),
+        ({"predictions": PROBABILITIES[:3]}, "predictions: expected 4.*got 3"),
+        ({"predictions": PROBABILITIES[:, :2]}, r"predictions: expected the shape \(4, 3\), got \(4, 2\)"),
+        ({"predictions": PROBABILITIES * 2}, "rows that sum to one"),
+        ({"predictions": PROBABILITIES * np.nan}, "rows that sum to one"),
+        ({"predictions": np.array([0, 1, 2, 3])}, "predictions: expected class indices from 0 to 2, got 0 to 3"),
+        ({"references": np.array([0, -1, 2, 1])}, "references: expected class indices from 0 to 2, got -1 to 2"),
+        ({"groups": ["a"]}, "groups: expected 4.*got 1"),
+        ({"sources": ["a"]}, "sources: expected 4.*got 1"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_told(changes, told):
+    given: dict[str, Any] = {"predictions": PROBABILITIES, "references": REFERENCES} | changes
+    with pytest.raises(ValueError, match=told):
+        figures(**given, label_names=letters(3))
