@@ -35,7 +35,7 @@ def model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _models() -> Models:
     from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
-    from celluscan_hf.modeling.conversion import to_timm, to_torchvision, to_transformers
+    from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
     from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 
     ours = CelluScanForImageClassification(CelluScanConfig(hidden_dropout_prob=0.0)).eval()

@@ -19,7 +19,7 @@ from transformers import ViTImageProcessor, ViTModel
 
 from celluscan_hf.modeling import checkpoints
 from celluscan_hf.modeling.checkpoints import read_checkpoint, start_model
-from celluscan_hf.modeling.conversion import to_timm, to_torchvision, to_transformers
+from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
 from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
 from .conftest import TINY, tiny_model

@@ -15,7 +15,8 @@ from torchvision.models import VisionTransformer, resnet18
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from celluscan_hf.modeling.configuration_celluscan import LABELS
-from celluscan_hf.modeling.conversion import HEADS, from_model, from_weights, to_timm, to_torchvision, to_transformers
+from celluscan_hf.modeling.conversion import HEADS, from_model, from_weights
+from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
 from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
 from .conftest import images, tiny_model

@@ -14,8 +14,16 @@ from torchvision.models import VisionTransformer
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTForImageClassification
 
 from celluscan_hf.modeling.checkpoints import read_checkpoint
-from celluscan_hf.modeling.conversion import from_model, to_timm, to_torchvision, to_transformers
-from celluscan_hf.modeling.exporting import EXPORTS, export_native, export_timm, export_torchvision
+from celluscan_hf.modeling.conversion import from_model
+from celluscan_hf.modeling.exporting import (
+    EXPORTS,
+    export_native,
+    export_timm,
+    export_torchvision,
+    to_timm,
+    to_torchvision,
+    to_transformers,
+)
 from celluscan_hf.modeling.naming import WeightsError
 from celluscan_hf.modeling.processor import build_image_processor
 
