@@ -1,0 +1,47 @@
+"""ViT-B/16 itself, random weights: logits of each library come in and go out again within 1e-5."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torchvision.models import vit_b_16
+from transformers import ViTConfig, ViTForImageClassification
+
+from celluscan_hf.modeling.conversion import from_model
+from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
+
+NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="the extra timm is not installed")
+
+
+def timm_vit():
+    import timm
+
+    return timm.create_model("vit_base_patch16_224")
+
+
+def transformers_vit():
+    return ViTForImageClassification(ViTConfig(num_labels=1000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "back"),
+    [
+        pytest.param(vit_b_16, to_torchvision, id="torchvision"),
+        pytest.param(transformers_vit, to_transformers, id="transformers"),
+        pytest.param(timm_vit, to_timm, id="timm", marks=NEEDS_TIMM),
+    ],
+)
+@torch.no_grad()
+def test_logits_of_vit_b16_are_kept_both_ways(make, back):
+    torch.manual_seed(0)
+    theirs = make().eval()
+    for parameter in theirs.parameters():  # no bias stays zero, no norm one
+        parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    images = torch.randn(2, 3, 224, 224)
+    ours = from_model(theirs).build()
+    expected, found, returned = (getattr(out, "logits", out) for out in (m(images) for m in (theirs, ours, back(ours))))
+    differences = {"in": float((found - expected).abs().max()), "out": float((returned - found).abs().max())}
+    print(f"largest difference of a logit: in {differences['in']:.1e}, out {differences['out']:.1e}")
+    assert expected.abs().max() > 1
+    assert max(differences.values()) < 1e-5
