@@ -1,6 +1,7 @@
 """The command `celluscan`: thin. Each subcommand imports what it needs only when it runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except CelluScanError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno is None:  # not from the operating system
             raise
@@ -33,9 +36,36 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="celluscan", description="Single blood cells in 14 classes.")
     parser.add_argument("--version", action="version", version=f"celluscan {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_predict(commands)
     _add_export_onnx(commands)
     _add_explain(commands)
     return parser
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "say which cells images show"
+    parser = commands.add_parser("predict", help=text, description=text)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders of them, quoted patterns such as 'cells/**/*.jpg', or parquet files with a column "
+        "image",
+    )
+    _add_model(parser, "--model", required=True)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="write JSON lines")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="write CSV; the default")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="a new file, .csv, or .jsonl for JSON lines; by default rows are printed",
+    )
+    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="how many labels, likeliest first (3)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward pass (64)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU where there is one")
+    parser.set_defaults(run=_predict)
 
 
 def _add_export_onnx(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,6 +100,23 @@ def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> No
         action="store_true",
         help="run code that lies in the checkpoint; the models of CelluScan do not need it",
     )
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    _quieten()
+    from .inference.predict import predict
+
+    done = predict(
+        arguments.images,
+        arguments.model,
+        arguments.output,
+        form=arguments.form,
+        top_k=arguments.top_k,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    print(done, file=sys.stderr)
 
 
 def _export_onnx(arguments: argparse.Namespace) -> None:

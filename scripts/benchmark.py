@@ -1,4 +1,4 @@
-"""Side-by-side figures as JSON: `python scripts/benchmark.py {curation,balancing,duplicates,memory,model} …`.
+"""Side-by-side figures as JSON: `python scripts/benchmark.py WHAT …`, WHAT as `--help` lists it.
 
 What is compared runs in turns within one run, so that its ratio holds on a busy machine too; a figure per second does
 not. Needs the extra `benchmark`. Figures go to standard output, with `--json FILE` to a file too.
@@ -18,6 +18,7 @@ PBC = Path(__file__).parents[2] / "shared" / "data" / "PBC_dataset_normal_DIB"
 PACKAGES = {
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
+    "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
 }
 
 
@@ -51,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     common.add_argument("--num-proc", type=int, default=cores())
     _add_data_commands(commands, common)
     _add_model_command(commands, common)
+    _add_training_commands(commands, common)
     return parser.parse_args()
 
 
@@ -84,6 +86,26 @@ def _add_model_command(
     command.add_argument("--batch-size", type=int, default=8)
     command.add_argument("--rounds", type=int, default=15)
     command.add_argument("--steps", type=int, default=1, help="steps per measurement; 20 suits a GPU")
+
+
+def _add_training_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    described = {
+        "loader": "augmented images per second from parquet, beside the transforms of torchvision",
+        "training": "ViT-B/16 through the Trainer, in bf16: images per second, share of the chip's rate, waiting",
+    }
+    for name, text in described.items():
+        command = commands.add_parser(name, help=text, parents=[common])
+        command.set_defaults(module="training")
+        command.add_argument("--dataset", required=True, help="a built data set folder")
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        command.add_argument("--batch-size", type=int, default=64)
+    commands.choices["loader"].add_argument("--rounds", type=int, default=3)
+    training = commands.choices["training"]
+    training.add_argument("--steps", type=int, default=100, help="that are measured, after a warm-up")
+    training.add_argument("--compile", action="store_true", help="torch.compile the model")
+    training.add_argument("--cache-images", action="store_true", help="decode all images before")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command `celluscan`: quick help, exit statuses, one line for each error, tracebacks for bugs."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "export-onnx" in printed
+    assert "predict" in printed
     assert printed.endswith("set()\n")
 
 
@@ -86,7 +88,17 @@ def test_runs_as_a_module() -> None:
     assert printed == f"celluscan {celluscan_hf.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["explain", "cell.png"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["explain", "cell.png"],
+        ["predict", "cell.png"],
+        ["predict", "--model", "m"],
+        ["predict", "cell.png", "--model", "m", "--csv", "--json"],
+    ],
+)
 def test_a_command_that_is_not_understood(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -159,6 +171,60 @@ def test_export_onnx_trusts_remote_code_only_when_told(monkeypatch: pytest.Monke
     assert main(["export-onnx", "some/model", "out"]) == 0
     assert main(["export-onnx", "some/model", "out", "--trust-remote-code"]) == 0
     assert trusted == [False, True]
+
+
+def test_predict_prints_rows_and_then_how_many(cell: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["predict", cell, "--model", model]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("image,label,score,")
+    assert out.splitlines()[1].startswith(f"{cell},")
+    assert err.startswith("1 image, 0 could not be used, ")
+    assert err.endswith(" images/s\n")
+    assert err.count("\n") == 1
+
+
+def test_predict_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "celluscan_hf.inference.predict.predict", lambda *named, **options: calls.append((*named, *options.values()))
+    )
+    several = ["predict", "a.png", "b", "--model", "m", "--json", "--output", "o.jsonl", "--top-k", "5"]
+    assert main([*several, "--batch-size", "8", "--device", "cpu", "--trust-remote-code"]) == 0
+    assert main(["predict", "a.png", "--model", "m", "--csv"]) == 0
+    assert main(["predict", "a.png", "--model", "m"]) == 0
+    assert calls == [
+        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", True),
+        (["a.png"], "m", None, "csv", 3, 64, None, False),
+        (["a.png"], "m", None, None, 3, 64, None, False),
+    ]
+
+
+def test_predict_fails_where_no_image_can_be_used(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "junk.png"), "--model", model]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 2
+    assert err.startswith("error: no image could be used, of 1; the first, ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("rows", [1, 300])  # less and more than is gathered before it is printed
+def test_a_closed_pipe_ends_it_quietly(rows: int, cell: str, model: str, tmp_path: Path) -> None:
+    for copy in range(rows):
+        (tmp_path / "cells" / f"{copy}.png").parent.mkdir(exist_ok=True)
+        (tmp_path / "cells" / f"{copy}.png").symlink_to(cell)
+    command = [sys.executable, "-m", "celluscan_hf.cli", "predict", str(tmp_path / "cells"), "--model", model]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> list[str]:

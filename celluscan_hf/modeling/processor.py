@@ -12,7 +12,7 @@ BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, as the data set is built
 
 
 def build_image_processor(
-    image_size: int, image_mean: Sequence[float], image_std: Sequence[float]
+    image_size: int, image_mean: Sequence[float], image_std: Sequence[float], resized: int | None = None
 ) -> LlavaImageProcessor:
     """The processor for square images of `image_size` pixels.
 
@@ -21,21 +21,28 @@ def build_image_processor(
         image_mean: Mean of red, green and blue over the training images, in [0, 1]. Of a built data set:
             `channel_mean` of `curation/statistics.json`.
         image_std: Standard deviation, likewise; `channel_std`.
+        resized: Side that the padded image is resized to, of which the central `image_size` pixels are cut out; by
+            default nothing is cut off.
 
     Raises:
-        ValueError: Not three means in [0, 1], or not three positive standard deviations.
+        ValueError: `resized` is smaller than `image_size`; or not three means in [0, 1], or not three positive standard
+            deviations.
     """
     if len(image_mean) != 3 or not all(0 <= value <= 1 for value in image_mean):
         raise ValueError(f"image_mean must be three values in [0, 1], got {list(image_mean)}")
     if len(image_std) != 3 or not all(0 < value <= 1 for value in image_std):
         raise ValueError(f"image_std must be three values above 0 and at most 1, got {list(image_std)}")
+    resized = resized or image_size
+    if resized < image_size:
+        raise ValueError(f"resized ({resized}) must be at least image_size ({image_size})")
     return LlavaImageProcessor(
         do_convert_rgb=True,
         do_pad=True,
         do_resize=True,
-        size={"height": image_size, "width": image_size},
+        size={"height": resized, "width": resized},
         resample=BILINEAR,
-        do_center_crop=False,
+        do_center_crop=resized > image_size,
+        crop_size={"height": image_size, "width": image_size},
         image_mean=list(image_mean),
         image_std=list(image_std),
     )

@@ -1,0 +1,120 @@
+"""Loading a built data set back: a folder here, or a repository on the Hub that holds the same files."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from datasets import Dataset, Image
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from .. import taxonomy
+from ..curation.splits import SPLITS
+from ..errors import CelluScanError
+from .features import CONFIGS, FEATURES, Part
+from .inspection import parquet_files
+
+_BUILD = "build it with scripts/build_dataset.py"
+
+
+@dataclass(frozen=True)
+class CellDataset:
+    """A built data set: `name` as the user gave it, `folder` where its files are."""
+
+    name: str
+    folder: Path
+
+    def split(self, config: str, split: str) -> Dataset:
+        """The rows of one split, columns as `dataset.features.FEATURES`, images not decoded: {"bytes", "path"}.
+
+        Raises:
+            CelluScanError: There is no such config or split, a file is damaged, or its columns or classes are not ours.
+        """
+        files = [str(file) for file in self.files(config, split)]
+        try:
+            rows = Dataset.from_parquet(files)
+        except (DatasetGenerationError, OSError, ValueError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise CelluScanError(f"{self.name}: a file of {split} is damaged ({reason}); {_BUILD}") from error
+        self._check(rows, split)
+        return rows.cast_column("image", Image(decode=False))
+
+    def files(self, config: str, split: str) -> list[Path]:
+        """The parquet files of one split. Raises a `CelluScanError` that names those there are."""
+        if config not in CONFIGS:
+            raise CelluScanError(f"{self.name} has no config {config!r}; there are: {', '.join(CONFIGS)}")
+        if split not in SPLITS:
+            raise CelluScanError(f"{self.name} has no split {split!r}; there are: {', '.join(SPLITS)}")
+        parts = CONFIGS[config] if split == "train" else (Part("originals", split),)
+        found = [file for part in parts for file in sorted(self.folder.glob(f"{part.prefix}-*.parquet"))]
+        if not found:
+            raise CelluScanError(f"{self.name}: config {config} has no rows in {split}; give --source more cells")
+        return found
+
+    def _check(self, rows: Dataset, split: str) -> None:
+        if missing := [name for name in FEATURES if name not in rows.features]:
+            raise CelluScanError(f"{self.name}: {split} lacks the columns {', '.join(missing)}; {_BUILD}")
+        names = getattr(rows.features["label"], "names", None)
+        if names != list(taxonomy.NAMES):
+            differing = sorted(set(names or ()) ^ set(taxonomy.NAMES)) or "their order"
+            raise CelluScanError(
+                f"{self.name}: the label of {split} must have the {len(taxonomy.NAMES)} classes of CelluScan in their "
+                f"order, they differ in {differing}; {_BUILD}, which maps labels"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names and contents of all data files: equal for equal data, wherever it lies."""
+        digest = hashlib.sha256()
+        for file in parquet_files(self.folder):
+            digest.update(f"{file.relative_to(self.folder).as_posix()}\n".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and standard deviation of the channels of the train originals, in [0, 1]."""
+        path = self.folder / "curation" / "statistics.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            (r, g, b), (s, t, u) = found["channel_mean"], found["channel_std"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CelluScanError(f"{path} with channel_mean and channel_std cannot be read; {_BUILD}") from error
+        return (r, g, b), (s, t, u)
+
+
+def open_dataset(name: str | Path) -> CellDataset:
+    """The built data set in a folder, or of the Hub repository of that name, which is fetched.
+
+    Raises:
+        CelluScanError: There is none, it cannot be fetched, or it has no splits.
+    """
+    folder = Path(name)
+    if not folder.exists():
+        folder = _fetch(str(name))
+    found = CellDataset(str(name), folder)
+    missing = [split for split in SPLITS if not list(folder.glob(f"data/originals/{split}-*.parquet"))]
+    if missing:
+        raise CelluScanError(
+            f"{name} has no data/originals/{missing[0]}-*.parquet, so it has no {missing[0]}; {_BUILD}"
+        )
+    return found
+
+
+def _fetch(repository: str) -> Path:
+    try:
+        patterns = ["data/*", "curation/*.json", "README.md"]
+        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
+    except HFValidationError as error:
+        raise CelluScanError(f"{repository}: no such folder, and not the name of a Hub repository") from error
+    except RepositoryNotFoundError as error:
+        raise CelluScanError(
+            f"{repository}: no such folder, and no data set on the Hub that you can read; log in for a private one"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CelluScanError(f"{repository} is not a folder here and cannot be fetched ({reason}); {_BUILD}") from error

@@ -1,0 +1,177 @@
+"""What is evaluated: the cells of one split of a built data set, or those of raw sources, straight from their files."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+
+from .. import taxonomy
+from ..curation.decoding import decode
+from ..curation.duplicates import exact_duplicates
+from ..dataset.reading import open_dataset
+from ..dataset.workers import progress
+from ..errors import BadImage, CelluScanError
+from ..inference.prediction import ReadImage
+from ..sources import Dropped, Record, Source, TreeSource, open_sources
+
+CONFIG = "originals"  # augmented images are for training only
+AUGMENTED = "augmented_by_publisher"
+_SAID = ("title", "license", "caution")  # of each source, in metrics.json
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell: what is known of it, its label as a class number, and how its image is opened.
+
+    `sha256` is that of the publisher's file. `read` raises `BadImage` where the image cannot be used.
+    """
+
+    image_id: str
+    source: str
+    source_label: str
+    group_id: str
+    sha256: str
+    label: int
+    read: ReadImage
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one evaluation, in their order; what was left out; and what identifies the data, as JSON."""
+
+    kept: Sequence[Cell]
+    dropped: Sequence[Dropped]
+    described: Mapping[str, Any]
+
+
+def cells_of_split(name: str, split: str) -> Cells:
+    """The originals of one split of a built data set: a folder, or a repository of the Hub.
+
+    Reading an image that cannot be decoded raises a `CelluScanError`: the build has checked every one, so the folder
+    was damaged since.
+    """
+    data = open_dataset(name)
+    rows = data.split(CONFIG, split)
+    facts = rows.select_columns(["image_id", "source", "source_label", "group_id", "sha256", "label"]).to_list()
+    kept = [Cell(**fact, read=partial(_stored, rows, number, data.folder)) for number, fact in enumerate(facts)]
+    described = {"dataset": name, "split": split, "fingerprint": data.fingerprint}
+    return Cells(kept, [], described | {"sources": _sources_of(data.folder, {cell.source for cell in kept})})
+
+
+def _sources_of(folder: Path, names: set[str]) -> dict[str, dict[str, str]]:
+    """What a built data set says of its sources; nothing where it was published without it."""
+    path = folder / "curation" / "sources.json"
+    facts: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known = {name: facts.get(name, {}) for name in sorted(names)}
+    return {name: {key: str(found.get(key, "")) for key in _SAID} for name, found in known.items()}
+
+
+def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:
+    row = rows[number]
+    try:
+        return decode(row["image"]["bytes"] or b"").image
+    except BadImage as bad:
+        raise CelluScanError(
+            f"{folder} is damaged: the image of {row['image_id']} cannot be decoded ({bad}); "
+            "build the data set again, or fetch it again"
+        ) from bad
+
+
+def cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
+    """The cells of raw sources, given as `KEY=PATH`. `scratch` takes the decompressed copies of compressed tars.
+
+    Left out, each with a reason: files that are no cell of a known class, copies that the publisher made of other
+    images, all but one of equal files, and equal files that carry labels which cannot both be true.
+    """
+    sources = open_sources(specs, scratch, seed=0, licenses={})
+    found: list[tuple[Cell, str]] = []
+    dropped: list[Dropped] = []
+    for source in sources:
+        with progress(f"listing {source.name}", None, "file or box") as advance:
+            for item in source.records():
+                known = _looked_up(source, item)
+                if isinstance(known, Dropped):
+                    dropped.append(known)
+                else:
+                    found.append(known)
+                advance(1)
+    kept, copies = _once_each(found)
+    return Cells(kept, dropped + copies, _described(sources, kept))
+
+
+def _looked_up(source: Source, item: Record | Dropped) -> tuple[Cell, str] | Dropped:
+    """The cell of a record and a digest of what it shows, or why there is none."""
+    if isinstance(item, Dropped):
+        return item
+    if item.augmented:
+        return Dropped(item.image_id, AUGMENTED, "made from another image, for training only", item.source_label)
+    try:
+        data = source.read(item)
+        if item.label is None:
+            decode(data)  # says what is wrong with a file that is no image at all
+            raise BadImage(f"unknown_label:{item.source_label}", "no class of ours is known for this label")
+    except BadImage as bad:
+        return Dropped(item.image_id, bad.reason, bad.detail, item.source_label)
+    digest = hashlib.sha256(data).hexdigest()
+    cell = Cell(
+        image_id=item.image_id,
+        source=source.name,
+        source_label=item.source_label,
+        group_id=item.group,
+        sha256=digest,
+        label=taxonomy.LABEL2ID[item.label],
+        read=partial(_raw, source, item),
+    )
+    return cell, f"{digest}{item.box or ''}"
+
+
+def _raw(source: Source, record: Record) -> Image.Image:
+    image = decode(source.read(record)).image
+    if record.box is None:
+        return image
+    left, top, right, bottom = record.box
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        raise BadImage("box_outside_image", f"box {record.box} in an image of {image.width}x{image.height}")
+    return image.crop(record.box)
+
+
+def _once_each(found: Sequence[tuple[Cell, str]]) -> tuple[list[Cell], list[Dropped]]:
+    """Of cells with equal digests one, by the rule of the data set build, and the others as dropped."""
+    if not found:
+        return [], []
+    cells = [cell for cell, _ in found]
+    labels = [taxonomy.NAMES[cell.label] for cell in cells]
+    exact = exact_duplicates(np.array([digest for _, digest in found], np.bytes_), labels, [False] * len(cells))
+    why: dict[int, tuple[str, str]] = {}
+    for best, copies in exact.kept.items():
+        why |= dict.fromkeys(copies, ("duplicate", f"equals {cells[best].image_id}"))
+    for rows in exact.conflicts:
+        names = ", ".join(f"{cells[row].image_id} = {labels[row]}" for row in rows)
+        why |= dict.fromkeys(rows, ("label_conflict", names))
+    dropped = [Dropped(cells[row].image_id, *why[row], cells[row].source_label) for row in sorted(why)]
+    return [cell for row, cell in enumerate(cells) if row not in why], dropped
+
+
+def _described(sources: Sequence[Source], kept: Sequence[Cell]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for cell in kept:
+        digest.update(repr((cell.image_id, cell.sha256, cell.label)).encode())
+    return {
+        "sources": {
+            source.name: {
+                "title": source.info.title,
+                "license": source.license,
+                "caution": source.info.caution,
+                "path": str(source.tree.location) if isinstance(source, TreeSource) else "",
+            }
+            for source in sources
+        },
+        "fingerprint": digest.hexdigest(),
+    }

@@ -1,0 +1,63 @@
+"""The most confident mistakes among cells that are hard to tell apart: what they look like."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import taxonomy
+from .haematology import HARD_SETS, is_related
+from .plots import blank, percent, save
+from .predictions import Predictions
+
+COLUMNS = 6
+OTHERS = "Other classes"
+_INCHES, _TITLE_INCHES, _NAME_INCHES = 1.5, 0.32, 0.3
+
+
+def mistakes(cells: Predictions) -> dict[str, NDArray[np.int64]]:
+    """For each of `HARD_SETS`, and for all other mistakes, its rows, the most confident first, at most `COLUMNS`."""
+    wrong = cells.predicted != cells.labels
+    left = wrong & ~is_related(cells)  # a finer name for what the label says is no mistake to look at
+    found = {}
+    for name, members in HARD_SETS.items():
+        ids = [taxonomy.LABEL2ID[member] for member in members]
+        inside = wrong & np.isin(cells.labels, ids) & np.isin(cells.predicted, ids)
+        left &= ~inside
+        found[name] = _most_confident(cells, inside)
+    found[OTHERS] = _most_confident(cells, left)
+    return {name: rows for name, rows in found.items() if len(rows)}
+
+
+def draw_mistakes(cells: Predictions, image_of: Callable[[str], Image.Image], path: Path) -> bool:
+    """Draw the images of `mistakes`, a row for each set; whether there were any. `image_of` takes an image_id."""
+    found = mistakes(cells)
+    if not found:
+        return False
+    height = len(found) * (_INCHES + _TITLE_INCHES + _NAME_INCHES)
+    figure = blank(COLUMNS * (_INCHES + 0.08), height)
+    rows = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
+    for part, (name, chosen) in zip(rows, found.items(), strict=True):
+        part.suptitle(f"{name}: the most confident mistakes", x=0.01, ha="left", fontsize=11, weight="bold")
+        _draw_row(part.subplots(1, COLUMNS), cells, chosen, image_of)
+    save(figure, path)
+    return True
+
+
+def _draw_row(
+    panels: Sequence[Axes], cells: Predictions, rows: NDArray[np.int64], image_of: Callable[[str], Image.Image]
+) -> None:
+    for panel in panels:
+        panel.axis("off")
+    for panel, row in zip(panels, rows, strict=False):
+        true, told = (taxonomy.CLASSES[label].code for label in (cells.labels[row], cells.predicted[row]))
+        panel.imshow(np.asarray(image_of(cells.image_ids[row])))
+        panel.set_title(f"{true} → {told}  {percent(cells.confidence[row])}", fontsize=10)
+
+
+def _most_confident(cells: Predictions, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    rows = np.flatnonzero(chosen)
+    return rows[np.argsort(-cells.confidence[rows], kind="stable")][:COLUMNS]

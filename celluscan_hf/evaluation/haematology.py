@@ -1,0 +1,173 @@
+"""What a haematologist asks of a classifier: how far off along the maturation line, and is an abnormal cell seen?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import taxonomy
+from .intervals import bootstrap, proportion
+from .predictions import Predictions
+
+THRESHOLD = 0.5  # of the summed probability from which a cell counts as abnormal
+# Classes that the original CelluScan project confused most, by its last confusion matrix.
+HARD_SETS: dict[str, tuple[str, ...]] = {
+    "/".join(codes): tuple(taxonomy.lookup(code).name for code in codes)
+    for codes in (("PMY", "MY", "MMY"), ("BNE", "SNE"), ("EO", "NEU"))
+}
+ABNORMAL = tuple(cell.name for cell in taxonomy.CLASSES if cell.abnormal_in_blood)
+_STAGES = np.array([cell.stage or 0 for cell in taxonomy.CLASSES])  # 0: not on the line
+_PARENTS = np.array([taxonomy.LABEL2ID[cell.parent] if cell.parent else -1 for cell in taxonomy.CLASSES])
+_IS_ABNORMAL = np.array([cell.abnormal_in_blood for cell in taxonomy.CLASSES])
+
+
+def maturation(cells: Predictions) -> dict[str, Any] | None:
+    """Mistakes along the line Myeloblast (1) to Segmented Neutrophil (6); None where no cell is on it.
+
+    - `n`: cells whose true class has a stage; `on_line`: those of them whose predicted class has one, too.
+    - `exact`, `adjacent`, `distant`: of `on_line`, told 0, 1, or more stages off; `distances`: all of these counts.
+    - `mean_distance`: mean of the absolute distance in stages, over `on_line`.
+    - `left_line`: the other cells of `n`; `to_parent`: those of them told as the parent of their class, which is
+      not wrong but coarser.
+    - `adjacent_share`: of the mistakes on the line, with `ci95`; both None where there are none.
+    """
+    true, predicted = _STAGES[cells.labels], _STAGES[cells.predicted]
+    staged = true > 0
+    on_line = staged & (predicted > 0)
+    if not staged.any():
+        return None
+    distance = np.abs(true - predicted)
+    mistakes = on_line & (distance > 0)
+    counts = np.bincount(distance[on_line], minlength=max(_STAGES)).tolist()
+    return {
+        "n": int(staged.sum()),
+        "on_line": int(on_line.sum()),
+        "exact": counts[0],
+        "adjacent": counts[1],
+        "distant": sum(counts[2:]),
+        "distances": {str(stages): count for stages, count in enumerate(counts)},
+        "mean_distance": float(distance[on_line].mean()) if on_line.any() else None,
+        "left_line": int((staged & ~on_line).sum()),
+        "to_parent": int((staged & (_PARENTS[cells.labels] == cells.predicted)).sum()),
+        "adjacent_share": float((distance[mistakes] == 1).mean()) if mistakes.any() else None,
+        "ci95": proportion(distance[mistakes] == 1, cells.groups[mistakes]),
+    }
+
+
+def related_names(cells: Predictions) -> dict[str, Any]:
+    """Cells that were given the parent of their class, or a child: `n`, and `accuracy` with these as right, `ci95`.
+
+    A source that says only "neutrophil" cannot be told that Segmented Neutrophil is wrong.
+    """
+    related = is_related(cells)
+    right = related | (cells.predicted == cells.labels)
+    return {
+        "n": int(related.sum()),
+        "accuracy": float(right.mean()),
+        "ci95": proportion(right, cells.groups),
+    }
+
+
+def is_related(cells: Predictions) -> NDArray[np.bool_]:
+    """Whether each cell was given the parent of its class, or a child, (n,)."""
+    found: NDArray[np.bool_] = (_PARENTS[cells.labels] == cells.predicted) | (_PARENTS[cells.predicted] == cells.labels)
+    return found
+
+
+def abnormal(cells: Predictions, resamples: int) -> dict[str, Any] | None:
+    """Detection of cells that are abnormal in adult blood, by the summed probability of their classes.
+
+    Sensitivity and specificity at `THRESHOLD`, the area under the ROC curve, and `ci95` of each; None where the cells
+    are all abnormal, or all normal.
+    """
+    positive, score = abnormal_truth(cells), abnormal_score(cells)
+    if positive.all() or not positive.any():
+        return None
+    flagged = score >= THRESHOLD
+    area = _Area(positive, score)
+    return {
+        "classes": list(ABNORMAL),
+        "threshold": THRESHOLD,
+        "n_abnormal": int(positive.sum()),
+        "n_normal": int((~positive).sum()),
+        "sensitivity": float(flagged[positive].mean()),
+        "specificity": float((~flagged[~positive]).mean()),
+        "auc": area(np.ones(len(score))),
+        "ci95": {
+            "sensitivity": proportion(flagged[positive], cells.groups[positive]),
+            "specificity": proportion(~flagged[~positive], cells.groups[~positive]),
+            "auc": bootstrap(area, cells.groups, resamples),
+        },
+    }
+
+
+def abnormal_truth(cells: Predictions) -> NDArray[np.bool_]:
+    """Whether each cell is of a class that is abnormal in adult blood, (n,)."""
+    truth: NDArray[np.bool_] = _IS_ABNORMAL[cells.labels]
+    return truth
+
+
+def abnormal_score(cells: Predictions) -> NDArray[np.float64]:
+    """The summed probability of the abnormal classes, (n,)."""
+    score: NDArray[np.float64] = cells.probabilities[:, _IS_ABNORMAL].sum(axis=1, dtype=np.float64)
+    return score
+
+
+def roc(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The curve of false against true positive rates, from (0, 0) to (1, 1), a point for each distinct score."""
+    _, rank = np.unique(-score, return_inverse=True)
+    hits, misses = np.bincount(rank, positive), np.bincount(rank, ~positive)
+    true, false = np.cumsum(hits) / hits.sum(), np.cumsum(misses) / misses.sum()
+    return np.r_[0.0, false], np.r_[0.0, true]
+
+
+class _Area:
+    """The area under the ROC curve of weighted cells: how often an abnormal cell has the higher score, ties half."""
+
+    def __init__(self, positive: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
+        self.positive = positive
+        _, self.rank = np.unique(score, return_inverse=True)
+
+    def __call__(self, weights: NDArray[np.float64]) -> float:
+        above = np.bincount(self.rank, weights * self.positive)
+        below = np.bincount(self.rank, weights * ~self.positive)
+        pairs = above.sum() * below.sum()
+        return float((above * (np.cumsum(below) - below / 2)).sum() / pairs) if pairs else float("nan")
+
+
+def hard_sets(cells: Predictions) -> dict[str, dict[str, Any]]:
+    """Each of `HARD_SETS` with cells among the test cells: what became of them.
+
+    - `n` = `right` + `confused` (told as another class of the set) + `left` (told as a class outside of it).
+    - `accuracy_within`: right / (right + confused), None where there are none.
+    - `recall` and `support` of each class; `confusions`: {true class: {told class: count}} inside the set.
+    """
+    found = {name: _set(cells, members) for name, members in HARD_SETS.items()}
+    return {name: figures for name, figures in found.items() if figures["n"]}
+
+
+def _set(cells: Predictions, members: Sequence[str]) -> dict[str, Any]:
+    ids = [taxonomy.LABEL2ID[name] for name in members]
+    inside = np.isin(cells.labels, ids)
+    labels, predicted = cells.labels[inside], cells.predicted[inside]
+    right, stayed = predicted == labels, np.isin(predicted, ids)
+    return {
+        "n": len(labels),
+        "right": int(right.sum()),
+        "confused": int((stayed & ~right).sum()),
+        "left": int((~stayed).sum()),
+        "accuracy_within": float(right.sum() / stayed.sum()) if stayed.any() else None,
+        "support": {name: int((labels == label).sum()) for name, label in zip(members, ids, strict=True)},
+        "recall": {
+            name: float(right[labels == label].mean()) if (labels == label).any() else None
+            for name, label in zip(members, ids, strict=True)
+        },
+        "confusions": {
+            true: {
+                told: int(((labels == taxonomy.LABEL2ID[true]) & (predicted == taxonomy.LABEL2ID[told])).sum())
+                for told in members
+            }
+            for true in members
+        },
+    }

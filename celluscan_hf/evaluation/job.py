@@ -1,0 +1,180 @@
+"""The evaluation: cells -> predictions -> figures -> pictures and report, in one folder."""
+
+import csv
+import hashlib
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedModel
+
+from .. import __version__
+from ..dataset.workers import progress
+from ..errors import CelluScanError
+from ..inference.loading import load_classifier
+from ..inference.prediction import best_device
+from ..sources import Dropped
+from ..whole import whole
+from . import folder, plots
+from .cells import Cells, cells_of_sources, cells_of_split
+from .gallery import draw_mistakes
+from .measure import measure
+from .predictions import Predictions, columns_of, predict
+from .report import render
+from .wbc_metrics.wbc_metrics import RESAMPLES
+
+_SOFTWARE = ("datasets", "numpy", "pillow", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Settings of one evaluation, of a split of a built `dataset` or of raw `sources` (`KEY=PATH` each).
+
+    - `model`: a checkpoint folder, or the name of a model on the Hub.
+    - `device`: as torch names it; None for the best there is.
+    - `resamples`: of the bootstrap behind the intervals; 0 for none.
+    """
+
+    model: str
+    output: Path
+    dataset: str | None = None
+    split: str = "test"
+    sources: tuple[str, ...] = ()
+    batch_size: int = 64
+    device: str | None = None
+    resamples: int = RESAMPLES
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) == (not self.sources):
+            raise CelluScanError("expected either --dataset or --source; give one of them")
+        for name, lowest in (("batch_size", 1), ("resamples", 0)):
+            if getattr(self, name) < lowest:
+                option = "--" + name.replace("_", "-")
+                raise CelluScanError(f"{option} {getattr(self, name)}: expected {lowest} or more")
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for this evaluation; what has its default is left out."""
+        words = ["python", "scripts/evaluate.py", "--model", self.model]
+        if self.dataset is not None:
+            words += ["--dataset", self.dataset, "--split", self.split]
+        words += [word for source in self.sources for word in ("--source", source)]
+        words += ["--output", str(self.output)]
+        for name in ("batch_size", "device", "resamples"):
+            if getattr(self, name) != getattr(type(self), name):
+                words += ["--" + name.replace("_", "-"), str(getattr(self, name))]
+        return shlex.join(words + ["--trust-remote-code"] * self.trust_remote_code)
+
+
+def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
+    """Write the folder of an evaluation; the content of its `metrics.json`.
+
+    Raises:
+        CelluScanError: The model, the data or the output cannot be used, or no cell is left to evaluate.
+    """
+    paths = [settings.dataset] if settings.dataset else [source.partition("=")[2] for source in settings.sources]
+    folder.check_outside(settings.output, [Path(path) for path in paths if path])
+    with folder.building(settings.output) as made:
+        model, processor = load_classifier(settings.model, settings.trust_remote_code)
+        columns_of(model)  # before anything is read
+        model.to(_device(settings.device))
+        cells = _cells(settings, made.scratch)
+        with progress("predicting", len(cells.kept), "cell") as advance:
+            found, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
+        dropped = [*cells.dropped, *bad]
+        metrics = measure(found, settings.resamples) | {
+            "model": described_model(settings.model, model),
+            "data": {**cells.described, "n": len(found), "dropped": dict(Counter(item.reason for item in dropped))},
+            "versions": {name: version(name) for name in _SOFTWARE},
+            "command": settings.command,
+        }
+        found.write(made.final / folder.PREDICTIONS)
+        _write_dropped(dropped, made.final / folder.DROPPED)
+        _write_json(metrics, made.final / folder.METRICS)
+        draw(found, metrics, cells, made.final)
+        (made.final / folder.REPORT).write_text(render(metrics, _pictures(made.final)), "utf-8")
+    return metrics
+
+
+def _cells(settings: EvaluationSettings, scratch: Path) -> Cells:
+    if settings.dataset is not None:
+        return cells_of_split(settings.dataset, settings.split)
+    return cells_of_sources(settings.sources, scratch)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name) if name else best_device()
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CelluScanError(f"--device {name} cannot be used ({reason}); give cpu, cuda or mps") from error
+    return device
+
+
+def described_model(name: str, model: PreTrainedModel) -> dict[str, Any]:
+    """What identifies a model: its name, class and size, and the SHA-256 of its weights.
+
+    That is of the `.safetensors` files one behind the other, so for one file what `sha256sum` says of it.
+    """
+    digest = hashlib.sha256()
+    files = _weight_files(name, model)
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return {
+        "name": name,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "class": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "sha256": digest.hexdigest() if files else None,
+        "celluscan_hf": __version__,
+    }
+
+
+def _weight_files(name: str, model: PreTrainedModel) -> list[Path]:
+    checkpoint = Path(name)
+    if not checkpoint.is_dir():
+        revision = getattr(model.config, "_commit_hash", None)
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(config, str):
+            return []
+        checkpoint = Path(config).parent
+    single = checkpoint / "model.safetensors"
+    return [single] if single.is_file() else sorted(checkpoint.glob("model-*-of-*.safetensors"))
+
+
+def draw(found: Predictions, metrics: dict[str, Any], cells: Cells, output: Path) -> None:
+    """All pictures of an evaluation that its cells give something to show for."""
+    plots.confusion_matrix(metrics, output / folder.CONFUSION)
+    plots.recall(metrics, output / folder.RECALL)
+    plots.reliability(metrics, output / folder.RELIABILITY)
+    if metrics["abnormal"]:
+        plots.abnormal_roc(found, metrics["abnormal"], output / folder.ROC)
+    images = {cell.image_id: cell.read for cell in cells.kept}
+    draw_mistakes(found, lambda image_id: images[image_id](), output / folder.MISTAKES)
+
+
+def _pictures(output: Path) -> set[str]:
+    return {path.name for path in output.glob("*.png")}
+
+
+def _write_dropped(dropped: Sequence[Dropped], path: Path) -> None:
+    with whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "reason", "detail"))
+        writer.writerows((item.path, item.reason, item.detail) for item in dropped)
+
+
+def _write_json(metrics: dict[str, Any], path: Path) -> None:
+    with whole(path) as partial:
+        partial.write_text(json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

@@ -1,0 +1,205 @@
+"""The pictures of an evaluation and of a training run, as PNG files.
+
+Classes stand in the order of `ORDER`: the line of maturation first, so that mistakes between neighbours lie beside the
+diagonal. Colours are those of Okabe & Ito (2008, https://jfly.uni-koeln.de/color/), told apart by the colour-blind;
+nothing is told by colour alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from .. import taxonomy
+from ..whole import whole
+from .haematology import THRESHOLD, abnormal_score, abnormal_truth, roc
+from .predictions import Predictions
+
+RESOLUTION = 120  # dots per inch
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
+_CODES = ("MYO", "PMY", "MY", "MMY", "IG", "BNE", "SNE", "NEU", "EO", "BA", "MO", "LY", "ERB", "PLT")
+ORDER = tuple(taxonomy.lookup(code) for code in _CODES)
+_IDS = [taxonomy.LABEL2ID[cell.name] for cell in ORDER]
+_DARK = 0.55  # share from which the text of a field is white
+_NO_CELLS = "no cells in this evaluation"
+
+
+def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
+    """True classes as rows, predicted ones as columns; in each field cells, and their share of the row in percent."""
+    counts = np.array(metrics["confusion_matrix"]["matrix"])[np.ix_(_IDS, _IDS)]
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    figure, axes = _figure(10.4, 8.2)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(counts):
+        _field(axes, row, column, counts[row, column], shares[row, column])
+    for row in np.flatnonzero(totals.ravel() == 0).tolist():
+        axes.text(len(ORDER) / 2 - 0.5, row, _NO_CELLS, ha="center", va="center", color=GREY, style="italic")
+    axes.set_xticks(range(len(ORDER)), [cell.code for cell in ORDER])
+    axes.set_yticks(range(len(ORDER)), [f"{cell.name}  {cell.code}" for cell in ORDER])
+    axes.set_xticks(np.arange(len(ORDER) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(ORDER) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#E0E0E0", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{metrics['n']:,} cells: number, and percent of the true class", pad=12)
+    bar = figure.colorbar(image, shrink=0.6, format=lambda share, _: f"{100 * share:.0f} %")
+    bar.set_label("share of the true class")
+    save(figure, path)
+
+
+def _field(axes: Axes, row: int, column: int, count: int, share: float) -> None:
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, lw=1.6 if row == column else 0, ec=BLUE))
+    colour = "white" if share >= _DARK else "black"
+    axes.text(column, row - 0.12, f"{count:,}", ha="center", va="center", color=colour, fontsize=10)
+    axes.text(column, row + 0.26, percent(share), ha="center", va="center", color=colour, fontsize=7)
+
+
+def recall(metrics: Mapping[str, Any], path: Path) -> None:
+    """For each class the share of its cells that were recognised, with its 95 % interval and their number."""
+    figure, axes = _figure(9, 6)
+    for row, cell in enumerate(ORDER):
+        found, interval = metrics["per_class"][cell.name], metrics["recall_ci95"][cell.name]
+        if found["recall"] is None:
+            axes.text(0.01, row, _NO_CELLS, va="center", color=GREY, style="italic", bbox=dict(fc="white", lw=0, pad=1))
+            continue
+        axes.plot(interval, [row, row], color=BLUE, lw=2, solid_capstyle="butt", clip_on=False)
+        axes.plot(found["recall"], row, "o", color=BLUE, ms=7, clip_on=False)
+        axes.text(1.03, row, f"{percent(found['recall'])} of {found['support']:,}", va="center", fontsize=9)
+    mean = metrics["balanced_accuracy"]
+    axes.plot([mean, mean], [-0.6, len(ORDER)], color=VERMILION, ls="--", lw=1.2, zorder=0)
+    axes.text(mean, -0.75, f"mean {100 * mean:.1f} %", color=VERMILION, ha="center", va="bottom", fontsize=9)
+    axes.set_yticks(range(len(ORDER)), [f"{cell.name}  {cell.code}" for cell in ORDER])
+    axes.set_ylim(len(ORDER) - 0.4, -1.3)
+    axes.set_xlim(0, 1)
+    _percent(axes, "x")
+    axes.set_xlabel("recall: share of the cells of a class that were recognised, with 95 % interval")
+    axes.grid(axis="x", color="#E0E0E0")
+    _bare(axes)
+    save(figure, path)
+
+
+def reliability(metrics: Mapping[str, Any], path: Path) -> None:
+    """Accuracy against confidence in bins, and how many cells each bin holds."""
+    figure = blank(5.6, 6.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    top.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
+    top.text(0.02, 0.05, "perfect", rotation=45, rotation_mode="anchor", color=GREY, fontsize=9)
+    for one in metrics["calibration"]:
+        top.plot([one["confidence"]] * 2, one["ci95"], color=BLUE, lw=1.6, clip_on=False)
+        top.plot(one["confidence"], one["accuracy"], "o", color=BLUE, ms=6, clip_on=False)
+        bottom.bar(one["low"], one["n"], one["high"] - one["low"], align="edge", color=BLUE, ec="white")
+    top.set_xlim(0, 1)
+    top.set_ylim(0, 1)
+    top.set_ylabel("accuracy, with 95 % interval")
+    top.set_title(f"{metrics['n']:,} cells, expected calibration error {metrics['ece']:.3f}")
+    top.grid(color="#E0E0E0")
+    _percent(top, "both")
+    bottom.set_yscale("log")
+    bottom.set_ylim(bottom=0.7)  # a bin of one cell shows
+    bottom.yaxis.set_major_formatter("{x:,.0f}")
+    bottom.set_ylabel("cells")
+    bottom.set_xlabel("confidence: probability of the predicted class")
+    for axes in (top, bottom):
+        _bare(axes)
+    save(figure, path)
+
+
+def abnormal_roc(cells: Predictions, found: Mapping[str, Any], path: Path) -> None:
+    """The ROC curve of abnormal cells by their summed probability, and the point of the threshold."""
+    false, true = roc(abnormal_truth(cells), abnormal_score(cells))
+    figure, axes = _figure(5.6, 5.4)
+    axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
+    axes.text(0.55, 0.5, "chance", rotation=45, rotation_mode="anchor", color=GREY, fontsize=9)
+    point = 1 - found["specificity"], found["sensitivity"]
+    interval = found["ci95"]["auc"]
+    area = f"area {found['auc']:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+    rates = f"sensitivity {100 * point[1]:.1f} %, specificity {100 * found['specificity']:.1f} %"
+    axes.plot(false, true, color=BLUE, lw=2, label=area)
+    axes.plot(*point, "D", color=VERMILION, ms=8, clip_on=False, zorder=3, label=f"threshold {THRESHOLD}:\n{rates}")
+    axes.legend(loc="lower right", framealpha=1, edgecolor="white")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    _percent(axes, "both")
+    axes.set_xlabel(f"normal cells that were flagged (of {found['n_normal']:,})")
+    axes.set_ylabel(f"abnormal cells that were flagged (of {found['n_abnormal']:,})")
+    axes.grid(color="#E0E0E0")
+    _bare(axes)
+    save(figure, path)
+
+
+def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Loss, and accuracy and macro-F1 of validation, over the epochs of a `Trainer`'s `log_history`."""
+    figure = blank(10, 4.2)
+    left, right = figure.subplots(1, 2)
+    lines = [
+        (left, "loss", "training", BLUE, "-"),
+        (left, "eval_loss", "validation", VERMILION, "o-"),
+        (right, "eval_accuracy", "accuracy", BLUE, "o-"),
+        (right, "eval_macro_f1", "macro-F1", VERMILION, "s--"),
+    ]
+    for axes, name, label, colour, style in lines:
+        points = np.array([(entry["epoch"], entry[name]) for entry in history if name in entry]).reshape(-1, 2)
+        if len(points):
+            axes.plot(*points.T, style, color=colour, label=label, ms=4, lw=1.6, markevery=_few_marks(points))
+    for axes, title in ((left, "loss"), (right, "validation")):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(color="#E0E0E0")
+        _bare(axes)
+        if axes.lines:
+            axes.legend(frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=GREY)
+    left.set_ylim(bottom=0)
+    if right.lines:
+        right.set_ylim(top=1)
+        _percent(right, "y")
+    save(figure, path)
+
+
+def _few_marks(points: NDArray[np.float64]) -> int:
+    return max(1, len(points) // 25)
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, in which only none is 0 % and only all are 100 %."""
+    if 0 < share < 0.01:
+        return "<1 %"
+    return ">99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def _percent(axes: Axes, which: str) -> None:
+    for axis in (axes.xaxis,) * (which != "y") + (axes.yaxis,) * (which != "x"):
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, drawn without a window."""
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = blank(width, height)
+    return figure, figure.subplots()
+
+
+def save(figure: Figure, path: Path) -> None:
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=RESOLUTION, metadata={"Software": None})

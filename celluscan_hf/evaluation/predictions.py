@@ -1,0 +1,174 @@
+"""What a classifier said of each cell: made once, kept in `predictions.parquet`, read by everything that counts.
+
+Columns of the file, a row per cell in the order of the data: `image_id`, `source`, `source_label`, `group_id` (cells of
+one group are not independent), `sha256` (of the publisher's file), `label` and `predicted` (class numbers in the order
+of the taxonomy; the schema names them), `probabilities` (14 of float32, the same order, with a sum of one).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, List, Value
+from numpy.typing import NDArray
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from .. import taxonomy
+from ..errors import BadImage, CelluScanError
+from ..inference.prediction import ReadImage, probabilities
+from ..sources import Dropped
+from ..whole import whole
+from .cells import Cell, Cells
+
+_CLASS = ClassLabel(names=list(taxonomy.NAMES))
+_ROUNDING = 1e-3  # of a sum of probabilities
+FACTS = ("image_id", "source", "source_label", "group_id", "sha256")
+FEATURES = Features(
+    {name: Value("string") for name in FACTS}
+    | {"label": _CLASS, "predicted": _CLASS, "probabilities": List(Value("float32"), length=len(taxonomy.NAMES))}
+)
+SCHEMA: pa.Schema = FEATURES.arrow_schema
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Facts on each cell, its class number `labels` (n,), and `probabilities` (n, 14), classes as in the taxonomy."""
+
+    facts: Mapping[str, list[str]]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_ids(self) -> list[str]:
+        return self.facts["image_id"]
+
+    @property
+    def sources(self) -> list[str]:
+        return self.facts["source"]
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """A number for each cell, (n,), equal in one group."""
+        numbers: NDArray[np.int64] = np.unique(np.array(self.facts["group_id"], object), return_inverse=True)[1]
+        return numbers
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """The likeliest class of each cell, (n,)."""
+        likeliest: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
+        return likeliest
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float32]:
+        """The probability of the likeliest class, (n,)."""
+        highest: NDArray[np.float32] = self.probabilities.max(axis=1)
+        return highest
+
+    def write(self, path: Path) -> None:
+        """Write the file that the head of this module describes."""
+        columns = dict(self.facts) | {
+            "label": pa.array(self.labels),
+            "predicted": pa.array(self.predicted),
+            "probabilities": pa.FixedSizeListArray.from_arrays(self.probabilities.ravel(), len(taxonomy.NAMES)),
+        }
+        with whole(path) as partial:
+            pq.write_table(pa.table(columns, schema=SCHEMA), partial)
+
+    @classmethod
+    def read(cls, path: Path) -> "Predictions":
+        """Read such a file. Raises a `CelluScanError` where it is none."""
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CelluScanError(f"{path} cannot be read as predictions ({error}); evaluate again") from error
+        if not table.schema.equals(SCHEMA):
+            raise CelluScanError(f"{path} has the columns {table.schema.names}, expected {SCHEMA.names}")
+        flat = table["probabilities"].combine_chunks().flatten().to_numpy()
+        return cls(
+            {name: table[name].to_pylist() for name in FACTS},
+            table["label"].to_numpy(),
+            flat.reshape(-1, len(taxonomy.NAMES)),
+        )
+
+
+def predict(
+    cells: Cells,
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    *,
+    batch_size: int = 64,
+    advance: Callable[[int], object] = lambda done: None,
+) -> tuple[Predictions, list[Dropped]]:
+    """The predictions of all cells, and the cells whose image could not be used, each with its reason.
+
+    `advance` is told of each cell that is done. Raises `CelluScanError`: the model has other classes than ours, no
+    cell is left, or the model gives no probabilities.
+    """
+    columns = columns_of(model)
+    waiting: deque[Cell] = deque()
+
+    def images() -> Iterator[ReadImage]:
+        for cell in cells.kept:
+            waiting.append(cell)
+            yield cell.read
+
+    done: list[Cell] = []
+    rows: list[NDArray[np.float32]] = []
+    bad: list[Dropped] = []
+    for outcome in probabilities(images(), model, processor, batch_size=batch_size):
+        cell = waiting.popleft()
+        if isinstance(outcome, BadImage):
+            bad.append(Dropped(cell.image_id, outcome.reason, outcome.detail, cell.source_label))
+        else:
+            done.append(cell)
+            rows.append(outcome[columns])
+        advance(1)
+    if not done:
+        raise CelluScanError(f"no cell is left to evaluate; {_reasons([*cells.dropped, *bad])}")
+    return _checked(done, np.stack(rows)), bad
+
+
+def columns_of(model: PreTrainedModel) -> list[int]:
+    """Where the model puts each class of the taxonomy. Raises `CelluScanError` where its classes are others."""
+    labels: Mapping[int, str] = model.config.id2label
+    where = {name: int(number) for number, name in labels.items()}
+    lacking = [name for name in taxonomy.NAMES if name not in where]
+    unknown = [name for name in where if name not in taxonomy.LABEL2ID]
+    if lacking or len(labels) != len(taxonomy.NAMES):
+        raise CelluScanError(
+            f"the model does not tell the {len(taxonomy.NAMES)} classes of CelluScan apart: "
+            f"it lacks {_few(lacking)}, and it has {_few(unknown)} besides; "
+            "train one on a data set of this project, or set id2label in its config.json"
+        )
+    return [where[name] for name in taxonomy.NAMES]
+
+
+def _checked(cells: list[Cell], values: NDArray[np.float32]) -> Predictions:
+    if np.abs(values.sum(axis=1) - 1).max() > _ROUNDING:
+        raise CelluScanError(
+            "the model gives each class a score of its own, not probabilities that add up to one; "
+            "expected one that was trained to choose one class for each image"
+        )
+    facts = {name: [getattr(cell, name) for cell in cells] for name in FACTS}
+    return Predictions(facts, np.array([cell.label for cell in cells], np.int64), values)
+
+
+def _reasons(dropped: list[Dropped]) -> str:
+    if not dropped:
+        return "there were none; check the paths given"
+    counts = {item.reason: sum(other.reason == item.reason for other in dropped) for item in dropped}
+    named = ", ".join(f"{reason} {count}" for reason, count in list(counts.items())[:4])
+    return f"all {len(dropped)} were dropped: {named}"
+
+
+def _few(names: list[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "none") + more

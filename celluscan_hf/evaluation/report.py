@@ -1,0 +1,69 @@
+"""`report.md`: the figures of `metrics.json` in words, tables and pictures, for a reader who looks at blood."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from .. import taxonomy
+from . import folder
+from .plots import ORDER, percent
+
+_TEMPLATE = Path(__file__).with_name("report.md.jinja")
+_CONFUSIONS = 10
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def render(metrics: Mapping[str, Any], pictures: Collection[str]) -> str:
+    """The text of the report. `pictures` are the names of those there are; the others are not shown."""
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "thousands": lambda number: f"{number:,}",
+        "percent": lambda share: percent(share).replace(" ", _NO_BREAK),
+        "exact": _exact,
+        "interval": _interval,
+        "range": lambda ends: f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else "–",
+        "figure": lambda value: "–" if value is None else f"{value:.3f}",
+        "code": lambda text: "`" + str(text).replace("`", "'").replace("|", "\\|") + "`",
+        "listed": _listed,
+    }
+    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+        metrics=metrics,
+        pictures=pictures,
+        files=folder,
+        classes=ORDER,
+        codes={cell.name: cell.code for cell in taxonomy.CLASSES},
+        without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
+        confusions=largest_confusions(metrics),
+    )
+
+
+def largest_confusions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pairs of true and predicted class with most mistakes, the largest number first."""
+    labels, matrix = metrics["confusion_matrix"]["labels"], metrics["confusion_matrix"]["matrix"]
+    pairs = [
+        {"true": true, "predicted": predicted, "n": count, "share": count / sum(row)}
+        for true, row in zip(labels, matrix, strict=True)
+        for predicted, count in zip(labels, row, strict=True)
+        if count and true != predicted
+    ]
+    return sorted(pairs, key=lambda pair: -pair["n"])[:_CONFUSIONS]
+
+
+def _exact(share: float | None) -> str:
+    """A share in percent with one decimal."""
+    return "–" if share is None else f"{100 * share:.1f}{_NO_BREAK}%"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    """The ends of an interval in percent."""
+    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}{_NO_BREAK}%" if ends else "–"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`A`, `A and B`, `A, B and C`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,205 @@
+"""The job of `celluscan predict`: a row for each image, as CSV or JSON lines, on standard output or in a file.
+
+The fields of a row:
+
+- `image`: the path, or what a parquet file calls it;
+- `label`, `score`: the likeliest class and its probability;
+- `code`, `lineage`, `stage` (1–6 on the line of neutrophil maturation), `parent`, `abnormal_in_blood`: what the
+  taxonomy knows of that label. They are empty where it knows none, as for a model whose labels are not our 14 names;
+- `top`: the likeliest classes, each with `label` and `score`. In CSV, where a cell holds one value, the first is
+  `label` and `score`, the others are `label_2`, `score_2` and so on;
+- `error`: why the image could not be used; then all other fields but `image` are empty.
+"""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..errors import BadImage, CelluScanError
+from ..taxonomy import CLASSES, LABEL2ID
+from ..whole import whole
+from .inputs import Images, find_images
+from .loading import load_classifier
+from .prediction import best_device, probabilities
+
+Format = Literal["csv", "json"]
+Row = dict[str, Any]
+ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+FACTS = ("code", "lineage", "stage", "parent", "abnormal_in_blood")
+FIELDS = ("image", "label", "score", *FACTS, "top", "error")
+_DECIMALS = 6  # of a score, a float32
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell of a spreadsheet begins to compute
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was done: images, those of them that could not be used, and seconds, without loading the model."""
+
+    images: int
+    unusable: int
+    seconds: float
+
+    def __str__(self) -> str:
+        noun, rate = "image" if self.images == 1 else "images", self.images / self.seconds
+        return f"{self.images} {noun}, {self.unusable} could not be used, {rate:.1f} images/s"
+
+
+def predict(
+    images: Sequence[str | Path],
+    model: str | Path,
+    output: Path | None = None,
+    *,
+    form: Format | None = None,
+    top_k: int = 3,
+    batch_size: int = 64,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Summary:
+    """Write a row for each image, in the order in which they were named.
+
+    Args:
+        images: Files, folders, patterns and parquet files, as `inputs.find_images` takes them.
+        model: A checkpoint folder, or the name of a model on the Hub.
+        output: A new file, which exists only once it is whole; None for standard output.
+        form: `"csv"`, or `"json"` for JSON lines; None for what the ending of `output` says, else CSV.
+        top_k: How many labels of each image, at most.
+        batch_size: Images in one forward pass, at most.
+        device: Where the model runs, such as `"cuda:1"`; None for a GPU where there is one.
+        trust_remote_code: Run code that lies in the checkpoint.
+
+    Raises:
+        CelluScanError: The images, the model, the device or the output cannot be used as asked, or none of the images
+            could be used (their rows are written all the same).
+    """
+    form = _form(output, form)
+    for name, value in {"--top-k": top_k, "--batch-size": batch_size}.items():
+        if value < 1:
+            raise CelluScanError(f"{name} {value}: expected 1 or more")
+    found = find_images(images)
+    classifier, processor = load_classifier(model, trust_remote_code)
+    _place(classifier, device)
+    with _opened(output) as file, closing(_results(found, classifier, processor, batch_size)) as results:
+        watched = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())  # rows are progress enough
+        with tqdm(results, total=len(found), unit=" images", leave=False, disable=not watched) as bar:
+            done, first_error = _write(bar, file, form, classifier.config.id2label, top_k)
+    if done.unusable == done.images:
+        raise CelluScanError(f"no image could be used, of {done.images}; the first, {first_error}")
+    return done
+
+
+def row(name: str, result: NDArray[np.float32] | BadImage, labels: Mapping[int, str], top_k: int) -> Row:
+    """The fields of one image, from its probabilities (classes,) or from why it has none."""
+    empty = dict.fromkeys(FIELDS) | {"image": name, "top": []}
+    if isinstance(result, BadImage):
+        return empty | {"error": " ".join(str(result).split())}
+    likeliest = np.argsort(-result, kind="stable")[:top_k].tolist()
+    top = [{"label": labels[index], "score": round(float(result[index]), _DECIMALS)} for index in likeliest]
+    return empty | top[0] | _facts(top[0]["label"]) | {"top": top}
+
+
+def _facts(label: Any) -> Row:
+    cell = CLASSES[LABEL2ID[label]] if label in LABEL2ID else None
+    return {name: getattr(cell, name, None) for name in FACTS}
+
+
+def _results(
+    found: Images, model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int
+) -> Generator[tuple[str, NDArray[np.float32] | BadImage], None, None]:
+    """The name of each image with its result."""
+    named, read_ahead = tee(found)
+    reads = (image.read for image in read_ahead)
+    with closing(probabilities(reads, model, processor, batch_size=batch_size)) as results:
+        yield from zip((image.name for image in named), results, strict=True)
+
+
+def _write(
+    results: Iterable[tuple[str, NDArray[np.float32] | BadImage]],
+    file: TextIO,
+    form: Format,
+    labels: Mapping[int, str],
+    top_k: int,
+) -> tuple[Summary, str]:
+    """Write all rows; what was done, and the first image that could not be used with the reason."""
+    started, images, unusable, first_error = time.perf_counter(), 0, 0, ""
+    write = _csv_writer(file, min(top_k, len(labels))) if form == "csv" else _json_writer(file)
+    for name, result in results:
+        fields = row(name, result, labels, top_k)
+        write(fields)
+        images += 1
+        if fields["error"]:
+            unusable += 1
+            first_error = first_error or f"{name}: {fields['error']}"
+    return Summary(images, unusable, time.perf_counter() - started), first_error
+
+
+def _json_writer(file: TextIO) -> Callable[[Row], object]:
+    return lambda fields: file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+def _csv_writer(file: TextIO, count: int) -> Callable[[Row], object]:
+    """Rows with `count` labels each, after a header."""
+    others = [column for place in range(2, count + 1) for column in (f"label_{place}", f"score_{place}")]
+    columns = [column for field in FIELDS for column in (others if field == "top" else [field])]
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    return lambda fields: writer.writerow({column: _cell(value) for column, value in _flat(fields).items()})
+
+
+def _flat(fields: Row) -> Row:
+    """A row with its `top` spread over columns, from the second on."""
+    spread = {f"{key}_{place}": best[key] for place, best in enumerate(fields["top"], 1) if place > 1 for key in best}
+    return {key: value for key, value in fields.items() if key != "top"} | spread
+
+
+def _cell(value: Any) -> Any:
+    """A value as CSV has it. Names come from strangers: what a spreadsheet would run as a formula gets a `'` in front.
+
+    JSON lines keep every name as it is.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _form(output: Path | None, form: Format | None) -> Format:
+    """The format of the rows. Raises a `CelluScanError` where `output` cannot be written, or ends as another format."""
+    if output is None:
+        return form or "csv"
+    if output.exists():
+        raise CelluScanError(f"{output} exists already; give another name, or remove it")
+    ending = ENDINGS.get(output.suffix.lower())
+    if form is None and ending is None:
+        raise CelluScanError(f"{output}: expected a name that ends in {' '.join(ENDINGS)}, or --csv or --json")
+    if form and ending and form != ending:
+        raise CelluScanError(f"{output} ends as --{ending} would write it, but --{form} was given; change one of them")
+    return form or ending or "csv"
+
+
+def _place(model: PreTrainedModel, device: str | None) -> None:
+    try:
+        model.to(device or best_device())
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        reason = str(error).partition("\n")[0]
+        raise CelluScanError(f"--device {device}: {reason}; on this machine, {best_device()} would be taken") from error
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        sys.stdout.flush()  # here, where a closed pipe can still be told
+        return
+    with whole(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file

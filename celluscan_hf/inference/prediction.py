@@ -1,0 +1,132 @@
+"""Batch prediction, the one place of it: images are read and prepared in threads, ahead of the model."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..curation.decoding import MAX_PIXELS
+from ..dataset.settings import cores
+from ..errors import BadImage, CelluScanError
+
+MAX_SQUARE_PIXELS = 2 * MAX_PIXELS  # of the square that an image is padded to; 16 x 2,500,000 would take terabytes
+MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
+ReadImage = Callable[[], Image.Image]  # decodes one upright RGB image; may raise BadImage
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def probabilities(
+    images: Iterable[ReadImage], model: PreTrainedModel, processor: BaseImageProcessor, *, batch_size: int = 64
+) -> Generator[NDArray[np.float32] | BadImage, None, None]:
+    """One result per image, in order: probabilities (classes,), or why the image cannot be used.
+
+    They are those of `pipeline("image-classification")`. About two batches are in memory at a time, as `pixel_values`.
+
+    Args:
+        images: Read once, in this thread; each image is then decoded in another.
+        model: Runs where and as precisely as it was placed (`model.to(device, dtype)`).
+        processor: The image processor of its checkpoint.
+        batch_size: Images in one forward pass, at most.
+
+    Raises:
+        CelluScanError: The model predicts a quantity, not classes, gives no finite numbers, or a batch does not fit
+            into its device's memory. What else an image raises is a bug and passes.
+    """
+    with _readers(model.device) as pool:
+        prepared = _ahead(pool, partial(_prepare, processor), images, batch_size)
+        while batch := list(islice(prepared, batch_size)):
+            good = [item for item in batch if isinstance(item, torch.Tensor)]
+            scores = iter(_scores(model, torch.stack(good)) if good else ())
+            for item in batch:
+                yield item if isinstance(item, BadImage) else next(scores)
+
+
+def best_device() -> torch.device:
+    """Where a model runs fastest on this machine: a GPU (CUDA, or Apple's MPS), else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+@contextmanager
+def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Threads that prepare images for a model on `device`.
+
+    Beside a GPU each keeps to one core, or teams of threads in every reader would fight over the cores. Beside a model
+    on the CPU they are left alone: with few threads in all, OpenMP waits by spinning, and the model's wait then takes
+    the readers' cores (measured on two: half the images per second).
+    """
+    count, threads = min(cores(), MAX_READERS), torch.get_num_threads()
+    alone = device.type != "cpu"
+    pool = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1) if alone else None)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if alone:
+            torch.set_num_threads(threads)  # the readers' 1 would be that of every thread started later
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], count: int
+) -> Iterator[Result]:
+    """`map` in threads, in order, with `count` items under way or done before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _prepare(processor: BaseImageProcessor, read: ReadImage) -> torch.Tensor | BadImage:
+    """The `pixel_values` of one image, (C, H, W)."""
+    try:
+        image = read()
+        if max(image.size) ** 2 > MAX_SQUARE_PIXELS:
+            raise BadImage("too_elongated", f"{image.width}x{image.height}, as a square over {MAX_SQUARE_PIXELS}")
+    except BadImage as error:
+        return BadImage(error.reason, error.detail)  # anew: the traceback would keep the file's bytes in memory
+    pixel_values: torch.Tensor = processor(images=[image], return_tensors="pt")["pixel_values"][0]
+    return pixel_values
+
+
+@torch.inference_mode()
+def _scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    """(B, C, H, W) to probabilities (B, classes), in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(pixel_values=pixel_values.to(model.device, model.dtype)).logits  # (B, classes)
+        scores: NDArray[np.float32] = _normalised(logits.float(), model.config).cpu().numpy()
+    except torch.OutOfMemoryError as error:
+        raise CelluScanError(
+            f"{len(pixel_values)} images at once do not fit into the memory of {model.device}; lower --batch-size "
+            "(in Python: batch_size)"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not np.isfinite(scores).all():
+        raise CelluScanError(
+            f"the model gives scores that are no numbers; its weights are damaged, or {model.dtype} is too narrow"
+        )
+    return scores
+
+
+def _normalised(logits: torch.Tensor, config: object) -> torch.Tensor:
+    """Logits (B, classes) to scores, as `pipeline("image-classification")` chooses: softmax, or a sigmoid for each."""
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression":
+        raise CelluScanError("the model predicts a quantity (regression); expected one that predicts classes")
+    if problem == "multi_label_classification" or logits.shape[-1] == 1:
+        return logits.sigmoid()
+    return logits.softmax(dim=-1)

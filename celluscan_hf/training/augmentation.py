@@ -1,0 +1,141 @@
+"""Stored uint8 images -> what the model sees: whole batches at once, on the device of the model.
+
+The v2 transforms of torchvision draw one set of parameters for a batch. Here every image has its own, computed from
+its draw number: a counter-based generator (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405) has no state,
+so nothing needs to be saved, or kept in step between processes, workers and devices.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import CelluScanError
+
+Colour = tuple[float, float, float]
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2714064.2660195), its constants as signed 64-bit integers
+_STEP = 0x9E3779B97F4A7C15 - 2**64
+_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model sees of a stored image: resized to `resized` pixels, its central `side` pixels cut out, scaled.
+
+    - `crop_pct`: the share of the stored image's side that is seen, as timm calls it.
+    - `mean`, `std`: of the channels in [0, 1], as the image processor has them.
+    """
+
+    side: int
+    crop_pct: float
+    mean: Colour
+    std: Colour
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_pct <= 1:
+            raise CelluScanError(f"--crop_pct {self.crop_pct}: expected above 0 and at most 1, the share that is seen")
+
+    @property
+    def resized(self) -> int:
+        """Side of the whole image after resizing, in pixels."""
+        return round(self.side / self.crop_pct)
+
+    @property
+    def margin(self) -> int:
+        """Pixels above and left of the cut-out."""
+        return (self.resized - self.side) // 2
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, resized, resized) uint8 -> (B, 3, side, side) float32, as the image processor gives it."""
+        seen = slice(self.margin, self.margin + self.side)
+        return self.scaled(pixels[..., seen, seen], torch.eye(3).expand(len(pixels), 3, 3), torch.zeros(3))
+
+    def scaled(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """`mix` (B, 3, 3) and `offset` (B, 3) or (3,) applied to the colours in [0, 1], then mean and std: one product.
+
+        (B, 3, H, W) uint8 -> float32.
+        """
+        mean, std = torch.tensor([self.mean, self.std], device=pixels.device)
+        mix = mix.to(pixels.device) / (255 * std[:, None])
+        offset = ((offset.to(pixels.device) - mean) / std).expand(len(pixels), 3)
+        scaled = torch.baddbmm(offset[..., None], mix, pixels.flatten(2).float())
+        return scaled.unflatten(2, pixels.shape[2:])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to an image in training; all of it is drawn per image.
+
+    - `dihedral`: one of the eight turns and mirror images of a square, since a cell has no up.
+    - `shift`: the cut-out moves by up to this share of its side, on each axis.
+    - `color_jitter`: brightness, contrast and saturation are scaled by a factor from [1 - j, 1 + j] each.
+    """
+
+    dihedral: bool
+    shift: float
+    color_jitter: float
+    seed: int
+
+    def check(self, view: View) -> None:
+        """Raises a `CelluScanError` where a shift would leave the stored image, or a number is out of range."""
+        room = view.margin / view.side
+        if not 0 <= self.shift <= room:
+            raise CelluScanError(
+                f"--shift {self.shift}: expected 0 to {room:.3f}, what --crop_pct {view.crop_pct} leaves around the "
+                "cut-out as a share of its side"
+            )
+        if not 0 <= self.color_jitter < 1:
+            raise CelluScanError(f"--color_jitter {self.color_jitter}: expected at least 0 and below 1")
+
+    def __call__(self, pixels: torch.Tensor, draws: torch.Tensor, view: View) -> torch.Tensor:
+        """Images (B, 3, resized, resized) uint8 with their draw numbers (B,) -> (B, 3, side, side) float32."""
+        chance = uniform(draws, 6, self.seed)
+        reach = int(self.shift * view.side)
+        corners = view.margin - reach + (chance[:, :2] * (2 * reach + 1)).long()
+        turns = (chance[:, 2] * (8 if self.dihedral else 1)).long()
+        seen = cut(pixels, corners, turns, view.side)
+        return view.scaled(seen, *recolouring(seen, 1 + self.color_jitter * (2 * chance[:, 3:] - 1)))
+
+
+def uniform(draws: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """For each draw number (B,) int64, `count` numbers from [0, 1) that follow from it and the seed: (B, count)."""
+    lane = torch.arange(count, device=draws.device)
+    key = torch.tensor(seed, device=draws.device) * _STEP  # int64 wraps around
+    state = mixed(mixed(draws + key)[:, None] + lane * _STEP)
+    return (state & (2**24 - 1)).float() / 2**24  # float32 holds 24 bits
+
+
+def mixed(state: torch.Tensor) -> torch.Tensor:
+    """The output function of SplitMix64 on int64, whose products wrap around as those of unsigned integers do."""
+    for shift, factor in _MIX:
+        state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor  # a logical shift
+    return state
+
+
+def cut(pixels: torch.Tensor, corners: torch.Tensor, turns: torch.Tensor, side: int) -> torch.Tensor:
+    """From each image (B, 3, H, W) the square at its corner (B, 2; top, left), turned or mirrored: (B, 3, side, side).
+
+    `turns` (B,) are the eight symmetries of the square: bit 0 mirrors columns, bit 1 rows, bit 2 swaps the axes.
+    """
+    line = torch.arange(side, device=pixels.device)
+    rows = torch.where((turns & 2 > 0)[:, None], side - 1 - line, line) + corners[:, :1]  # (B, side)
+    columns = torch.where((turns & 1 > 0)[:, None], side - 1 - line, line) + corners[:, 1:]
+    width = pixels.shape[3]
+    upright = rows[:, :, None] * width + columns[:, None, :]  # (B, side, side): where each pixel comes from
+    source = torch.where((turns & 4 > 0)[:, None, None], upright.transpose(1, 2), upright)
+    source = source.flatten(1)[:, None].expand(-1, pixels.shape[1], -1)
+    return pixels.flatten(2).gather(2, source).unflatten(2, (side, side))
+
+
+def recolouring(pixels: torch.Tensor, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Brightness, contrast and saturation (B, 3) as one linear map of colours in [0, 1]: mix (B, 3, 3), offset (B, 3).
+
+    As torchvision has them: contrast goes around the mean grey of the image, saturation around the grey of the pixel.
+    Values are not clamped: the model sees them scaled anyway.
+    """
+    brightness, contrast, saturation = factors.unbind(1)
+    luminance = torch.tensor(_LUMINANCE, device=pixels.device)
+    grey = pixels.flatten(2).float().mean(2) @ luminance / 255  # (B,), the same before and after saturation
+    own = torch.eye(3, device=pixels.device) * saturation[:, None, None]
+    mix = (brightness * contrast)[:, None, None] * (own + (1 - saturation)[:, None, None] * luminance)
+    return mix, (brightness * (1 - contrast) * grey)[:, None].expand(-1, 3)

@@ -1,0 +1,81 @@
+"""Recipes: YAML files of settings, one line of stages each, and what the command line changes in them."""
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import CelluScanError
+from .settings import TrainingSettings
+
+_FOLDER = resources.files(__package__) / "recipes"
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+
+
+def load(recipe: str) -> list[dict[str, Any]]:
+    """The settings of each stage, from the name of a recipe or a YAML file of one's own.
+
+    A recipe maps `TrainingSettings` fields to values; a list of such mappings under `stages` overrides them.
+
+    Raises:
+        CelluScanError: There is no such recipe, or it is no mapping, or has fields that no setting has.
+    """
+    text = _read(recipe)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CelluScanError(f"recipe {recipe} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise CelluScanError(f"recipe {recipe}: expected a mapping of settings, got {type(content).__name__}")
+    stages = content.pop("stages", [{}])
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+        raise CelluScanError(f"recipe {recipe}: stages must be a list of mappings of settings")
+    merged = [content | stage for stage in stages]
+    known = set(TrainingSettings.__dataclass_fields__)
+    if unknown := sorted({name for stage in merged for name in stage} - known):
+        raise CelluScanError(f"recipe {recipe}: {', '.join(unknown)} is no setting; see scripts/train.py --help")
+    return merged
+
+
+def _read(recipe: str) -> str:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise CelluScanError(f"recipe {recipe} cannot be read: {error.strerror}") from error
+    if recipe not in names():
+        raise CelluScanError(f"there is no recipe {recipe!r}; there are: {', '.join(names())}; or give a .yaml file")
+    return (_FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8")
+
+
+def stages(recipe: str, arguments: Sequence[str]) -> list[TrainingSettings]:
+    """The settings of each stage of a recipe, with what the command line gives in place of the recipe's.
+
+    Fields of `--model` are merged into the recipe's.
+
+    Raises:
+        CelluScanError: As `load`, or a value is out of range.
+    """
+    return [_settled(stage, arguments) for stage in load(recipe)]
+
+
+def parser() -> HfArgumentParser:
+    """The parser of all settings; each option is a field of `TrainingSettings`."""
+    return HfArgumentParser(TrainingSettings, prog="train.py --recipe NAME", allow_abbrev=False)
+
+
+def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
+    chosen, fields = parser(), stage.get("model", {})
+    chosen.set_defaults(**stage | {"model": json.dumps(fields)})
+    (settings,) = chosen.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+    settings.model = json.dumps(fields | settings.model_fields)
+    return settings

@@ -1,0 +1,232 @@
+"""What training is fed with, and how fast it goes: images per second of the loader, and of the whole Trainer."""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+from celluscan_hf import taxonomy
+from celluscan_hf.dataset.reading import CellDataset, open_dataset
+from celluscan_hf.modeling.checkpoints import start_model
+from celluscan_hf.training.augmentation import Augmentation, View
+from celluscan_hf.training.images import CellImages, as_batch
+from celluscan_hf.training.sampling import CellSampler
+from celluscan_hf.training.settings import TrainingSettings
+from celluscan_hf.training.trainer import CellTrainer
+
+SIDE = 224
+JITTER = 0.1
+MATRIX = 8192  # rows of the product whose rate is what the chip can do
+
+
+def loader(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Augmented images per second from parquet to scaled tensors on the device, beside torchvision's own transforms.
+
+    Both decode the same rows in as many workers. Ours augments whole batches in the process that trains; the other
+    augments image by image in the workers: flips, quarter turns and colour jitter of v2 on PIL images, as its
+    documentation shows them.
+    """
+    data = open_dataset(arguments.dataset)
+    ours, theirs = _our_loader(data, arguments), _their_loader(data, arguments)
+    rates: dict[str, list[float]] = {"celluscan": [], "torchvision": []}
+    for _ in range(arguments.rounds):
+        for name, batches in (("celluscan", ours), ("torchvision", theirs)):
+            rates[name].append(_rate(batches(), arguments.device))
+    medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
+    return {
+        "data": {"fingerprint": data.fingerprint, "rows": len(data.split("originals", "train"))},
+        "device": arguments.device,
+        "batch_size": arguments.batch_size,
+        "images_per_second": medians,
+        "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+        "times_as_fast": round(statistics.median(ratios), 2),
+    }
+
+
+def _our_loader(data: CellDataset, arguments: argparse.Namespace) -> Callable[[], Iterator[torch.Tensor]]:
+    images = CellImages(data.split("originals", "train"), SIDE)
+    sampler = CellSampler(images.labels.tolist(), "natural", 0, arguments.batch_size)
+    view = View(SIDE, 1.0, *data.channel_statistics)
+    augmentation = Augmentation(dihedral=True, shift=0.0, color_jitter=JITTER, seed=0)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for batch in _loader(images, arguments, sampler=sampler, collate_fn=as_batch):
+            yield augmentation(batch["pixels"].to(arguments.device), batch["draws"].to(arguments.device), view)
+
+    return batches
+
+
+class _PerImage(Dataset[torch.Tensor]):
+    """One image at a time, decoded by `datasets`, through the v2 transforms of torchvision."""
+
+    def __init__(self, data: CellDataset) -> None:
+        from datasets import Image
+
+        self.rows = data.split("originals", "train").cast_column("image", Image())
+        mean, std = data.channel_statistics
+        self.transform = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.RandomVerticalFlip(),
+                v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))]),
+                v2.ColorJitter(JITTER, JITTER, JITTER),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean, std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        image: torch.Tensor = self.transform(self.rows[row]["image"])
+        return image
+
+
+def _their_loader(data: CellDataset, arguments: argparse.Namespace) -> Callable[[], Iterator[torch.Tensor]]:
+    images = _PerImage(data)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for batch in _loader(images, arguments, shuffle=True, drop_last=True):
+            yield batch.to(arguments.device)
+
+    return batches
+
+
+def _loader(images: Any, arguments: argparse.Namespace, **options: Any) -> "DataLoader[Any]":
+    pinned = arguments.device == "cuda"
+    return DataLoader(
+        images, arguments.batch_size, num_workers=arguments.num_proc, pin_memory=pinned, prefetch_factor=4, **options
+    )
+
+
+def _rate(batches: Iterator[torch.Tensor], device: str) -> float:
+    """Images per second of one epoch, workers already started."""
+    next(batches)
+    began, seen = time.perf_counter(), 0
+    for batch in batches:
+        seen += len(batch)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return seen / (time.perf_counter() - began)
+
+
+class _Timed(CellTrainer):
+    """Counts the seconds a step waits for its batch, and those of the steps after a warm-up."""
+
+    warm_up = 10
+    waited = 0.0
+    began = 0.0
+
+    def get_batch_samples(self, *given: Any, **options: Any) -> Any:
+        if self.state.global_step == self.warm_up:
+            _finish(self.args.device)
+            self.began, self.waited = time.perf_counter(), 0.0
+        asked = time.perf_counter()
+        batches = super().get_batch_samples(*given, **options)
+        self.waited += time.perf_counter() - asked
+        return batches
+
+
+def training(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of ViT-B/16 through the Trainer from parquet; of the chip's own rate; waiting; memory."""
+    data = open_dataset(arguments.dataset)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        return _measured(_timed_trainer(data, folder, arguments), data, arguments)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _timed_trainer(data: CellDataset, folder: Path, arguments: argparse.Namespace) -> _Timed:
+    settings = TrainingSettings(
+        output_dir=str(folder),
+        dataset=arguments.dataset,
+        max_steps=_Timed.warm_up + arguments.steps,
+        per_device_train_batch_size=arguments.batch_size,
+        dataloader_num_workers=0 if arguments.cache_images else arguments.num_proc,
+        cache_images=arguments.cache_images,
+        color_jitter=JITTER,
+        bf16=True,
+        torch_compile=arguments.compile,
+        use_cpu=arguments.device == "cpu",
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+    )
+    model = start_model("scratch", taxonomy.ID2LABEL, hidden_dropout_prob=0.0)
+    view = View(SIDE, 1.0, *data.channel_statistics)
+    train = CellImages(data.split("default", "train"), SIDE, settings.cache_images)
+    validation = CellImages(data.split("originals", "validation"), SIDE)
+    return _Timed(model, settings, train, validation, view)
+
+
+def _measured(trainer: _Timed, data: CellDataset, arguments: argparse.Namespace) -> dict[str, Any]:
+    device = trainer.args.device
+    rate = matrix_rate(device)
+    operations = 3 * forward_operations(trainer.model)  # the backward pass costs twice the forward
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    _finish(device)
+    seconds = time.perf_counter() - trainer.began
+    images = arguments.steps * arguments.batch_size / seconds
+    return {
+        "data": {"fingerprint": data.fingerprint, "rows": len(trainer.train_dataset)},
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "batch_size": arguments.batch_size,
+        "compiled": arguments.compile,
+        "cache_images": arguments.cache_images,
+        "images_per_second": round(images, 1),
+        "operations_per_image": operations,
+        "bf16_matrix_operations_per_second": rate,
+        "model_flop_utilisation": round(images * operations / rate, 4),
+        "share_of_time_waiting_for_data": round(trainer.waited / seconds, 4),
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None,
+        "minutes_for_12_epochs_of_58120_images": round(12 * 58120 / images / 60, 2),
+    }
+
+
+def forward_operations(model: torch.nn.Module) -> int:
+    """Floating-point operations of one image's forward pass, a multiplication and an addition counted as two."""
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, SIDE, SIDE, device=device))
+    return int(counter.get_total_flops())
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Operations per second of a large bf16 matrix product: the best of five measurements."""
+    size = MATRIX if device.type == "cuda" else 2048
+    factor = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    rates = []
+    for repeats in (2, 20, 20, 20, 20, 20):
+        _finish(device)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            factor @ factor
+        _finish(device)
+        rates.append(repeats * 2 * size**3 / (time.perf_counter() - began))
+    return max(rates)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: --device cuda: torch sees no GPU")

@@ -1,0 +1,213 @@
+"""`scripts/evaluate.py` from end to end: the folder it writes, and the one line it says where it cannot."""
+
+import argparse
+import csv
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+from datasets import load_dataset
+
+from celluscan_hf.evaluation.command import add_arguments, run
+from celluscan_hf.evaluation.folder import FILES
+from celluscan_hf.evaluation.predictions import Predictions
+from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import figures
+from celluscan_hf.taxonomy import NAMES
+
+from .conftest import save_checkpoint
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+DESIGNED = {
+    "n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece", "ci95", "per_class", "confusion_matrix",
+    "per_source", "model", "data",
+}  # fmt: skip
+
+
+def call(*arguments: object) -> int:
+    """Run the command in this process; its exit status."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args([str(argument) for argument in ("--resamples", 20, "--device", "cpu", *arguments)]))
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def evaluated(built: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished evaluation of the test split."""
+    output = tmp_path_factory.mktemp("evaluated") / "eval"
+    assert call("--model", checkpoint, "--dataset", built, "--output", output) == 0
+    return output
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
+    """A folder of one's own with two cells and a file that is none."""
+    write_image(tmp_path / "own" / "Basophil" / "1.png", 1)
+    write_image(tmp_path / "own" / "Monocyte" / "2.png", 2)
+    (tmp_path / "own" / "Monocyte" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return tmp_path / "own"
+
+
+def test_the_folder_holds_every_file_and_nothing_else(evaluated):
+    assert {path.name for path in evaluated.iterdir()} == FILES
+    assert {path.name for path in evaluated.parent.iterdir()} == {"eval", "eval.lock"}
+
+
+def test_metrics_have_what_the_design_names_and_are_strict_json(evaluated):
+    found = json.loads((evaluated / "metrics.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert found.keys() >= DESIGNED
+    assert found["confusion_matrix"]["labels"] == list(NAMES)
+
+
+def test_metrics_are_those_of_the_predictions(evaluated):
+    found, cells = metrics_of(evaluated), Predictions.read(evaluated / "predictions.parquet")
+    again = figures(cells.probabilities.astype(float), cells.labels, NAMES, cells.groups.tolist(), resamples=20)
+    assert {name: found[name] for name in again} == again
+
+
+def test_predictions_have_the_rows_of_the_split_in_their_order(evaluated, built, tmp_path):
+    rows = load_dataset(str(built), "originals", split="test", cache_dir=str(tmp_path))
+    assert Predictions.read(evaluated / "predictions.parquet").image_ids == rows["image_id"]
+
+
+def test_model_and_data_are_identified(evaluated, checkpoint, built):
+    found = metrics_of(evaluated)
+    weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert (found["model"]["name"], found["model"]["sha256"]) == (str(checkpoint), weights)
+    assert found["model"]["class"] == "CelluScanForImageClassification"
+    assert (found["data"]["dataset"], found["data"]["split"], found["data"]["n"]) == (str(built), "test", found["n"])
+
+
+def test_the_command_it_names_gives_the_same_files(evaluated, tmp_path):
+    words = metrics_of(evaluated)["command"].split()
+    assert words[:2] == ["python", "scripts/evaluate.py"]
+    words[words.index("--output") + 1] = str(tmp_path / "again")
+    assert call(*words[2:]) == 0
+    for name in FILES - {"metrics.json", "report.md"}:
+        assert (tmp_path / "again" / name).read_bytes() == (evaluated / name).read_bytes()
+    assert metrics_of(tmp_path / "again") | {"command": ""} == metrics_of(evaluated) | {"command": ""}
+
+
+def test_another_batch_size_gives_the_same_predictions(evaluated, built, checkpoint, tmp_path):
+    call("--model", checkpoint, "--dataset", built, "--output", tmp_path / "eval", "--batch-size", 3)
+    first, second = (Predictions.read(path / "predictions.parquet") for path in (evaluated, tmp_path / "eval"))
+    assert first.image_ids == second.image_ids
+    assert np.allclose(first.probabilities, second.probabilities, atol=1e-5)
+
+
+def test_raw_files_are_evaluated_and_what_is_no_cell_is_listed(folder, checkpoint, tmp_path, capsys):
+    assert call("--model", checkpoint, "--source", f"imagefolder={folder}", "--output", tmp_path / "eval") == 0
+    with open(tmp_path / "eval" / "dropped.csv", encoding="utf-8", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["imagefolder/Monocyte/broken.png"]
+    found = metrics_of(tmp_path / "eval")
+    assert (found["n"], sum(found["data"]["dropped"].values())) == (2, 1)
+    assert found["data"]["sources"]["imagefolder"]["path"] == str(folder)
+    assert "2 cells: accuracy" in capsys.readouterr().out
+
+
+def test_the_headline_has_figures_with_intervals_and_where_things_are(built, checkpoint, tmp_path, capsys):
+    call("--model", checkpoint, "--dataset", built, "--split", "validation", "--output", tmp_path / "eval")
+    told, found = capsys.readouterr().out, metrics_of(tmp_path / "eval")
+    low, high = found["ci95"]["macro_f1"]
+    assert f"{found['n']} cells: accuracy {found['accuracy']:.3f} (" in told
+    assert f"macro-F1 {found['macro_f1']:.3f} ({low:.3f}–{high:.3f})" in told
+    assert f"{tmp_path / 'eval' / 'report.md'}: the report" in told
+
+
+def test_weights_in_several_files_are_all_hashed(checkpoint, folder, tmp_path):
+    split = shutil.copytree(checkpoint, tmp_path / "split")
+    weights = safetensors.torch.load_file(split / "model.safetensors")
+    names = sorted(weights)
+    (split / "model.safetensors").unlink()
+    parts = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
+    for file, part in parts.items():
+        safetensors.torch.save_file({name: weights[name] for name in part}, split / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
+    (split / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert call("--model", split, "--source", f"imagefolder={folder}", "--output", tmp_path / "eval") == 0
+    expected = hashlib.sha256(b"".join((split / file).read_bytes() for file in parts)).hexdigest()
+    assert metrics_of(tmp_path / "eval")["model"]["sha256"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "missing/model"], "missing/model"),
+        (["--split", "holdout"], "holdout"),
+        (["--batch-size", 0], "--batch-size 0: expected 1 or more"),
+        (["--resamples", -1], "--resamples -1: expected 0 or more"),
+        (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
+        (["--device", "toaster"], "--device toaster cannot be used"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments, told, built, checkpoint, tmp_path, capsys):
+    given = ["--model", checkpoint, "--dataset", built, "--output", tmp_path / "eval", *arguments]
+    assert call(*given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert told in error
+    assert not (tmp_path / "eval").exists()
+
+
+def test_a_split_of_a_raw_source_is_refused(folder, checkpoint, tmp_path, capsys):
+    given = ["--model", checkpoint, "--source", f"imagefolder={folder}", "--output", tmp_path / "eval"]
+    assert call(*given, "--split", "test") == 2
+    assert "a raw source has none" in capsys.readouterr().err
+
+
+def test_other_classes_are_refused_before_anything_is_read(tmp_path, capsys):
+    other = save_checkpoint(tmp_path / "other", id2label={0: "cat", 1: "dog"})
+    assert call("--model", other, "--source", f"imagefolder={tmp_path / 'nowhere'}", "--output", tmp_path / "eval") == 2
+    assert "it has cat, dog besides" in capsys.readouterr().err
+
+
+def test_an_output_inside_the_data_set_is_refused(built, checkpoint, capsys):
+    assert call("--model", checkpoint, "--dataset", built, "--output", built / "eval") == 2
+    assert "choose a folder outside of it" in capsys.readouterr().err
+    assert not (built / "eval").exists()
+
+
+@pytest.mark.slow
+def test_the_script_runs_although_it_is_named_like_a_library(folder, checkpoint, tmp_path):
+    command = [sys.executable, SCRIPTS / "evaluate.py", "--model", checkpoint, "--source", f"imagefolder={folder}"]
+    done = subprocess.run([*command, "--output", tmp_path / "eval"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "2 cells: accuracy" in done.stdout
+
+
+@pytest.mark.slow
+def test_scripts_beside_it_still_get_the_library():
+    code = "import sys; import evaluate; print(evaluate.__file__, sys.path[0])"
+    path = {"PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=path, timeout=300)
+    spec = importlib.util.find_spec("evaluate")
+    assert spec is not None
+    assert done.stdout.split()[0] == spec.origin, done.stderr
+
+
+@pytest.mark.real_data
+def test_real_cells_of_a_publisher_are_evaluated_as_they_come(real_data, checkpoint, tmp_path):
+    for folder in ("basophil", "ig", "platelet"):
+        target = tmp_path / "PBC" / folder
+        target.mkdir(parents=True)
+        for path in sorted((real_data / "PBC_dataset_normal_DIB" / folder).glob("*.jpg"))[:4]:
+            shutil.copy(path, target)
+    assert call("--model", checkpoint, "--source", f"pbc={tmp_path / 'PBC'}", "--output", tmp_path / "eval") == 0
+    found = metrics_of(tmp_path / "eval")
+    assert found["n"] == 12
+    assert found["data"]["sources"]["pbc"]["caution"]

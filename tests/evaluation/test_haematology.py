@@ -1,0 +1,105 @@
+"""Mistakes along the maturation line, abnormal cells, hard sets: counted as their definitions say."""
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from celluscan_hf.evaluation import haematology
+from celluscan_hf.evaluation.calibration import bins
+from celluscan_hf.evaluation.measure import measure
+
+
+def outcomes(*pairs):
+    return [(*pair.split(">"), 0.9) for pair in pairs]
+
+
+def test_stages_are_counted_by_their_distance(predicted):
+    found = haematology.maturation(predicted(outcomes("MY>MY", "MY>PMY", "MY>MMY", "MYO>SNE", "PMY>MMY")))
+    assert (found["exact"], found["adjacent"], found["distant"]) == (1, 2, 2)
+    assert found["distances"] == {"0": 1, "1": 2, "2": 1, "3": 0, "4": 0, "5": 1}
+    assert found["mean_distance"] == pytest.approx((0 + 1 + 1 + 5 + 2) / 5)
+    assert found["adjacent_share"] == 0.5
+
+
+def test_cells_that_left_the_line_are_no_stage_apart(predicted):
+    found = haematology.maturation(predicted(outcomes("MY>LY", "MY>IG", "SNE>NEU", "MY>MY", "LY>MY")))
+    assert (found["n"], found["on_line"], found["left_line"], found["to_parent"]) == (4, 1, 3, 2)
+    assert found["adjacent_share"] is None and found["ci95"] is None
+
+
+def test_without_staged_cells_there_is_no_line(predicted):
+    assert haematology.maturation(predicted(outcomes("LY>LY", "LY>MY"))) is None
+
+
+def test_a_name_finer_or_coarser_than_the_label_is_related(predicted):
+    found = haematology.related_names(predicted(outcomes("NEU>SNE", "BNE>NEU", "MY>IG", "SNE>BNE", "LY>LY")))
+    assert (found["n"], found["accuracy"]) == (3, 0.8)
+
+
+def test_abnormal_cells_are_found_by_the_sum_of_their_classes(predicted):
+    cells = predicted(outcomes("MY>MY", "LY>LY", "ERB>ERB", "MO>MO"))
+    cells.probabilities[0] = 0
+    cells.probabilities[0, [9, 12, 5]] = 0.3, 0.3, 0.4  # Myelocyte, Promyelocyte, Lymphocyte: the likeliest is normal
+    found = haematology.abnormal(cells, 50)
+    assert (found["n_abnormal"], found["n_normal"]) == (2, 2)
+    assert (found["sensitivity"], found["specificity"], found["auc"]) == (1, 1, 1)
+
+
+def test_area_and_curve_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive = rng.random(400) < 0.3
+    score = (rng.normal(size=400) + positive).round(1)  # with ties
+    false, true = haematology.roc(positive, score)
+    assert haematology._Area(positive, score)(np.ones(400)) == pytest.approx(metrics.roc_auc_score(positive, score))
+    expected = metrics.roc_curve(positive, score, drop_intermediate=False)
+    assert np.allclose(false, expected[0]) and np.allclose(true, expected[1])
+
+
+def test_area_of_weighted_cells_is_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    positive, score, weights = rng.random(200) < 0.4, rng.random(200).round(1), rng.integers(0, 4, 200).astype(float)
+    expected = metrics.roc_auc_score(positive, score, sample_weight=weights)
+    assert haematology._Area(positive, score)(weights) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("pairs", [("MY>MY", "ERB>LY"), ("LY>MY", "MO>MO")])
+def test_cells_all_abnormal_or_all_normal_say_nothing_on_detection(pairs, predicted):
+    assert haematology.abnormal(predicted(outcomes(*pairs)), 10) is None
+
+
+def test_a_hard_set_adds_up(predicted):
+    cells = predicted(outcomes("MY>MY", "MY>PMY", "MY>LY", "PMY>PMY", "LY>MY", "EO>EO"))
+    found = haematology.hard_sets(cells)
+    assert list(found) == ["PMY/MY/MMY", "EO/NEU"]
+    first = found["PMY/MY/MMY"]
+    assert (first["n"], first["right"], first["confused"], first["left"]) == (4, 2, 1, 1)
+    assert first["accuracy_within"] == pytest.approx(2 / 3)
+    assert first["confusions"]["Myelocyte"] == {"Promyelocyte": 1, "Myelocyte": 1, "Metamyelocyte": 0}
+    assert first["recall"]["Myelocyte"] == pytest.approx(1 / 3)
+
+
+def test_a_class_of_a_hard_set_without_cells_has_no_recall(predicted):
+    found = haematology.hard_sets(predicted(outcomes("EO>EO")))["EO/NEU"]
+    assert (found["recall"]["Neutrophil"], found["support"]["Neutrophil"]) == (None, 0)
+
+
+def test_calibration_bins_hold_all_cells_and_give_the_calibration_error(everything):
+    found = bins(everything)
+    assert sum(one["n"] for one in found) == len(everything)
+    assert all(one["low"] <= one["confidence"] <= one["high"] for one in found)
+    gaps = sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in found) / len(everything)
+    assert gaps == pytest.approx(measure(everything, 0)["ece"], abs=1e-6)
+
+
+def test_every_class_has_a_recall_interval_or_none_where_it_has_no_cells(everything):
+    found = measure(everything, 0)
+    for name, one in found["per_class"].items():
+        interval = found["recall_ci95"][name]
+        if one["support"]:
+            assert 0 <= interval[0] <= one["recall"] <= interval[1] <= 1
+        else:
+            assert (name, interval, one["recall"]) == ("Myeloblast", None, None)
+
+
+def test_always_the_most_frequent_class_is_what_accuracy_is_held_against(predicted):
+    assert measure(predicted(outcomes("LY>LY", "LY>MO", "EO>EO")), 0)["majority_share"] == pytest.approx(2 / 3)

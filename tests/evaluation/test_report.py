@@ -1,0 +1,131 @@
+"""The report says what was measured, in words that hold, and leaves out or names what was not."""
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from celluscan_hf.evaluation.folder import FILES
+from celluscan_hf.evaluation.measure import measure
+from celluscan_hf.evaluation.report import largest_confusions, render
+
+PICTURES = {name for name in FILES if name.endswith(".png")}
+SOURCE = {"title": "Drawn cells", "license": "MIT", "caution": "", "path": "/data/drawn"}
+
+
+def report(cells, resamples: int = 20, **data: Any) -> str:
+    described = {"dataset": "out/wbc", "split": "test", "sources": {"drawn": SOURCE}, "dropped": {}} | data
+    model = {"name": "out/run", "class": "Model", "parameters": 1000, "celluscan_hf": "1", "revision": None}
+    metrics = measure(cells, resamples) | {
+        "model": model | {"sha256": "ab" * 32},
+        "data": {"n": len(cells), "fingerprint": "cd" * 32} | described,
+        "versions": {"torch": "2"},
+        "command": "python scripts/evaluate.py",
+    }
+    return render(metrics, PICTURES)
+
+
+def words(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_headline_and_notice_stand_first(everything):
+    text = report(everything)
+    found = measure(everything, 20)
+    assert text.index("Not a medical device") < text.index(f"{100 * found['accuracy']:.1f}\N{NO-BREAK SPACE}%")
+    low, high = found["ci95"]["macro_f1"]
+    assert f"| macro-F1 | {found['macro_f1']:.3f} | {low:.3f}–{high:.3f} |" in text
+
+
+def test_every_picture_there_is_is_shown_once(everything):
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", report(everything))
+    assert sorted(shown) == sorted(PICTURES)
+
+
+def test_tables_have_as_many_fields_in_every_line(everything):
+    lines = report(everything, dropped={"truncated": 2}).splitlines()
+    tables = [line.count("|") if line.startswith("|") else 0 for line in lines]
+    assert all(0 in (one, two) or one == two for one, two in pairwise(tables))
+    assert max(tables) > 5
+
+
+def test_no_value_is_left_unformatted(everything):
+    text = report(everything)
+    assert not re.search(r"None|nan|Undefined|\{\{|\d\.\d{6}", text)
+    assert "\n\n\n\n" not in text
+
+
+def test_a_class_without_cells_is_named_and_has_no_score(everything):
+    text = report(everything)
+    assert "No cells were at hand of **Myeloblast**" in text
+    assert "| Myeloblast | MYO | 0 | no cells | | | |" in text
+
+
+def test_what_cannot_be_measured_is_said(predicted):
+    text = words(report(predicted([("LY", "LY", 0.9), ("MO", "LY", 0.8)])))
+    assert "None of the classes PMY/MY/MMY, BNE/SNE and EO/NEU has cells here." in text
+    assert "No cell here has a stage on the line of maturation." in text
+    assert "detection cannot be measured" in text
+    assert "All cells come from one source, `drawn`." in text
+
+
+def test_several_sources_have_a_table(everything):
+    text = report(everything)
+    assert "| `one` | 69 |" in text and "| `two` | 69 |" in text
+    assert "All cells come from one source" not in text
+
+
+def test_names_finer_than_the_label_are_told_apart_from_mistakes(predicted):
+    text = words(report(predicted([("NEU", "SNE", 0.9), ("LY", "LY", 0.9)])))
+    assert "1 more were given a finer or coarser name" in text
+    assert "share is 100.0" in text
+
+
+@pytest.mark.parametrize(("groups", "told"), [(None, "too narrow"), (["a", "a"], "come in 1 groups")])
+def test_groups_are_told(groups, told, predicted):
+    assert told in words(report(predicted([("LY", "LY", 0.9), ("MO", "MO", 0.8)], groups)))
+
+
+def test_training_cells_are_called_so(everything):
+    assert "These are cells of the training split" in report(everything, split="train")
+    assert "These are cells of the training split" not in report(everything)
+
+
+def test_a_raw_source_is_named_with_what_is_not_known(predicted):
+    cells = predicted([("LY", "LY", 0.9)])
+    found = measure(cells, 0)
+    described = {"sources": {"drawn": SOURCE}, "fingerprint": "cd", "n": 1, "dropped": {}}
+    model = dict.fromkeys(("revision", "sha256")) | {"name": "m", "class": "M", "parameters": 1, "celluscan_hf": "1"}
+    text = render(found | {"model": model, "data": described, "versions": {}, "command": "c"}, set())
+    assert "1 single cells of Drawn cells (`drawn`)" in words(text)
+    assert "is not checked here" in text
+    assert "| source `drawn` | Drawn cells, licence MIT: `/data/drawn` |" in text
+
+
+def test_the_caution_of_a_source_is_passed_on(everything):
+    text = report(everything, sources={"drawn": SOURCE | {"caution": "Grey backgrounds."}})
+    assert "**Caution with `drawn`**: Grey backgrounds." in text
+
+
+def test_without_resamples_the_intervals_are_left_open(everything):
+    text = report(everything, 0)
+    assert "| macro-F1 | " in text
+    assert re.search(r"\| macro-F1 \| 0\.\d{3} \| – \|", text)
+
+
+def test_what_was_left_out_is_counted(everything):
+    assert "| left out: `truncated` | 1,200 |" in report(everything, dropped={"truncated": 1200})
+
+
+def test_a_name_cannot_break_a_table(everything):
+    assert "| data | `out\\|w'bc`, test |" in report(everything, dataset="out|w`bc")
+
+
+def test_the_largest_confusions_come_first(predicted):
+    found = largest_confusions(measure(predicted([("LY", "MO", 0.9)] * 2 + [("EO", "BA", 0.9), ("LY", "LY", 0.9)]), 0))
+    assert [(pair["true"], pair["predicted"], pair["n"]) for pair in found] == [
+        ("Lymphocyte", "Monocyte", 2),
+        ("Eosinophil", "Basophil", 1),
+    ]
+    assert found[0]["share"] == pytest.approx(2 / 3)

@@ -1,0 +1,284 @@
+"""The rows of `celluscan predict`: their fields, both formats, bad images, files that are whole or not there."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import LlavaImageProcessor, PreTrainedModel, pipeline
+
+from celluscan_hf.errors import BadImage, CelluScanError
+from celluscan_hf.inference import predict as module
+from celluscan_hf.inference.predict import predict, row
+from celluscan_hf.taxonomy import ID2LABEL, NAMES
+
+Write = Callable[..., Path]
+_SECOND_AND_THIRD = ["label_2", "score_2", "label_3", "score_3"]
+COLUMNS = [*module.FIELDS[:-2], *_SECOND_AND_THIRD, "error"]
+
+
+@pytest.fixture
+def cells(tmp_path: Path, write_image: Write) -> Path:
+    """A folder of three cells, and a file cut short between them."""
+    folder = tmp_path / "cells"
+    for seed in range(3):
+        write_image(folder / f"{seed}.jpg", seed)
+    whole = (folder / "1.jpg").read_bytes()
+    (folder / "1b.jpg").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def read_json(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def scores(**known: float) -> np.ndarray:
+    """Probabilities with the given ones for names with `_` for a space."""
+    values = {name.replace("_", " "): score for name, score in known.items()}
+    return np.array([values.get(name, 0.0) for name in NAMES], np.float32)
+
+
+def test_json_lines_say_what_the_pipeline_says(
+    cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    predict([cells], checkpoint, form="json", batch_size=2)
+    rows = read_json(capsys.readouterr().out)
+    assert [Path(found["image"]).name for found in rows] == ["0.jpg", "1.jpg", "1b.jpg", "2.jpg"]
+    ask = pipeline("image-classification", model=str(checkpoint))
+    for found in rows[:2] + rows[3:]:
+        expected = ask(found["image"], top_k=3)
+        assert [best["label"] for best in found["top"]] == [best["label"] for best in expected]
+        assert [best["score"] for best in found["top"]] == pytest.approx([best["score"] for best in expected], abs=1e-5)
+
+
+def test_csv_and_json_lines_say_the_same(cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    predict([cells], checkpoint)
+    table = read_csv(capsys.readouterr().out)
+    predict([cells], checkpoint, form="json")
+    assert list(table[0]) == COLUMNS
+    for line, said in zip(table, read_json(capsys.readouterr().out), strict=True):
+        spread = {f"{key}_{place}": best[key] for place, best in enumerate(said.pop("top"), 1) for key in best}
+        cell = {True: "true", False: "false", None: ""}
+        flat = {
+            key: cell[value] if value is None or value in (True, False) else str(value) for key, value in said.items()
+        }
+        assert line == dict.fromkeys(COLUMNS, "") | flat | {
+            k: str(v) for k, v in spread.items() if not k.endswith("_1")
+        }
+
+
+def test_the_columns_are_those_that_were_promised(
+    cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    predict([cells / "0.jpg"], checkpoint)
+    header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_2,score_2,label_3,score_3,error"
+    assert capsys.readouterr().out.splitlines()[0] == header
+
+
+def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
+    found = row("a.png", scores(Myelocyte=0.7, Metamyelocyte=0.2, Promyelocyte=0.1), ID2LABEL, 2)
+    assert found == {
+        "image": "a.png",
+        "label": "Myelocyte",
+        "score": 0.7,
+        "code": "MY",
+        "lineage": "granulocytic",
+        "stage": 3,
+        "parent": "Immature Granulocyte",
+        "abnormal_in_blood": True,
+        "top": [{"label": "Myelocyte", "score": 0.7}, {"label": "Metamyelocyte", "score": 0.2}],
+        "error": None,
+    }
+
+
+def test_a_cell_off_the_line_of_maturation_has_no_stage() -> None:
+    found = row("a.png", scores(Monocyte=1.0), ID2LABEL, 1)
+    assert (found["stage"], found["parent"], found["abnormal_in_blood"]) == (None, None, False)
+
+
+def test_a_model_with_other_labels_has_no_facts(
+    tmp_path: Path, cells: Path, build_model: Callable[..., PreTrainedModel], processor: LlavaImageProcessor,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model = build_model("native", num_labels=2)
+    model.config.id2label = {0: "cat", 1: "dog"}
+    model.save_pretrained(tmp_path / "pets")
+    processor.save_pretrained(tmp_path / "pets")
+    capsys.readouterr()
+    predict([cells / "0.jpg"], tmp_path / "pets")
+    (found,) = read_csv(capsys.readouterr().out)
+    assert {found["label"], found["label_2"]} == {"cat", "dog"}
+    assert "label_3" not in found
+    assert not any(found[name] for name in module.FACTS)
+
+
+def test_a_bad_image_has_its_reason_and_nothing_else(
+    cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    done = predict([cells], checkpoint)
+    table = read_csv(capsys.readouterr().out)
+    assert (done.images, done.unusable) == (4, 1)
+    assert {key for key, value in table[2].items() if value} == {"image", "error"}
+    assert table[2]["error"].startswith("truncated (")
+    assert all(line["label"] and not line["error"] for line in table[:2] + table[3:])
+
+
+def test_the_reason_is_one_line() -> None:
+    assert row("a.png", BadImage("undecodable", "broken\n  here"), ID2LABEL, 3)["error"] == "undecodable (broken here)"
+
+
+def test_no_image_can_be_used(cells: Path, checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "said.csv"
+    with pytest.raises(CelluScanError, match=r"no image could be used, of 1; the first, .*1b\.jpg: truncated"):
+        predict([cells / "1b.jpg"], checkpoint, output)
+    assert read_csv(output.read_text())[0]["error"].startswith("truncated")
+
+
+def test_more_labels_than_there_are(cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    predict([cells / "0.jpg"], checkpoint, top_k=99)
+    (found,) = read_csv(capsys.readouterr().out)
+    assert [name for name in found if name.startswith("label")][-1] == "label_14"
+    assert {value for name, value in found.items() if name.startswith("label")} == set(NAMES)
+
+
+def test_only_the_label(cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    predict([cells / "0.jpg"], checkpoint, top_k=1)
+    assert list(read_csv(capsys.readouterr().out)[0]) == [name for name in COLUMNS if name not in _SECOND_AND_THIRD]
+
+
+@pytest.mark.parametrize("name", ["=cmd|'/c calc'!A0.png", "+1.png", "-1.png", "@SUM.png", "\t=1.png", '=a,"b"\n.png'])
+def test_a_spreadsheet_runs_no_name(
+    name: str, cells: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = {"bytes": (cells / "0.jpg").read_bytes(), "path": None}
+    pq.write_table(pa.table({"image": [image], "image_id": [name]}), tmp_path / "cells.parquet")
+    capsys.readouterr()
+    predict([tmp_path / "cells.parquet"], checkpoint)
+    assert read_csv(capsys.readouterr().out)[0]["image"] == f"'{name}"
+    predict([tmp_path / "cells.parquet"], checkpoint, form="json")
+    assert read_json(capsys.readouterr().out)[0]["image"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "read"),
+    [
+        ("said.csv", None, read_csv),
+        ("said.CSV", "csv", read_csv),
+        ("said.jsonl", None, read_json),
+        ("said.json", "json", read_json),
+        ("said.ndjson", None, read_json),
+        ("said.txt", "json", read_json),
+    ],
+)
+def test_a_file_is_written_in_the_format_of_its_ending(
+    name: str, form: Any, read: Callable[[str], list], cells: Path, checkpoint: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output = tmp_path / "new" / name
+    capsys.readouterr()
+    predict([cells / "0.jpg"], checkpoint, output, form=form)
+    assert capsys.readouterr().out == ""
+    assert read(output.read_text())[0]["label"] in NAMES
+    assert list(output.parent.iterdir()) == [output]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"output": "said.csv", "form": "json"}, "ends as --csv would write it, but --json was given"),
+        ({"output": "said.jsonl", "form": "csv"}, "ends as --json would write it, but --csv was given"),
+        ({"output": "said.txt"}, r"expected a name that ends in \.csv"),
+        ({"output": "cells"}, "exists already"),
+        ({"top_k": 0}, "--top-k 0: expected 1 or more"),
+        ({"batch_size": -1}, "--batch-size -1: expected 1 or more"),
+        ({"device": "toaster"}, "--device toaster: .*toaster"),
+        ({"device": "cuda:99"}, "--device cuda:99: "),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    options: dict[str, Any], match: str, cells: Path, checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    options = options | ({"output": Path(options["output"])} if "output" in options else {})
+    with pytest.raises(CelluScanError, match=match) as info:
+        predict([cells], checkpoint, **options)
+    assert "\n" not in str(info.value)
+
+
+def test_images_are_looked_for_before_the_model(tmp_path: Path) -> None:
+    with pytest.raises(CelluScanError, match=r"gone\.png does not exist; expected image files"):
+        predict(["gone.png"], tmp_path / "no model")
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt(), RuntimeError("a bug")])
+def test_what_stops_it_leaves_no_half_file(
+    reason: BaseException, cells: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def stop(*arguments: Any) -> Any:
+        written.append(arguments)
+        if len(written) == 2:
+            raise reason
+        return row(*arguments)
+
+    monkeypatch.setattr(module, "row", stop)
+    with pytest.raises(type(reason)):
+        predict([cells], checkpoint, tmp_path / "new" / "said.csv")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_model_goes_where_it_is_sent(cells: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    monkeypatch.setattr(module, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(PreTrainedModel, "to", lambda model, device: sent.append(str(device)))
+    predict([cells / "0.jpg"], checkpoint)
+    predict([cells / "0.jpg"], checkpoint, device="cuda:1")
+    assert sent == ["cpu", "cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("stderr", "stdout", "output", "shown"),
+    [
+        (True, False, None, True),
+        (False, False, None, False),
+        (True, True, None, False),
+        (True, True, "said.csv", True),
+    ],
+)
+def test_progress_is_shown_on_a_terminal_that_shows_no_rows(
+    stderr: bool, stdout: bool, output: str | None, shown: bool, cells: Path, checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stderr.isatty", lambda: stderr)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: stdout)
+    hidden = []
+    bar = module.tqdm
+
+    def note(results: Any, **options: Any) -> Any:
+        hidden.append(options["disable"])
+        assert options["total"] == 4
+        return bar(results, **options)
+
+    monkeypatch.setattr(module, "tqdm", note)
+    predict([cells], checkpoint, output and tmp_path / output)
+    assert hidden == [not shown]
+    assert "images" not in capsys.readouterr().out

@@ -1,0 +1,194 @@
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification, pipeline
+
+from celluscan_hf import taxonomy
+from celluscan_hf.dataset.build import build
+from celluscan_hf.dataset.reading import CellDataset
+from celluscan_hf.dataset.settings import BuildSettings
+from celluscan_hf.training.command import main
+
+Recipe = Callable[..., Path]
+TRAINED_BY_TRANSFORMERS_ALONE = """
+import sys
+from transformers import pipeline
+print(pipeline("image-classification", model=sys.argv[1])(sys.argv[2])[0]["label"])
+assert "celluscan_hf" not in sys.modules
+"""
+
+
+def trained(recipe: Path, output: Path, *arguments: object) -> int:
+    return main(["--recipe", str(recipe), "--output_dir", str(output), *map(str, arguments)])
+
+
+def record(folder: Path) -> Any:
+    return json.loads((folder / "training.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, cells_folder: Path) -> Path:
+    """A finished run of a plain ViT, trained long enough to tell drawn cells."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    arguments = ["--num_train_epochs", "6", "--ema_decay", "0.9", "--disable_tqdm", "true", "--muon", "true"]
+    assert main(["--recipe", "cpu-small", "--dataset", str(cells_folder), "--output_dir", str(output), *arguments]) == 0
+    return output
+
+
+def test_a_trained_plain_vit_needs_transformers_alone(run: Path, tmp_path: Path) -> None:
+    cell = tmp_path / "cell.png"
+    Image.new("RGB", (50, 60), (200, 180, 190)).save(cell)
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINED_BY_TRANSFORMERS_ALONE, str(run), str(cell)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in taxonomy.NAMES
+    assert not list(run.rglob("*.bin"))
+
+
+def test_what_is_published_gives_the_figures_of_the_record(run: Path, cells: CellDataset) -> None:
+    rows = cells.split("originals", "validation")
+    names = rows.features["label"].names
+    classify = pipeline("image-classification", model=str(run), top_k=1)
+    images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
+    right = [found[0]["label"] == names[row["label"]] for found, row in zip(classify(images), rows, strict=True)]
+    figures = record(run)["validation"]
+    assert figures["n"] == len(rows) == 28
+    assert sum(right) / len(right) == pytest.approx(figures["accuracy"])
+    assert figures["accuracy"] > 2 / 14  # it has learned
+
+
+def test_the_record_says_what_made_the_model(run: Path, cells: CellDataset) -> None:
+    found = record(run)
+    assert found["data"]["fingerprint"] == cells.fingerprint
+    assert found["data"]["rows"] == {"train": len(cells.split("originals", "train")), "validation": 28}
+    assert found["settings"]["learning_rate"] > 0
+    assert found["settings"]["seed"] == found["seed"] == 42
+    assert found["model"]["hidden_size"] == 192
+    assert set(found["versions"]) >= {"python", "torch", "transformers", "celluscan_hf"}
+    assert found["git"] is None or len(found["git"].removesuffix("-modified")) == 40
+    assert (run / "curves.png").is_file()
+
+
+def test_a_checkpoint_holds_the_averages_and_no_pickled_arguments(run: Path) -> None:
+    last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    assert not (last / "training_args.bin").exists()
+    state = torch.load(last / "optimizer.pt", weights_only=True)
+    assert all(group["shows_averages"] for group in state["param_groups"])
+    assert (last / "preprocessor_config.json").is_file()
+
+
+def test_a_model_that_is_no_plain_vit_is_published_with_its_code(recipe: Recipe, tmp_path: Path) -> None:
+    fields = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    chosen = recipe(model=fields | {"patch_stem": "convolution"}, max_steps=2)
+    assert trained(chosen, tmp_path / "run") == 0
+    assert (tmp_path / "run" / "modeling_celluscan.py").is_file()
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert type(model).__name__ == "CelluScanForImageClassification"
+
+
+def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, tmp_path: Path) -> None:
+    stages = [{"dataset_config": "subset_20", "max_steps": 2}, {"max_steps": 3, "learning_rate": 0.0}]
+    chosen = recipe(stages=stages, per_device_train_batch_size=16, weight_decay=0.0, load_best_model_at_end=False)
+    assert trained(chosen, tmp_path / "run") == 0
+    first, last = record(tmp_path / "run" / "stage-1"), record(tmp_path / "run")
+    assert (first["steps"], last["steps"]) == (2, 3)
+    assert (first["data"]["config"], last["data"]["config"]) == ("subset_20", "default")
+    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "stage-1", tmp_path / "run")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # the last learned nothing
+
+
+def test_a_frozen_model_trains_its_head_alone(recipe: Recipe, tmp_path: Path) -> None:
+    assert trained(recipe(freeze=True, max_steps=3), tmp_path / "run") == 0
+    folders = sorted((tmp_path / "run").glob("checkpoint-*"))
+    trained_again = trained(recipe(freeze=True, max_steps=3, start=str(folders[0])), tmp_path / "again")
+    assert trained_again == 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "again")]
+    moved = {name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def test_fewer_classes_than_fourteen_train_a_head_of_fourteen(
+    recipe: Recipe, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    for number in range(30):
+        write_image(tmp_path / "own" / "Basophil" / f"{number}.png", number)
+        write_image(tmp_path / "own" / "Monocyte" / f"{number}.png", 100 + number)
+    own = BuildSettings((f"imagefolder={tmp_path / 'own'}",), tmp_path / "two", image_size=48, target_per_class=0)
+    build(own)
+    chosen = recipe(dataset=str(tmp_path / "two"), per_device_train_batch_size=8, max_steps=2, loss="class_balanced")
+    assert trained(chosen, tmp_path / "run") == 0
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert list(model.config.id2label.values()) == list(taxonomy.NAMES)
+
+
+def test_a_folder_with_another_run_is_refused(run: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained(recipe(), run) == 2
+    assert "holds another run" in (error := capsys.readouterr().err)
+    assert "--resume_from_checkpoint last" in error
+
+
+def test_a_corrupt_row_stops_the_training_with_its_name(
+    recipe: Recipe, cells_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(cells_folder, tmp_path / "damaged")
+    file = next((tmp_path / "damaged" / "data" / "originals").glob("train-tier100-*.parquet"))
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[0]["image"]["bytes"] = rows[0]["image"]["bytes"][:300]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    assert trained(recipe(dataset=str(tmp_path / "damaged")), tmp_path / "run") == 2
+    assert f"image {rows[0]['image_id']} cannot be decoded" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    recipe: Recipe, train: Callable[..., Any], tmp_path: Path
+) -> None:
+    saving = {
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "eval_steps": 2,
+        "save_steps": 2,
+        "logging_steps": 100,
+    }
+    done = train("--recipe", recipe(**saving), "--output_dir", tmp_path / "run", nan_at=3)
+    assert done.returncode == 2
+    assert "error: the loss is nan at step 4" in done.stderr
+    assert f"{tmp_path / 'run' / 'checkpoint-2'} is the last good checkpoint" in done.stderr
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_full_gpu_is_told_with_the_options_to_lower(
+    recipe: Recipe, train: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = train("--recipe", recipe(), "--output_dir", tmp_path / "run", memory_at=1)
+    assert done.returncode == 2
+    assert "out of memory: lower --per_device_train_batch_size" in done.stderr
+
+
+def test_a_folder_without_splits_is_refused(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert trained(recipe(dataset=str(tmp_path / "empty")), tmp_path / "run") == 2
+    assert "has no data/originals/train-*.parquet" in capsys.readouterr().err
+
+
+def test_the_help_lists_every_setting_and_the_recipes() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
+    )
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("--ema_decay", "--gradient_accumulation_steps", "cpu-small"))

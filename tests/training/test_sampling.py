@@ -1,0 +1,49 @@
+from collections import Counter
+
+import pytest
+
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.training.sampling import CellSampler
+
+LABELS = [0] * 50 + [1] * 9 + [4] * 5
+
+
+def test_natural_shows_every_row_once_but_for_the_rest() -> None:
+    rows = [draw.row for draw in CellSampler(LABELS, "natural", seed=1, batch=10)]
+    assert len(rows) == 60
+    assert len(set(rows)) == 60
+
+
+def test_balanced_shows_classes_and_their_rows_equally_often() -> None:
+    rows = [draw.row for draw in CellSampler(LABELS, "balanced", seed=1, batch=1)]
+    assert sorted(Counter(LABELS[row] for row in rows).values()) == [21, 21, 22]
+    small = Counter(row for row in rows if LABELS[row] == 4)
+    assert len(small) == 5
+    assert max(small.values()) - min(small.values()) <= 1
+
+
+def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = CellSampler(LABELS, "natural", seed, batch=1)
+        sampler.set_epoch(epoch)
+        return [draw.row for draw in sampler]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_no_two_draws_of_a_run_have_one_number() -> None:
+    sampler = CellSampler(LABELS, "balanced", seed=1, batch=10)
+    numbers = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        numbers += [draw.number for draw in sampler]
+    assert sorted(numbers) == list(range(180))
+
+
+def test_fewer_rows_than_a_batch_are_refused_with_the_option_to_lower() -> None:
+    with pytest.raises(
+        CelluScanError, match=r"64 rows, one batch over all processes takes 100.*per_device_train_batch"
+    ):
+        CellSampler(LABELS, "natural", seed=1, batch=100)

@@ -1,0 +1,59 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from celluscan_hf.dataset.reading import CellDataset
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.training import streaming
+from celluscan_hf.training.images import Batch
+from celluscan_hf.training.streaming import StreamedCells
+
+
+@pytest.fixture
+def files(cells: CellDataset) -> list[Path]:
+    return cells.files("default", "train")
+
+
+def batches(files: list[Path], batch: int, processes: int, workers: int, epoch: int = 0) -> list[list[Batch]]:
+    found = []
+    for rank in range(processes):
+        images = StreamedCells(files, 48, 0, batch, rank, processes)
+        images.set_epoch(epoch)
+        found.append(list(DataLoader(images, batch_size=None, num_workers=workers)))
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_row_is_seen_once_by_one_process(
+    files: list[Path], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "WINDOW", 60)
+    found = batches(files, batch=28, processes=2, workers=workers)  # 392 = 7 x 2 x 28
+    assert [len(of_one) for of_one in found] == [7, 7]
+    every = StreamedCells(files, 48, 0, 392, 0, 1)
+    expected = Counter(image.numpy().tobytes() for image in next(iter(every))["pixels"])
+    assert len(expected) == 392
+    assert Counter(image.numpy().tobytes() for of_one in found for one in of_one for image in one["pixels"]) == expected
+    assert sorted(torch.cat([one["draws"] for of_one in found for one in of_one]).tolist()) == list(range(392))
+
+
+def test_the_global_batches_do_not_depend_on_the_number_of_processes(files: list[Path]) -> None:
+    (one,), (first, second) = batches(files, 28, 1, 0), batches(files, 14, 2, 0)
+    for whole, *halves in zip(one, first, second, strict=True):
+        for name in ("pixels", "labels", "draws"):
+            assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
+
+
+def test_epochs_differ_and_come_back(files: list[Path]) -> None:
+    first, again, second = (batches(files, 28, 1, 0, epoch)[0][0] for epoch in (0, 0, 1))
+    assert torch.equal(first["pixels"], again["pixels"])
+    assert not torch.equal(first["pixels"], second["pixels"])
+    assert second["draws"][0] == 392
+
+
+def test_fewer_rows_than_a_batch_of_every_process_are_refused(files: list[Path]) -> None:
+    with pytest.raises(CelluScanError, match="392 rows, one batch over all processes takes 400"):
+        StreamedCells(files, 48, 0, batch=200, rank=0, processes=2)
