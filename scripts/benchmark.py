@@ -18,6 +18,7 @@ PBC = Path(__file__).parents[2] / "shared" / "data" / "PBC_dataset_normal_DIB"
 PACKAGES = {
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
+    "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
 }
 
@@ -101,6 +102,12 @@ def _add_training_commands(
         command.add_argument("--dataset", required=True, help="a built data set folder")
         command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         command.add_argument("--batch-size", type=int, default=64)
+    text = "what a recipe reaches: trained, and judged on the test split"
+    command = commands.add_parser("recipe", help=text, parents=[common])
+    command.set_defaults(module="recipe")
+    command.add_argument("--recipe", required=True)
+    command.add_argument("--dataset", required=True, help="a built data set folder")
+    command.add_argument("--output", type=Path, required=True, help="a folder for the run and its evaluation")
     commands.choices["loader"].add_argument("--rounds", type=int, default=3)
     training = commands.choices["training"]
     training.add_argument("--steps", type=int, default=100, help="that are measured, after a warm-up")

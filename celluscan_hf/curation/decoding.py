@@ -55,6 +55,14 @@ def decode(data: bytes) -> Decoded:
     return Decoded(rgb, coding, (*conversions, "exif_rotated") if rotated else conversions)
 
 
+def crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """The part of an image within left, top, right, bottom, in pixels. Raises `BadImage` where it reaches out of it."""
+    left, top, right, bottom = box
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        raise BadImage("box_outside_image", f"box {box} in an image of {image.width}x{image.height}")
+    return image.crop(box)
+
+
 def _open(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():

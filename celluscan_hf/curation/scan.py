@@ -22,7 +22,7 @@ from ..errors import BadImage
 from ..sources import Record, Source
 from ..whole import whole
 from . import fingerprints, quality, squares
-from .decoding import Decoded, decode
+from .decoding import Decoded, crop, decode
 from .squares import Pixels
 
 SCHEMA = pa.schema(
@@ -95,7 +95,7 @@ def scan(chunk: Chunk) -> int:
 
 def shrink(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[dict[str, Any], Pixels]:
     """Facts on the record's image at its full size, and its pixels resized, (size, size, 3). Raises `BadImage`."""
-    image = decoded.image if record.box is None else _crop(decoded.image, record.box)
+    image = decoded.image if record.box is None else crop(decoded.image, record.box)
     if record.label is None:
         raise BadImage(f"unknown_label:{record.source_label}", "no class of ours is known for this label")
     left, top, right, bottom = squares.content_box(*image.size, size)
@@ -144,13 +144,6 @@ def _row(chunk: Chunk, record: Record) -> dict[str, Any]:
         "augmented": record.augmented,
         "chunk": chunk.number,
     }
-
-
-def _crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    left, top, right, bottom = box
-    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        raise BadImage("box_outside_image", f"box {box} in an image of {image.width}x{image.height}")
-    return image.crop(box)
 
 
 class _OneFile:

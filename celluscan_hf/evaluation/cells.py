@@ -13,7 +13,7 @@ from datasets import Dataset
 from PIL import Image
 
 from .. import taxonomy
-from ..curation.decoding import decode
+from ..curation.decoding import crop, decode
 from ..curation.duplicates import exact_duplicates
 from ..dataset.reading import open_dataset
 from ..dataset.workers import progress
@@ -134,12 +134,7 @@ def _looked_up(source: Source, item: Record | Dropped) -> tuple[Cell, str] | Dro
 
 def _raw(source: Source, record: Record) -> Image.Image:
     image = decode(source.read(record)).image
-    if record.box is None:
-        return image
-    left, top, right, bottom = record.box
-    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        raise BadImage("box_outside_image", f"box {record.box} in an image of {image.width}x{image.height}")
-    return image.crop(record.box)
+    return image if record.box is None else crop(image, record.box)
 
 
 def _once_each(found: Sequence[tuple[Cell, str]]) -> tuple[list[Cell], list[Dropped]]:

@@ -6,6 +6,8 @@ so nothing needs to be saved, or kept in step between processes, workers and dev
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -48,18 +50,18 @@ class View:
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, resized, resized) uint8 -> (B, 3, side, side) float32, as the image processor gives it."""
         seen = slice(self.margin, self.margin + self.side)
-        return self.scaled(pixels[..., seen, seen], torch.eye(3).expand(len(pixels), 3, 3), torch.zeros(3))
+        unchanged = torch.eye(3, device=pixels.device).expand(len(pixels), 3, 3)
+        return self.scaled(pixels[..., seen, seen], unchanged, torch.zeros(3, device=pixels.device))
 
     def scaled(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """`mix` (B, 3, 3) and `offset` (B, 3) or (3,) applied to the colours in [0, 1], then mean and std: one product.
 
         (B, 3, H, W) uint8 -> float32.
         """
-        mean, std = torch.tensor([self.mean, self.std], device=pixels.device)
-        mix = mix.to(pixels.device) / (255 * std[:, None])
-        offset = ((offset.to(pixels.device) - mean) / std).expand(len(pixels), 3)
-        scaled = torch.baddbmm(offset[..., None], mix, pixels.flatten(2).float())
-        return scaled.unflatten(2, pixels.shape[2:])
+        mean, std = _constant((self.mean, self.std), pixels.device)
+        mix = mix / (255 * std[:, None])
+        offset = ((offset - mean) / std).expand(len(pixels), 3)
+        return torch.baddbmm(offset[..., None], mix, pixels.flatten(2).float()).view(pixels.shape)
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,16 @@ class Augmentation:
         return view.scaled(seen, *recolouring(seen, 1 + self.color_jitter * (2 * chance[:, 3:] - 1)))
 
 
+@lru_cache(maxsize=64)
+def _constant(values: tuple[Any, ...], device: torch.device) -> torch.Tensor:
+    """Copied to the device once: a copy from ordinary memory would wait for all that is under way there."""
+    return torch.tensor(values, device=device)
+
+
 def uniform(draws: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     """For each draw number (B,) int64, `count` numbers from [0, 1) that follow from it and the seed: (B, count)."""
     lane = torch.arange(count, device=draws.device)
-    key = torch.tensor(seed, device=draws.device) * _STEP  # int64 wraps around
+    key = torch.full_like(draws, seed) * _STEP  # int64 wraps around
     state = mixed(mixed(draws + key)[:, None] + lane * _STEP)
     return (state & (2**24 - 1)).float() / 2**24  # float32 holds 24 bits
 
@@ -124,7 +132,7 @@ def cut(pixels: torch.Tensor, corners: torch.Tensor, turns: torch.Tensor, side: 
     upright = rows[:, :, None] * width + columns[:, None, :]  # (B, side, side): where each pixel comes from
     source = torch.where((turns & 4 > 0)[:, None, None], upright.transpose(1, 2), upright)
     source = source.flatten(1)[:, None].expand(-1, pixels.shape[1], -1)
-    return pixels.flatten(2).gather(2, source).unflatten(2, (side, side))
+    return pixels.flatten(2).gather(2, source).view(*pixels.shape[:2], side, side)
 
 
 def recolouring(pixels: torch.Tensor, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +142,7 @@ def recolouring(pixels: torch.Tensor, factors: torch.Tensor) -> tuple[torch.Tens
     Values are not clamped: the model sees them scaled anyway.
     """
     brightness, contrast, saturation = factors.unbind(1)
-    luminance = torch.tensor(_LUMINANCE, device=pixels.device)
+    luminance = _constant(_LUMINANCE, pixels.device)
     grey = pixels.flatten(2).float().mean(2) @ luminance / 255  # (B,), the same before and after saturation
     own = torch.eye(3, device=pixels.device) * saturation[:, None, None]
     mix = (brightness * contrast)[:, None, None] * (own + (1 - saturation)[:, None, None] * luminance)

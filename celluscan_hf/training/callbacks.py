@@ -10,7 +10,7 @@ _COLUMNS = ("loss", "eval_loss", "eval_accuracy", "eval_balanced_accuracy", "eva
 _HEAD = ("train loss", "loss", "accuracy", "balanced", "macro-F1", "NLL", "ECE", "minutes")
 
 
-class TrainingTable(ProgressCallback):  # type: ignore[misc]
+class TrainingTable(ProgressCallback):
     """In place of the library's lines of raw figures; the last loss stands behind the bar."""
 
     def on_train_begin(

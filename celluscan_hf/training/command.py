@@ -14,6 +14,7 @@ from . import recipes
 from .run import train
 
 _FAILED, _INTERRUPTED = 2, 130
+_WHERE = "celluscan_hf.errors."  # begins the last line of what a worker of the DataLoader raises
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,11 +34,11 @@ def main(arguments: Sequence[str]) -> int:
         stages = recipes.stages(chosen.recipe, others)
         output = train(chosen.recipe, stages)
     except (CelluScanError, WeightsError) as error:
-        return _fail(str(error))
+        return _fail(str(error).strip().splitlines()[-1].removeprefix(f"{_WHERE}{type(error).__name__}: "))
     except torch.OutOfMemoryError:
         return _fail(
             "the GPU is out of memory: lower --per_device_train_batch_size and raise --gradient_accumulation_steps by "
-            "the same factor, or give --activation_checkpointing true"
+            "the same factor, or give --gradient_checkpointing true"
         )
     except KeyboardInterrupt:
         print("\nstopped; run the same command with --resume_from_checkpoint last to go on", file=sys.stderr)

@@ -86,7 +86,7 @@ def decode(data: bytes, image_id: str, side: int) -> torch.Tensor:
     try:
         with Image.open(io.BytesIO(data)) as stored:
             image = stored.convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise CelluScanError(
             f"image {image_id} cannot be decoded ({error}): the data set is damaged; build it again with "
             "scripts/build_dataset.py"

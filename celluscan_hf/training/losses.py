@@ -41,7 +41,7 @@ class CellLoss:
         if self.kind == "class_balanced" and self.class_weights is not None:
             targets = targets * self.class_weights.to(logs.device)
         if self.kind == "focal":
-            targets = targets * (1 - logs.exp()) ** self.focal_gamma
+            targets = targets * (1 - logs.exp()).clamp_min(1e-6) ** self.focal_gamma
         return -(targets * logs).sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 

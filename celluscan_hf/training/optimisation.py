@@ -17,8 +17,8 @@ def parameter_groups(
     """Groups for an optimiser, of all weights of a `CelluScanForImageClassification` that are trained.
 
     Learning rates fall by `layer_decay` from block to block, counted from the head down to the embeddings (Bao et al.
-    2022, https://arxiv.org/abs/2106.08254). Biases, norms, class token and position table have no weight decay. With
-    `muon`, the matrices of the blocks are marked for it.
+    2022, https://arxiv.org/abs/2106.08254); the head's come first, and are what is logged. Biases, norms, class token
+    and position table have no weight decay. With `muon`, the matrices of the blocks are marked for it.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     top = 1 + max((block(name) for name in names), default=0)
@@ -35,8 +35,14 @@ def parameter_groups(
             "weight_decay": weight_decay if decays else 0.0,
             "muon": is_matrix,
         }
-        for (level, decays, is_matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (level, decays, is_matrix), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
+
+
+def running_statistics(model: nn.Module) -> list[dict[str, Any]]:
+    """The means and variances of batch norms as a group that nothing is learned in, but that can be averaged."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return [{"params": buffers, "lr": 0.0, "weight_decay": 0.0, "muon": False}] if buffers else []
 
 
 def block(name: str) -> int:
@@ -74,6 +80,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torch.optim.Optimizer]:
     """An optimiser class that also keeps an exponential moving average of the weights (Polyak & Juditsky 1992).
 
+    Of tensors that do not require gradients, such as `running_statistics`, it keeps one too.
+
     `eval()` puts the averages into the model and `train()` puts the trained weights back; Trainer calls both, as it
     does for schedule-free optimisers. The average lives in the optimiser's state under `"average"`, so it is saved,
     sharded and resumed with it; while the averages are in the model, the trained weights lie there.
@@ -82,6 +90,9 @@ def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torc
     """
 
     class Averaging(optimizer):  # type: ignore[valid-type,misc]
+        def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+            super().__init__([group | {"averaged_steps": 0, "shows_averages": False} for group in groups], **options)
+
         def step(self, closure: Any = None) -> Any:
             result = super().step(closure)
             self._follow()
@@ -90,9 +101,9 @@ def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torc
         @torch.no_grad()
         def _follow(self) -> None:
             for group in self.param_groups:
-                group["averaged_steps"] = steps = group.get("averaged_steps", 0) + 1
+                group["averaged_steps"] = steps = group["averaged_steps"] + 1
                 kept = min(decay, (1 + steps) / (10 + steps))
-                trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+                trained = [one for one in group["params"] if one.grad is not None or not one.requires_grad]
                 for parameter in trained:
                     self.state[parameter].setdefault("average", parameter.detach().clone())
                 if trained:
@@ -109,7 +120,7 @@ def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torc
         @torch.no_grad()
         def _put(self, averages: bool) -> None:
             for group in self.param_groups:
-                if group.get("shows_averages", False) != averages:
+                if group["shows_averages"] != averages:
                     group["shows_averages"] = averages
                     for parameter in group["params"]:
                         if "average" in self.state[parameter]:

@@ -38,7 +38,7 @@ def load(recipe: str) -> list[dict[str, Any]]:
     stages = content.pop("stages", [{}])
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
         raise CelluScanError(f"recipe {recipe}: stages must be a list of mappings of settings")
-    merged = [content | stage for stage in stages]
+    merged = [content | stage | {"model": content.get("model", {}) | stage.get("model", {})} for stage in stages]
     known = set(TrainingSettings.__dataclass_fields__)
     if unknown := sorted({name for stage in merged for name in stage} - known):
         raise CelluScanError(f"recipe {recipe}: {', '.join(unknown)} is no setting; see scripts/train.py --help")
@@ -74,8 +74,11 @@ def parser() -> HfArgumentParser:
 
 
 def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
-    chosen, fields = parser(), stage.get("model", {})
+    chosen, fields = parser(), stage["model"]
     chosen.set_defaults(**stage | {"model": json.dumps(fields)})
-    (settings,) = chosen.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+    try:
+        (settings,) = chosen.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+    except (ValueError, ImportError) as error:  # of the library's own checks
+        raise CelluScanError(f"these settings cannot be met: {' '.join(str(error).split())}") from error
     settings.model = json.dumps(fields | settings.model_fields)
     return settings

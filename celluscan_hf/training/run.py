@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from datasets import Dataset
 from transformers import BaseImageProcessor, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from .. import taxonomy
 from ..dataset.reading import CellDataset, open_dataset
@@ -16,6 +18,7 @@ from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
 from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
+from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
 from . import record
 from .augmentation import View
@@ -26,6 +29,7 @@ from .streaming import StreamedCells
 from .trainer import SCALARS, CellTrainer
 
 logger = logging.getLogger(__name__)
+LAST = "last"  # of --resume_from_checkpoint: the last whole checkpoint there is
 
 
 def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
@@ -48,48 +52,53 @@ def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
         settings.output_dir = str(folder)
         if number > 1:
             settings.start = str(output / f"stage-{number - 1}")
-        if record.read(folder) is None:
-            logger.info("stage %d of %d: %s", number, len(stages), folder)
-            _Stage(recipe, number, settings).run(resume)
+        logger.info("stage %d of %d: %s", number, len(stages), folder)
+        _Stage(recipe, settings).run(resume)
     return output
 
 
 def _check_output(output: Path, resume: str | None) -> None:
-    started = [
-        path.name for name in ("checkpoint-*", "stage-*", record.NAME, "config.json") for path in output.glob(name)
-    ]
+    patterns = ("checkpoint-*", "stage-*", record.DONE, "config.json")
+    started = [path.name for pattern in patterns for path in output.glob(pattern)]
     if started and not resume:
         raise CelluScanError(
             f"{output} holds another run ({started[0]}): choose a new --output_dir, or go on with it by "
             "--resume_from_checkpoint last"
         )
+    if not resume:
+        (output / record.ASKED).unlink(missing_ok=True)  # of a run that never took a step
+    elif resume != LAST and not (Path(resume) / TRAINER_STATE_NAME).is_file():
+        raise CelluScanError(f"--resume_from_checkpoint {resume}: expected last, or a whole checkpoint folder")
 
 
 class _Stage:
     """One stage: its data, model and trainer, and the folder it leaves."""
 
-    def __init__(self, recipe: str, number: int, settings: TrainingSettings) -> None:
+    def __init__(self, recipe: str, settings: TrainingSettings) -> None:
         self.settings = settings
         self.folder = Path(settings.output_dir)
         set_seed(settings.seed)
         with settings.main_process_first():  # the others find downloads and caches ready
             data = open_dataset(settings.dataset)
-            model = start_model(settings.start, taxonomy.ID2LABEL, **settings.model_fields)
-            if settings.freeze:
-                model.vit.requires_grad_(False)
-            mean, std = data.channel_statistics
-            view = View(model.config.image_size, settings.crop_pct, mean, std)
-            train, validation = _train_images(data, settings, view), _images(data, "validation", settings, view)
-        rows = {"train": len(train.labels), "validation": len(validation)}
-        self.record = record.describe(recipe, number, settings, data, model.config.to_diff_dict(), rows)
+            rows = _rows(data, settings)
+            model = _model(settings)
+        mean, std = data.channel_statistics
+        view = View(model.config.image_size, settings.crop_pct, mean, std)
+        train, validation = _train_images(data, rows, settings, view), _images(rows["validation"], settings, view)
         self.processor = build_image_processor(view.side, mean, std, view.resized)
         self.trainer = CellTrainer(model, settings, train, validation, view, processing_class=self.processor)
         if not settings.disable_tqdm:
             self.trainer.remove_callback(ProgressCallback)
             self.trainer.add_callback(TrainingTable())
+        counts = {"train": len(train.labels), "validation": len(validation)}
+        if settings.process_index == 0:
+            record.begin(self.folder, record.describe(recipe, settings, data, model.config.to_diff_dict(), counts))
 
     def run(self, resume: str | None) -> None:
-        """Train, then publish the model that validation chose, and the record."""
+        """Train, then publish the model that validation chose, and what came out. A finished stage is left as it is."""
+        if record.is_finished(self.folder):
+            logger.info("finished before: %s", self.folder)
+            return
         began = time.perf_counter()
         done = self.trainer.train(self._checkpoint(resume))
         seconds = time.perf_counter() - began
@@ -97,45 +106,62 @@ class _Stage:
         figures = self.trainer.evaluate()
         unpublished = self.folder / "unpublished"
         self.trainer.save_model(str(unpublished))  # whole, also where processes hold parts of the weights
-        if not self.trainer.is_world_process_zero():
-            return
-        publish(unpublished, self.processor, self.folder)
-        training_curves(history, self.folder / "curves.png")
-        self.record |= {
-            "seconds": round(seconds, 1),
-            "steps": done.global_step,
-            "images_per_second": round(done.metrics["train_steps_per_second"] * self._images_per_step, 1),
-            "best_step": self.trainer.state.best_global_step,
-            "validation": {name: figures[f"eval_{name}"] for name in SCALARS},
-            "history": history,
-        }
-        record.write(self.folder, self.record)
-
-    @property
-    def _images_per_step(self) -> int:
-        settings = self.settings
-        return settings.train_batch_size * settings.gradient_accumulation_steps * settings.world_size
+        if self.trainer.is_world_process_zero():
+            publish(unpublished, self.processor, self.folder)
+            training_curves(history, self.folder / "curves.png")
+            outcome = {
+                "seconds": round(seconds, 1),
+                "steps": done.global_step,
+                "images_per_second": round(done.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
+                "best_step": self.trainer.state.best_global_step,
+                "validation": {name: figures[f"eval_{name}"] for name in SCALARS},
+                "history": history,
+            }
+            record.finish(self.folder, outcome)
+        self.trainer.accelerator.wait_for_everyone()  # the next stage reads what is published
 
     def _checkpoint(self, resume: str | None) -> str | None:
-        """Where to go on: the checkpoint that was named, where it is of this stage, else the last one, if any."""
-        if not resume or not self.folder.is_dir():
+        """Where to go on: the checkpoint that was named, where it is of this stage, else the last whole one, if any."""
+        if not resume:
             return None
-        if Path(resume).is_dir() and Path(resume).resolve().parent == self.folder.resolve():
+        if resume != LAST and Path(resume).resolve().parent == self.folder.resolve():
             return resume
-        return get_last_checkpoint(str(self.folder))
+        whole = [path.parent for path in self.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # written last
+        return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
-def _train_images(data: CellDataset, settings: TrainingSettings, view: View) -> CellImages | StreamedCells:
+def _rows(data: CellDataset, settings: TrainingSettings) -> dict[str, Dataset]:
+    indexed = {} if settings.streaming else {"train": data.split(settings.dataset_config, "train")}
+    return indexed | {"validation": data.split("originals", "validation")}
+
+
+def _model(settings: TrainingSettings) -> CelluScanForImageClassification:
+    model = start_model(settings.start, taxonomy.ID2LABEL, **settings.model_fields)
+    convolution = model.config.patch_stem == "convolution"
+    if settings.freeze:
+        if convolution:
+            raise CelluScanError("--freeze: the batch norms of a convolution stem would go on moving; train all of it")
+        model.vit.requires_grad_(False)
+    if settings.device.type == "cpu":  # the fused kernel's backward pass is the slower one there
+        model.set_attn_implementation("eager")
+    elif convolution and settings.world_size > 1:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def _train_images(
+    data: CellDataset, rows: dict[str, Dataset], settings: TrainingSettings, view: View
+) -> CellImages | StreamedCells:
     if not settings.streaming:
-        return _images(data, "train", settings, view)
+        return _images(rows["train"], settings, view)
     files = data.files(settings.dataset_config, "train")
     share = settings.train_batch_size, settings.process_index, settings.world_size
     return StreamedCells(files, view.resized, settings.seed, *share)
 
 
-def _images(data: CellDataset, split: str, settings: TrainingSettings, view: View) -> CellImages:
+def _images(rows: Dataset, settings: TrainingSettings, view: View) -> CellImages:
     shown = settings.process_index == 0 and not settings.disable_tqdm
-    return CellImages(data.split(settings.dataset_config, split), view.resized, settings.cache_images, shown)
+    return CellImages(rows, view.resized, settings.cache_images, shown)
 
 
 def publish(trained: Path, processor: BaseImageProcessor, folder: Path) -> None:

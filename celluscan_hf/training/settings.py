@@ -10,12 +10,14 @@ from transformers import TrainingArguments
 
 from ..errors import CelluScanError
 from .augmentation import Augmentation
+from .losses import LOSSES
+from .sampling import SAMPLERS
 
 _MOST_WORKERS = 16
 
 
 @dataclass
-class TrainingSettings(TrainingArguments):  # type: ignore[misc]
+class TrainingSettings(TrainingArguments):
     """Settings of one stage: every field of `transformers.TrainingArguments`, with other defaults, and ours.
 
     Raises:
@@ -72,6 +74,8 @@ class TrainingSettings(TrainingArguments):  # type: ignore[misc]
         default=-1,
         metadata={"help": "processes that decode images; -1: the cores, at most 16, none with cached images"},
     )
+    accelerator_config: dict[str, Any] | str | None = None
+    ddp_find_unused_parameters: bool | None = False
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
 
@@ -84,6 +88,8 @@ class TrainingSettings(TrainingArguments):  # type: ignore[misc]
             self.dataloader_num_workers = 0 if self.cache_images else min(_cores(), _MOST_WORKERS)
         self.dataloader_persistent_workers = self.dataloader_num_workers > 0 and not self.streaming
         self.dataloader_pin_memory &= accelerated and not self.use_cpu
+        if self.accelerator_config is None and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
 
     @property
@@ -117,7 +123,18 @@ class TrainingSettings(TrainingArguments):  # type: ignore[misc]
                 "leave --dataloader_num_workers out, or give 0"
             )
         if self.streaming and (self.cache_images or self.sampler != "natural"):
-            raise CelluScanError("--streaming reads images in order: leave --cache_images and --sampler balanced out")
+            raise CelluScanError("--streaming reads images in order: give --cache_images false --sampler natural")
+        if self.streaming and self.auto_find_batch_size:
+            raise CelluScanError("--streaming deals out batches of one size: leave --auto_find_batch_size out")
+        for name, known in (("loss", LOSSES), ("sampler", SAMPLERS)):  # a recipe passes by the parser's own check
+            if getattr(self, name) not in known:
+                raise CelluScanError(f"--{name} {getattr(self, name)}: expected one of {', '.join(known)}")
+        if self.freeze and self.muon:
+            raise CelluScanError("--freeze leaves no matrix for --muon to update; give --muon false")
+        if self.data_seed is not None:
+            raise CelluScanError("--data_seed: order and augmentation follow --seed alone")
+        if self.muon and not str(self.optim).startswith("adamw_torch"):
+            raise CelluScanError(f"--muon leaves the rest to AdamW: leave --optim {self.optim} out")
         if self.dataloader_drop_last:
             raise CelluScanError("--dataloader_drop_last would leave cells out of validation; training always drops it")
         if self.train_sampling_strategy != "random":

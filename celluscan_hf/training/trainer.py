@@ -25,7 +25,7 @@ from ..evaluation.wbc_metrics.wbc_metrics import figures
 from .augmentation import View
 from .images import Batch, CellImages, as_batch
 from .losses import CellLoss, class_weights
-from .optimisation import MuonWithAdamW, averaging, parameter_groups
+from .optimisation import MuonWithAdamW, averaging, parameter_groups, running_statistics
 from .sampling import CellSampler
 from .settings import TrainingSettings
 from .streaming import StreamedCells
@@ -33,7 +33,7 @@ from .streaming import StreamedCells
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 
-class CellTrainer(Trainer):  # type: ignore[misc]
+class CellTrainer(Trainer):
     """Trains a `CelluScanForImageClassification` on the images of a built data set.
 
     Batches hold stored pixels; they are augmented and scaled on the device. Where weights are averaged, what is
@@ -47,6 +47,9 @@ class CellTrainer(Trainer):  # type: ignore[misc]
         view: What the model sees of an image.
         **options: For `Trainer`, such as `callbacks`.
     """
+
+    optimizer: Any
+    order: CellSampler | StreamedCells
 
     def __init__(
         self,
@@ -74,6 +77,11 @@ class CellTrainer(Trainer):  # type: ignore[misc]
             **options,
         )
         self.add_callback(_EpochOrder(self))
+        if args.n_gpu > 1:
+            raise CelluScanError(
+                f"{args.n_gpu} GPUs and one process: start one for each, accelerate launch --config_file "
+                "scripts/accelerate/ddp.yaml scripts/train.py …, or show one alone by CUDA_VISIBLE_DEVICES=0"
+            )
         if (args.muon or args.ema_decay) and (self.is_deepspeed_enabled or (args.muon and self.is_fsdp_enabled)):
             raise CelluScanError(
                 "Muon needs whole matrices, and averaged weights need the optimiser, which this launcher splits or "
@@ -97,8 +105,9 @@ class CellTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> CellSampler:
         args = self.args
         batch = args.train_batch_size * args.world_size
-        self.order = CellSampler(self.train_dataset.labels.tolist(), args.sampler, args.seed, batch)
-        return self.order
+        sampler = CellSampler(self.train_dataset.labels.tolist(), args.sampler, args.seed, batch)
+        self.order = sampler
+        return sampler
 
     def _prepare_inputs(self, inputs: Batch) -> dict[str, Any]:
         batch = super()._prepare_inputs(inputs)
@@ -119,39 +128,59 @@ class CellTrainer(Trainer):  # type: ignore[misc]
             )
             kind, options = self.get_optimizer_cls_and_kwargs(args, self.model)
             kind = MuonWithAdamW if args.muon else kind
-            self.optimizer = (averaging(kind, args.ema_decay) if args.ema_decay else kind)(groups, **options)
+            if args.ema_decay:
+                kind = averaging(kind, args.ema_decay)
+                groups += [] if self.is_fsdp_enabled else running_statistics(model or self.model)
+            self.optimizer = kind(groups, **options)
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves what would be evaluated, and no pickle of the arguments.
-
-        Raises:
-            Diverged: The loss is not a number; what was saved before stays.
-        """
-        self.check_loss(self._tr_loss)
+        """Saves what would be evaluated, and no pickle of the arguments."""
         self.optimizer.eval()
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the library's; stops where the loss is not a number."""
-        super().log(logs, start_time)
-        if "loss" in logs:
-            self.check_loss(torch.tensor(logs["loss"]))
+    def _load_best_model(self) -> None:
+        self.optimizer.eval()  # or a later swap would put the last averages over the best
+        super()._load_best_model()
 
-    def check_loss(self, loss: torch.Tensor) -> None:
-        """Raises `Diverged` where the loss is not a finite number."""
-        if not torch.isfinite(loss):
-            saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-            good = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint was saved before"
-            raise Diverged(
-                f"the loss is {loss.item()} at step {self.state.global_step}: training stopped, {good}; lower "
-                "--learning_rate, or raise --warmup_steps"
-            )
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *others: Any, **options: Any
+    ) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.check_finite(tr_loss, grad_norm)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *others, **options)
+
+    def check_finite(self, loss: torch.Tensor, grad_norm: torch.Tensor | float | None) -> None:
+        """Raises `Diverged` on every process where on any of them the loss or the gradient is not a finite number.
+
+        Called before anything is logged, evaluated or saved, so that what was saved before stays the last.
+        """
+        seen = [loss.detach().float().reshape(1)]
+        if grad_norm is not None and self.args.mixed_precision != "fp16":  # whose scaler expects some to overflow
+            seen.append(torch.as_tensor(grad_norm, device=loss.device).float().reshape(1))
+        if torch.isfinite(self.accelerator.gather(torch.cat(seen))).all():
+            return
+        saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        good = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint was saved before"
+        raise Diverged(
+            f"the loss or its gradient is not a number at step {self.state.global_step}: training stopped, {good}; "
+            "lower --learning_rate, or raise --warmup_steps"
+        )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one step of the optimiser over all processes."""
+        return int(self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
+
+    def num_examples(self, dataloader: DataLoader[Batch]) -> int:
+        """Images of an epoch; a streamed split has batches as items."""
+        dataset = dataloader.dataset
+        return len(dataset.labels) if isinstance(dataset, StreamedCells) else super().num_examples(dataloader)
 
 
-class _EpochOrder(TrainerCallback):  # type: ignore[misc]
+class _EpochOrder(TrainerCallback):
     """Tells the order of images its epoch, also where a resumed epoch has wrapped it deeper than the library looks."""
 
     def __init__(self, trainer: CellTrainer) -> None:
@@ -164,7 +193,7 @@ class _EpochOrder(TrainerCallback):  # type: ignore[misc]
 
 
 class Diverged(CelluScanError):
-    """The loss is not a number any more."""
+    """The loss or its gradient is not a number any more."""
 
 
 def _mixing(args: TrainingSettings) -> v2.Transform | None:

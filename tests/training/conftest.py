@@ -16,7 +16,7 @@ from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.dataset.settings import BuildSettings
 
 DRIVER = Path(__file__).with_name("driver.py")
-TINY = {
+TINY: dict[str, Any] = {
     "start": "scratch",
     "model": {
         "image_size": 32,
@@ -55,10 +55,11 @@ def cells(cells_folder: Path) -> CellDataset:
 
 @pytest.fixture
 def recipe(tmp_path: Path, cells_folder: Path) -> Callable[..., Path]:
-    """Writes the tiny recipe with changes; the file."""
+    """Writes the tiny recipe with changes, those of `model` field by field; the file."""
 
     def write(name: str = "tiny", **changes: Any) -> Path:
         file = tmp_path / f"{name}.yaml"
+        changes["model"] = TINY["model"] | changes.get("model", {})
         file.write_text(yaml.safe_dump(TINY | {"dataset": str(cells_folder)} | changes))
         return file
 

@@ -1,7 +1,7 @@
 """Runs a training as scripts/train.py does, with faults: `driver.py '{"kill_at": 8}' --recipe …`.
 
 - `kill_at`: the process kills itself when it is about to begin the step after this one.
-- `nan_at`: the loss of the step after this one is not a number.
+- `nan_at`: the gradient of the step after this one is not a number, and so are then the weights.
 - `memory_at`: the GPU has no memory left, likewise.
 - `only_first_writes`: every process but the first fails where it would publish, draw or record.
 """
@@ -28,7 +28,9 @@ class Faulty(run.CellTrainer):
         if step == faults.get("memory_at"):
             raise torch.OutOfMemoryError("CUDA out of memory")
         loss: torch.Tensor = super().training_step(*arguments, **options)
-        return loss * float("nan") if step == faults.get("nan_at") else loss
+        if step == faults.get("nan_at"):
+            next(self.model.parameters()).grad.fill_(float("nan"))
+        return loss
 
 
 def forbidden(*arguments: Any) -> None:
@@ -37,5 +39,5 @@ def forbidden(*arguments: Any) -> None:
 
 run.CellTrainer = Faulty
 if faults.get("only_first_writes") and os.environ["RANK"] != "0":
-    run.publish = run.training_curves = record.write = forbidden
+    run.publish = run.training_curves = record.begin = record.finish = forbidden
 sys.exit(main(sys.argv[2:]))

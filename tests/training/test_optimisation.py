@@ -6,7 +6,7 @@ import torch
 
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
-from celluscan_hf.training.optimisation import MuonWithAdamW, averaging, parameter_groups
+from celluscan_hf.training.optimisation import MuonWithAdamW, averaging, parameter_groups, running_statistics
 
 
 @pytest.fixture
@@ -97,6 +97,20 @@ def test_the_average_follows_the_weights_and_changes_places_with_them(model: Cel
     assert torch.allclose(_weights(model), expected, atol=1e-6)
     optimizer.train()
     assert torch.equal(_weights(model), trained)
+
+
+def test_the_statistics_of_batch_norms_are_averaged_with_the_weights(model: CelluScanForImageClassification) -> None:
+    groups = parameter_groups(model, 0.1, 0.0, 1.0, muon=False) + running_statistics(model)
+    optimizer = averaging(torch.optim.AdamW, 0.5)(groups, lr=0.1)
+    mean = next(buffer for name, buffer in model.named_buffers() if name.endswith("running_mean"))
+    for value in (1.0, 3.0):
+        mean.fill_(value)
+        _step(model, optimizer)
+    optimizer.eval()
+    kept = 3 / 12
+    assert torch.allclose(mean, torch.tensor(kept * 1.0 + (1 - kept) * 3.0))
+    optimizer.train()
+    assert torch.equal(mean, torch.full_like(mean, 3.0))
 
 
 @pytest.mark.parametrize("muon", [False, True])

@@ -43,6 +43,12 @@ def test_the_command_line_goes_before_stage_and_recipe() -> None:
     assert stages[0].model_fields == {"hidden_dropout_prob": 0.0, "pooling": "mean"}
 
 
+def test_model_fields_that_are_no_json_object_are_refused() -> None:
+    for text in ("{", "3"):
+        with pytest.raises(CelluScanError, match="expected a JSON object of CelluScanConfig fields"):
+            recipes.stages("finetune", [*GIVEN, "--model", text])
+
+
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
     with pytest.raises(CelluScanError, match=r"no recipe 'finetun'; there are: cpu-best, .*seed-scratch"):
         recipes.load("finetun")
@@ -72,7 +78,6 @@ def test_a_recipe_of_ones_own_that_is_wrong_is_refused(content: str, words: str,
         ({"streaming": True, "sampler": "balanced"}, "--streaming reads images in order"),
         ({"dataloader_drop_last": True}, "leave cells out of validation"),
         ({"train_sampling_strategy": "sequential"}, "use --sampler instead"),
-        ({"model": "{"}, "expected a JSON object of CelluScanConfig fields"),
         ({"dataset": ""}, "no --dataset given"),
     ],
 )

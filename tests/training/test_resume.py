@@ -10,16 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 RANDOM = {  # everything that draws random numbers, and everything that has a state
-    "model": {
-        "image_size": 32,
-        "patch_size": 8,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "hidden_dropout_prob": 0.1,
-        "drop_path_rate": 0.1,
-    },
+    "model": {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.1, "patch_stem": "convolution"},
     "mixup_alpha": 0.2,
     "cutmix_alpha": 1.0,
     "ema_decay": 0.9,

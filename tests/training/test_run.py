@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, pipeline
@@ -35,8 +36,8 @@ def trained(recipe: Path, output: Path, *arguments: object) -> int:
     return main(["--recipe", str(recipe), "--output_dir", str(output), *map(str, arguments)])
 
 
-def record(folder: Path) -> Any:
-    return json.loads((folder / "training.json").read_text())
+def record(folder: Path, name: str = "training") -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_what_is_published_gives_the_figures_of_the_record(run: Path, cells: Cel
 
 
 def test_the_record_says_what_made_the_model(run: Path, cells: CellDataset) -> None:
-    found = record(run)
+    found = record(run, "settings")
     assert found["data"]["fingerprint"] == cells.fingerprint
     assert found["data"]["rows"] == {"train": len(cells.split("originals", "train")), "validation": 28}
     assert found["settings"]["learning_rate"] > 0
@@ -92,8 +93,7 @@ def test_a_checkpoint_holds_the_averages_and_no_pickled_arguments(run: Path) -> 
 
 
 def test_a_model_that_is_no_plain_vit_is_published_with_its_code(recipe: Recipe, tmp_path: Path) -> None:
-    fields = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    chosen = recipe(model=fields | {"patch_stem": "convolution"}, max_steps=2)
+    chosen = recipe(model={"patch_stem": "convolution"}, max_steps=2)
     assert trained(chosen, tmp_path / "run") == 0
     assert (tmp_path / "run" / "modeling_celluscan.py").is_file()
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
@@ -104,10 +104,11 @@ def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, tmp_
     stages = [{"dataset_config": "subset_20", "max_steps": 2}, {"max_steps": 3, "learning_rate": 0.0}]
     chosen = recipe(stages=stages, per_device_train_batch_size=16, weight_decay=0.0, load_best_model_at_end=False)
     assert trained(chosen, tmp_path / "run") == 0
-    first, last = record(tmp_path / "run" / "stage-1"), record(tmp_path / "run")
-    assert (first["steps"], last["steps"]) == (2, 3)
+    folders = (tmp_path / "run" / "stage-1", tmp_path / "run")
+    assert [record(folder)["steps"] for folder in folders] == [2, 3]
+    first, last = (record(folder, "settings") for folder in folders)
     assert (first["data"]["config"], last["data"]["config"]) == ("subset_20", "default")
-    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "run" / "stage-1", tmp_path / "run")]
+    weights = [load_file(folder / "model.safetensors") for folder in folders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # the last learned nothing
 
 
@@ -141,8 +142,25 @@ def test_a_folder_with_another_run_is_refused(run: Path, recipe: Recipe, capsys:
     assert "--resume_from_checkpoint last" in error
 
 
+def test_going_on_with_other_settings_is_refused(
+    run: Path, cells_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--recipe", "cpu-small", "--dataset", str(cells_folder), "--output_dir", str(run)]
+    assert main([*given, "--resume_from_checkpoint", "last"]) == 2
+    assert "was begun with" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Recipe, tmp_path: Path) -> None:
+    chosen = recipe(max_steps=2)
+    assert trained(chosen, tmp_path / "run") == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert trained(chosen, tmp_path / "run", "--resume_from_checkpoint", "last") == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_row_stops_the_training_with_its_name(
-    recipe: Recipe, cells_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workers: int, recipe: Recipe, cells_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(cells_folder, tmp_path / "damaged")
     file = next((tmp_path / "damaged" / "data" / "originals").glob("train-tier100-*.parquet"))
@@ -150,8 +168,9 @@ def test_a_corrupt_row_stops_the_training_with_its_name(
     rows = table.to_pylist()
     rows[0]["image"]["bytes"] = rows[0]["image"]["bytes"][:300]
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
-    assert trained(recipe(dataset=str(tmp_path / "damaged")), tmp_path / "run") == 2
-    assert f"image {rows[0]['image_id']} cannot be decoded" in capsys.readouterr().err
+    chosen = recipe(dataset=str(tmp_path / "damaged"), dataloader_num_workers=workers)
+    assert trained(chosen, tmp_path / "run") == 2
+    assert f"error: image {rows[0]['image_id']} cannot be decoded" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
@@ -166,7 +185,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     }
     done = train("--recipe", recipe(**saving), "--output_dir", tmp_path / "run", nan_at=3)
     assert done.returncode == 2
-    assert "error: the loss is nan at step 4" in done.stderr
+    assert "error: the loss or its gradient is not a number at step 4" in done.stderr
     assert f"{tmp_path / 'run' / 'checkpoint-2'} is the last good checkpoint" in done.stderr
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
 
@@ -183,6 +202,24 @@ def test_a_folder_without_splits_is_refused(recipe: Recipe, tmp_path: Path, caps
     (tmp_path / "empty").mkdir()
     assert trained(recipe(dataset=str(tmp_path / "empty")), tmp_path / "run") == 2
     assert "has no data/originals/train-*.parquet" in capsys.readouterr().err
+
+
+def test_accelerate_launches_the_script(recipe: Recipe, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(script)]
+    given = ["--recipe", str(recipe(max_steps=2)), "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run([*launch, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "run")["steps"] == 2
+
+
+@pytest.mark.parametrize("name", ["one_gpu", "ddp", "fsdp", "zero2", "two_nodes"])
+def test_a_launch_config_is_one_that_accelerate_reads_and_opens_with_its_command(name: str) -> None:
+    file = Path(__file__).parents[2] / "scripts" / "accelerate" / f"{name}.yaml"
+    assert f"accelerate launch --config_file scripts/accelerate/{name}.yaml" in file.read_text()
+    config = load_config_from_file(str(file))
+    assert config.mixed_precision == "bf16"
+    assert config.num_processes >= config.num_machines
 
 
 def test_the_help_lists_every_setting_and_the_recipes() -> None:

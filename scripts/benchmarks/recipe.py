@@ -1,0 +1,46 @@
+"""What a recipe reaches: trained on a data set, its checkpoint chosen by validation, judged once on the test split."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).parents[1]
+SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+
+
+def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time and figures of a run in `--output`, which is trained first where it is not finished."""
+    run, evaluation = arguments.output / "run", arguments.output / "evaluation"
+    given = ("--dataset", arguments.dataset)
+    _script("train.py", "--recipe", arguments.recipe, *given, "--output_dir", run, "--resume_from_checkpoint", "last")
+    _script("evaluate.py", "--model", run, *given, "--split", "test", "--output", evaluation)
+    asked, done, metrics = map(_read, (run / "settings.json", run / "training.json", evaluation / "metrics.json"))
+    return {
+        "recipe": arguments.recipe,
+        "data": asked["data"],
+        "model": {name: asked["model"][name] for name in ("image_size", "patch_size", "patch_stem", "hidden_size")},
+        "seed": asked["seed"],
+        "device": asked["device"],
+        "git": asked["git"],
+        "training_seconds": done["seconds"],
+        "images_per_second": done["images_per_second"],
+        "validation": done["validation"],
+        "test": {name: metrics[name] for name in (*SCALARS, "ci95")},
+        "test_recall": {name: figures["recall"] for name, figures in metrics["per_class"].items()},
+        "test_confusion_matrix": metrics["confusion_matrix"],
+    }
+
+
+def _script(name: str, *arguments: object) -> None:
+    subprocess.run([sys.executable, str(SCRIPTS / name), *map(str, arguments)], check=True)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    """What is missing is said by the scripts themselves."""
