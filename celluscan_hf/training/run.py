@@ -99,8 +99,8 @@ class _Stage:
         if record.is_finished(self.folder):
             logger.info("finished before: %s", self.folder)
             return
-        began = time.perf_counter()
-        done = self.trainer.train(self._checkpoint(resume))
+        began, checkpoint = time.perf_counter(), self._checkpoint(resume)
+        done = self.trainer.train(checkpoint)
         seconds = time.perf_counter() - began
         history = list(self.trainer.state.log_history)
         figures = self.trainer.evaluate()
@@ -110,6 +110,7 @@ class _Stage:
             publish(unpublished, self.processor, self.folder)
             training_curves(history, self.folder / "curves.png")
             outcome = {
+                "resumed_from": Path(checkpoint).name if checkpoint else None,  # what follows is from there on
                 "seconds": round(seconds, 1),
                 "steps": done.global_step,
                 "images_per_second": round(done.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),

@@ -157,10 +157,10 @@ class CellTrainer(Trainer):
 
         Called before anything is logged, evaluated or saved, so that what was saved before stays the last.
         """
-        seen = [loss.detach().float().reshape(1)]
+        seen = [float(loss)]
         if grad_norm is not None and self.args.mixed_precision != "fp16":  # whose scaler expects some to overflow
-            seen.append(torch.as_tensor(grad_norm, device=loss.device).float().reshape(1))
-        if torch.isfinite(self.accelerator.gather(torch.cat(seen))).all():
+            seen.append(float(grad_norm))
+        if torch.isfinite(self.accelerator.gather(torch.tensor(seen, device=loss.device))).all():
             return
         saved = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
         good = f"{saved[-1]} is the last good checkpoint" if saved else "no checkpoint was saved before"
