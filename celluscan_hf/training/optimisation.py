@@ -95,38 +95,44 @@ def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torc
 
         def step(self, closure: Any = None) -> Any:
             result = super().step(closure)
-            self._follow()
-            return result
-
-        @torch.no_grad()
-        def _follow(self) -> None:
             for group in self.param_groups:
-                group["averaged_steps"] = steps = group["averaged_steps"] + 1
-                kept = min(decay, (1 + steps) / (10 + steps))
-                trained = [one for one in group["params"] if one.grad is not None or not one.requires_grad]
-                for parameter in trained:
-                    self.state[parameter].setdefault("average", parameter.detach().clone())
-                if trained:
-                    torch._foreach_lerp_([self.state[one]["average"] for one in trained], trained, 1 - kept)
+                _follow(group, self.state, decay)
+            return result
 
         def eval(self) -> None:
             """The averages into the model."""
-            self._put(averages=True)
+            for group in self.param_groups:
+                _show(group, self.state, averages=True)
 
         def train(self) -> None:
             """The trained weights into the model."""
-            self._put(averages=False)
-
-        @torch.no_grad()
-        def _put(self, averages: bool) -> None:
             for group in self.param_groups:
-                if group["shows_averages"] != averages:
-                    group["shows_averages"] = averages
-                    for parameter in group["params"]:
-                        if "average" in self.state[parameter]:
-                            kept = self.state[parameter]["average"]
-                            moved = parameter.detach().clone()
-                            parameter.copy_(kept)
-                            kept.copy_(moved)
+                _show(group, self.state, averages=False)
 
     return Averaging
+
+
+@torch.no_grad()
+def _follow(group: dict[str, Any], state: dict[Any, Any], decay: float) -> None:
+    """Move the averages of a group towards its weights."""
+    group["averaged_steps"] = steps = group["averaged_steps"] + 1
+    trained = [one for one in group["params"] if one.grad is not None or not one.requires_grad]
+    for parameter in trained:
+        state[parameter].setdefault("average", parameter.detach().clone())
+    if trained:
+        averages = [state[parameter]["average"] for parameter in trained]
+        torch._foreach_lerp_(averages, trained, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+
+@torch.no_grad()
+def _show(group: dict[str, Any], state: dict[Any, Any], averages: bool) -> None:
+    """Let weights and averages of a group change places, where they are not as wanted."""
+    if group["shows_averages"] == averages:
+        return
+    group["shows_averages"] = averages
+    for parameter in group["params"]:
+        if "average" in state[parameter]:
+            kept = state[parameter]["average"]
+            moved = parameter.detach().clone()
+            parameter.copy_(kept)
+            kept.copy_(moved)
