@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import BaseImageProcessor, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -54,6 +55,7 @@ def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
             settings.start = str(output / f"stage-{number - 1}")
         logger.info("stage %d of %d: %s", number, len(stages), folder)
         _Stage(recipe, settings).run(resume)
+    PartialState().destroy_process_group()  # whose threads would abort a process that ends before the others
     return output
 
 
