@@ -1,7 +1,6 @@
 """Rows of a split -> images as tensors, decoded and resized in the workers of a DataLoader, or once and kept."""
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
 
+from ..dataset.settings import cores
 from ..errors import CelluScanError
 from .sampling import Draw
 
@@ -67,7 +67,7 @@ class CellImages(torch.utils.data.Dataset[Any]):
     def _decode_all(self, progress: bool) -> torch.Tensor:
         kept = torch.empty((len(self), 3, self.side, self.side), dtype=torch.uint8)
         bar = tqdm(total=len(self), desc="decoding", unit="image", disable=not progress)
-        with bar, ThreadPoolExecutor(os.cpu_count()) as threads:
+        with bar, ThreadPoolExecutor(cores()) as threads:
             for start in range(0, len(self), _CHUNK):
                 stored = self.rows[start : start + _CHUNK]
                 decoded = threads.map(self._decode, stored["image"], stored["image_id"])

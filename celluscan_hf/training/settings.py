@@ -1,13 +1,13 @@
 """What a training can be told: the arguments of transformers, and ours, with all defaults in one place."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 
+from ..dataset.settings import cores
 from ..errors import CelluScanError
 from .augmentation import Augmentation
 from .losses import LOSSES
@@ -85,7 +85,7 @@ class TrainingSettings(TrainingArguments):
         if self.bf16 and not accelerated:
             self.use_cpu = True
         if self.dataloader_num_workers < 0:
-            self.dataloader_num_workers = 0 if self.cache_images else min(_cores(), _MOST_WORKERS)
+            self.dataloader_num_workers = 0 if self.cache_images else min(cores(), _MOST_WORKERS)
         self.dataloader_persistent_workers = self.dataloader_num_workers > 0 and not self.streaming
         self.dataloader_pin_memory &= accelerated and not self.use_cpu
         if self.accelerator_config is None and self.dataloader_pin_memory:
@@ -150,8 +150,3 @@ _RANGES = (
     ("ema_decay", 0.0, 0.999999),
     ("label_smoothing_factor", 0.0, 0.999),
 )
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
