@@ -16,6 +16,7 @@ from celluscan_hf.dataset.settings import cores
 
 PBC = Path(__file__).parents[2] / "shared" / "data" / "PBC_dataset_normal_DIB"
 PACKAGES = {
+    "cpu": ("celluscan_hf", "torch", "transformers"),
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
@@ -102,6 +103,11 @@ def _add_training_commands(
         command.add_argument("--dataset", required=True, help="a built data set folder")
         command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         command.add_argument("--batch-size", type=int, default=64)
+    text = "a training step of the recipes for the CPU: attention, and memory kept or given back"
+    command = commands.add_parser("cpu", help=text, parents=[common])
+    command.set_defaults(module="cpu")
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--steps", type=int, default=20, help="that are measured, after a warm-up")
     text = "what a recipe reaches: trained, and judged on the test split"
     command = commands.add_parser("recipe", help=text, parents=[common])
     command.set_defaults(module="recipe")

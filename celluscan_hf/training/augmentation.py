@@ -5,6 +5,8 @@ its draw number: a counter-based generator (Salmon et al. 2011, https://doi.org/
 so nothing needs to be saved, or kept in step between processes, workers and devices.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from ..errors import CelluScanError
 
 Colour = tuple[float, float, float]
+_IN_CACHE = 8  # images worked on at once on the CPU: 8 x 224 px are 5 MB of float32
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2714064.2660195), its constants as signed 64-bit integers
 _STEP = 0x9E3779B97F4A7C15 - 2**64
@@ -49,9 +52,25 @@ class View:
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, resized, resized) uint8 -> (B, 3, side, side) float32, as the image processor gives it."""
-        seen = slice(self.margin, self.margin + self.side)
-        unchanged = torch.eye(3, device=pixels.device).expand(len(pixels), 3, 3)
-        return self.scaled(pixels[..., seen, seen], unchanged, torch.zeros(3, device=pixels.device))
+        images = len(pixels)
+        return self.gathered(pixels, [[self.margin] * 2] * images, [0] * images, torch.ones(images, 3))
+
+    def gathered(
+        self, pixels: torch.Tensor, corners: list[list[int]], turns: list[int], factors: torch.Tensor
+    ) -> torch.Tensor:
+        """As above, each image cut out at its corner, turned (`cut`) and recoloured by its factors (`recolouring`).
+
+        On the CPU a few images at a time, which stay in its cache from one step to the next.
+        """
+        factors = factors.to(pixels.device, non_blocking=True)
+        scaled = pixels.new_empty((len(pixels), 3, self.side, self.side), dtype=torch.float32)
+        at_once = _IN_CACHE if pixels.device.type == "cpu" else len(pixels)
+        with _one_thread():
+            for start in range(0, len(pixels), at_once):
+                part = slice(start, start + at_once)
+                seen = cut(pixels[part], corners[part], turns[part], self.side)
+                scaled[part] = self.scaled(seen, *recolouring(seen, factors[part]))
+        return scaled
 
     def scaled(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """`mix` (B, 3, 3) and `offset` (B, 3) or (3,) applied to the colours in [0, 1], then mean and std: one product.
@@ -89,14 +108,25 @@ class Augmentation:
         if not 0 <= self.color_jitter < 1:
             raise CelluScanError(f"--color_jitter {self.color_jitter}: expected at least 0 and below 1")
 
-    def __call__(self, pixels: torch.Tensor, draws: torch.Tensor, view: View) -> torch.Tensor:
-        """Images (B, 3, resized, resized) uint8 with their draw numbers (B,) -> (B, 3, side, side) float32."""
-        chance = uniform(draws, 6, self.seed)
+    def __call__(self, pixels: torch.Tensor, draws: Sequence[int], view: View) -> torch.Tensor:
+        """Images (B, 3, resized, resized) uint8 with their B draw numbers -> (B, 3, side, side) float32."""
+        chance = uniform(torch.tensor(draws), 6, self.seed)
         reach = int(self.shift * view.side)
         corners = view.margin - reach + (chance[:, :2] * (2 * reach + 1)).long()
         turns = (chance[:, 2] * (8 if self.dihedral else 1)).long()
-        seen = cut(pixels, corners, turns, view.side)
-        return view.scaled(seen, *recolouring(seen, 1 + self.color_jitter * (2 * chance[:, 3:] - 1)))
+        factors = 1 + self.color_jitter * (2 * chance[:, 3:] - 1)
+        return view.gathered(pixels, corners.tolist(), turns.tolist(), factors)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So little work gains nothing from a second thread, which would wait for more on a core that decodes images."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=64)
@@ -120,19 +150,18 @@ def mixed(state: torch.Tensor) -> torch.Tensor:
     return state
 
 
-def cut(pixels: torch.Tensor, corners: torch.Tensor, turns: torch.Tensor, side: int) -> torch.Tensor:
-    """From each image (B, 3, H, W) the square at its corner (B, 2; top, left), turned or mirrored: (B, 3, side, side).
+def cut(pixels: torch.Tensor, corners: list[list[int]], turns: list[int], side: int) -> torch.Tensor:
+    """From each image (B, 3, H, W) the square at its corner (top, left), turned or mirrored: (B, 3, side, side).
 
-    `turns` (B,) are the eight symmetries of the square: bit 0 mirrors columns, bit 1 rows, bit 2 swaps the axes.
+    A turn is one of the eight symmetries of the square: bit 0 mirrors columns, bit 1 rows, bit 2 swaps the axes first.
     """
-    line = torch.arange(side, device=pixels.device)
-    rows = torch.where((turns & 2 > 0)[:, None], side - 1 - line, line) + corners[:, :1]  # (B, side)
-    columns = torch.where((turns & 1 > 0)[:, None], side - 1 - line, line) + corners[:, 1:]
-    width = pixels.shape[3]
-    upright = rows[:, :, None] * width + columns[:, None, :]  # (B, side, side): where each pixel comes from
-    source = torch.where((turns & 4 > 0)[:, None, None], upright.transpose(1, 2), upright)
-    source = source.flatten(1)[:, None].expand(-1, pixels.shape[1], -1)
-    return pixels.flatten(2).gather(2, source).view(*pixels.shape[:2], side, side)
+    squares = []
+    for image, (top, left), turn in zip(pixels, corners, turns, strict=True):
+        square = image[:, top : top + side, left : left + side]
+        square = square.transpose(1, 2) if turn & 4 else square
+        mirrored = [axis for axis, bit in ((2, 1), (1, 2)) if turn & bit]
+        squares.append(square.flip(mirrored) if mirrored else square)
+    return torch.stack(squares)
 
 
 def recolouring(pixels: torch.Tensor, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

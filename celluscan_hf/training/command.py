@@ -11,6 +11,7 @@ import transformers
 from ..errors import CelluScanError
 from ..modeling.naming import WeightsError
 from . import recipes
+from .memory import keep_freed_memory
 from .run import train
 
 _FAILED, _INTERRUPTED = 2, 130
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen, others = head.parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers.utils.logging.disable_progress_bar()  # those of saving; the bar of training stays
+    keep_freed_memory()
     try:
         if {"-h", "--help"} & set(others):
             recipes.parser().print_help()

@@ -15,7 +15,7 @@ from ..dataset.settings import cores
 from ..errors import CelluScanError
 from .sampling import Draw
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]
 _CHUNK = 512  # images between two steps of the progress bar
 
 
@@ -23,7 +23,7 @@ class CellImages(torch.utils.data.Dataset[Any]):
     """The images of a split, each decoded to (3, side, side) uint8.
 
     Items come as whole batches: `pixels` (B, 3, side, side) uint8 in [0, 255] and `labels` (B,). Asked for a `Draw`
-    instead of a row, the batch also has `draws` (B,), the numbers of the showings.
+    instead of a row, the batch also has `draws`, a list of the B numbers of the showings.
 
     Args:
         rows: A split of `CellDataset`, images not decoded.
@@ -50,9 +50,9 @@ class CellImages(torch.utils.data.Dataset[Any]):
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
         """One batch; what DataLoader calls."""
         rows = [index.row if isinstance(index, Draw) else index for index in indices]
-        batch = {"pixels": self._pixels(rows), "labels": self.labels[rows]}
+        batch: Batch = {"pixels": self._pixels(rows), "labels": self.labels[rows]}
         if isinstance(indices[0], Draw):
-            batch["draws"] = torch.tensor([index.number for index in indices if isinstance(index, Draw)])
+            batch["draws"] = [index.number for index in indices if isinstance(index, Draw)]
         return batch
 
     def _pixels(self, rows: list[int]) -> torch.Tensor:

@@ -88,7 +88,7 @@ class StreamedCells(IterableDataset[Batch]):
         return {
             "pixels": torch.stack([decode(row["image"]["bytes"], row["image_id"], self.side) for row in rows]),
             "labels": torch.tensor([row["label"] for row in rows]),
-            "draws": torch.arange(first, first + len(rows)),
+            "draws": list(range(first, first + len(rows))),
         }
 
 

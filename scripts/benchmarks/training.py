@@ -19,6 +19,7 @@ from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.modeling.checkpoints import start_model
 from celluscan_hf.training.augmentation import Augmentation, View
 from celluscan_hf.training.images import CellImages, as_batch
+from celluscan_hf.training.memory import keep_freed_memory
 from celluscan_hf.training.sampling import CellSampler
 from celluscan_hf.training.settings import TrainingSettings
 from celluscan_hf.training.trainer import CellTrainer
@@ -35,6 +36,7 @@ def loader(arguments: argparse.Namespace) -> dict[str, Any]:
     augments image by image in the workers: flips, quarter turns and colour jitter of v2 on PIL images, as its
     documentation shows them.
     """
+    keep_freed_memory()  # for both
     data = open_dataset(arguments.dataset)
     ours, theirs = _our_loader(data, arguments), _their_loader(data, arguments)
     rates: dict[str, list[float]] = {"celluscan": [], "torchvision": []}
@@ -61,7 +63,7 @@ def _our_loader(data: CellDataset, arguments: argparse.Namespace) -> Callable[[]
 
     def batches() -> Iterator[torch.Tensor]:
         for batch in _loader(images, arguments, sampler=sampler, collate_fn=as_batch):
-            yield augmentation(batch["pixels"].to(arguments.device), batch["draws"].to(arguments.device), view)
+            yield augmentation(batch["pixels"].to(arguments.device), batch["draws"], view)
 
     return batches
 
@@ -141,6 +143,7 @@ class _Timed(CellTrainer):
 
 def training(arguments: argparse.Namespace) -> dict[str, Any]:
     """Images per second of ViT-B/16 through the Trainer from parquet; of the chip's own rate; waiting; memory."""
+    keep_freed_memory()
     data = open_dataset(arguments.dataset)
     folder = Path(tempfile.mkdtemp())
     try:

@@ -1,0 +1,64 @@
+"""What training on the CPU gains from eager attention and from memory that is kept: the same step, in turns."""
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+VARIANTS = {  # attention, and whether freed memory is kept
+    "sdpa": ("sdpa", False),
+    "eager": ("eager", False),
+    "eager_memory_kept": ("eager", True),
+}
+
+
+def cpu(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of forward and backward pass of two recipes' models in bf16, ratios to fused attention."""
+    return {name: _compare(name, arguments) for name in ("cpu-small", "cpu-best")}
+
+
+def _compare(recipe: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(arguments.rounds):
+        for name, variant in VARIANTS.items():
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                rates[name].append(alone.submit(_rate, recipe, *variant, arguments.steps, arguments.num_proc).result())
+    return {
+        "images_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "ratio_to_sdpa": {
+            name: round(statistics.median(a / b for a, b in zip(values, rates["sdpa"], strict=True)), 2)
+            for name, values in rates.items()
+        },
+    }
+
+
+def _rate(recipe: str, attention: str, keep: bool, steps: int, threads: int) -> float:
+    import torch
+
+    from celluscan_hf import taxonomy
+    from celluscan_hf.modeling.checkpoints import start_model
+    from celluscan_hf.training.memory import keep_freed_memory
+    from celluscan_hf.training.recipes import stages
+
+    if keep:
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    settings = stages(recipe, ["--dataset", "none", "--output_dir", "none"])[-1]
+    model = start_model("scratch", taxonomy.ID2LABEL, **settings.model_fields).train()
+    model.set_attn_implementation(attention)
+    size, batch = model.config.image_size, settings.per_device_train_batch_size
+    images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % len(taxonomy.NAMES)
+    for step in range(3 + steps):
+        if step == 3:
+            began = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(images, labels=labels).loss
+        torch.autograd.backward(loss)
+        model.zero_grad(set_to_none=True)
+    return steps * batch / (time.perf_counter() - began)
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    """Everything it needs comes with the project."""
