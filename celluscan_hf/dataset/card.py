@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .. import taxonomy
 from ..curation.splits import SPLITS
+from ..sources.licenses import hub_name
 from .features import CONFIGS, FEATURES, HELD_OUT, Part
 from .inspection import FileReport
 
@@ -25,8 +26,6 @@ _TEMPLATE = "dataset_card.md"
 GRID_COLUMNS = 8
 _CELL, _LABEL_WIDTH, _GAP = 112, 208, 6  # pixels
 _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-# the Hub's names of the licences that the sources state
-_HUB_LICENSES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-3.0": "cc-by-3.0", "MIT": "mit", "GPL-3.0": "gpl-3.0"}
 
 
 def render(statistics: dict[str, Any], sources: dict[str, Any], data: DatasetCardData) -> str:
@@ -63,7 +62,7 @@ def metadata(reports: Sequence[FileReport], statistics: dict[str, Any]) -> Datas
     size = next((name for limit, name in _SIZE_CATEGORIES if rows < limit), "1M<n<10M")
     data = DatasetCardData(
         pretty_name="CelluScan white blood cells",
-        license=sorted({_HUB_LICENSES.get(name, "other") for name in statistics["licenses"]}),
+        license=sorted({hub_name(name) for name in statistics["licenses"]}),
         task_categories=["image-classification"],
         task_ids=["multi-class-image-classification"],
         size_categories=[size],
