@@ -1,5 +1,6 @@
 """Fixtures of all tests: drawn images, tiny trees, caches in a temp folder, the real cells where they are at hand."""
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 PROJECT = Path(__file__).resolve().parents[1]
+GUARD = PROJECT / "tests" / "hub" / "guard" / "sitecustomize.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +30,17 @@ def hub_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
             patch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
             patch.setattr("datasets.config.HF_MODULES_CACHE", home / "modules")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback_only() -> Iterator[None]:
+    """No test talks to another machine: the guard of the Hub's clean processes, in this one."""
+    specification = importlib.util.spec_from_file_location("network_guard", GUARD)
+    assert specification and specification.loader
+    guard = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(guard)
+    with guard.installed():
         yield
 
 

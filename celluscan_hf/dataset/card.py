@@ -28,14 +28,27 @@ _CELL, _LABEL_WIDTH, _GAP = 112, 208, 6  # pixels
 _SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def render(statistics: dict[str, Any], sources: dict[str, Any], data: DatasetCardData) -> str:
-    """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`."""
+def render(
+    statistics: dict[str, Any],
+    sources: dict[str, Any],
+    data: DatasetCardData,
+    repository: str = REPOSITORY,
+    versions: Sequence[dict[str, Any]] = (),
+    images: bool = True,
+) -> str:
+    """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`.
+
+    `repository` is where it is published, `versions` are its tagged contents, oldest first. Without `images` it
+    describes a repository from which the data set can be built, but not loaded.
+    """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     body = environment.from_string(template_path().read_text("utf-8")).render(
-        repository=REPOSITORY,
+        repository=repository,
+        versions=versions,
+        images=images,
         configs=[config["config_name"] for config in data.get("configs", [])],
         grid=GRID,
         statistics=statistics,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ _SAID = ("title", "license", "caution")  # of each source, in metrics.json
 class Cell:
     """One cell: what is known of it, its label as a class number, and how its image is opened.
 
-    `sha256` is that of the publisher's file. `read` raises `BadImage` where the image cannot be used.
+    `license` is as its source states it, `sha256` that of the publisher's file. `read` raises `BadImage` where the
+    image cannot be used.
     """
 
     image_id: str
     source: str
     source_label: str
+    license: str
     group_id: str
     sha256: str
     label: int
@@ -59,7 +61,7 @@ def cells_of_split(name: str, split: str) -> Cells:
     """
     data = open_dataset(name)
     rows = data.split(CONFIG, split)
-    facts = rows.select_columns(["image_id", "source", "source_label", "group_id", "sha256", "label"]).to_list()
+    facts = rows.select_columns([field.name for field in fields(Cell) if field.name != "read"]).to_list()
     kept = [Cell(**fact, read=partial(_stored, rows, number, data.folder)) for number, fact in enumerate(facts)]
     described = {"dataset": name, "split": split, "fingerprint": data.fingerprint}
     return Cells(kept, [], described | {"sources": _sources_of(data.folder, {cell.source for cell in kept})})
@@ -124,6 +126,7 @@ def _looked_up(source: Source, item: Record | Dropped) -> tuple[Cell, str] | Dro
         image_id=item.image_id,
         source=source.name,
         source_label=item.source_label,
+        license=source.license,
         group_id=item.group,
         sha256=digest,
         label=taxonomy.LABEL2ID[item.label],

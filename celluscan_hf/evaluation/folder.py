@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .. import taxonomy
 from ..errors import CelluScanError
 
 METRICS = "metrics.json"
@@ -23,7 +24,10 @@ RECALL = "recall.png"
 MISTAKES = "hard_mistakes.png"
 ROC = "abnormal_roc.png"
 RELIABILITY = "reliability.png"
-FILES = frozenset({METRICS, PREDICTIONS, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY})
+EXAMPLES = "examples.json"
+IMAGES = "examples"  # the one folder in it, with the images that `EXAMPLES` describes
+IMAGE_FILES = {cell.name: f"{cell.code}.jpg" for cell in taxonomy.CLASSES}
+FILES = frozenset({METRICS, PREDICTIONS, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY, EXAMPLES})
 _SHOWN = 3
 
 
@@ -75,13 +79,23 @@ def check_free(output: Path) -> None:
         return
     if not output.is_dir():
         raise CelluScanError(f"{output} is a file; choose a folder for --output")
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in FILES or not path.is_file())
+    foreign = sorted(_foreign(output))
     if foreign:
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise CelluScanError(
             f"{output} holds {', '.join(foreign[:_SHOWN])}{more}, which no evaluation has written; "
             "choose an empty or new --output"
         )
+
+
+def _foreign(output: Path) -> Iterator[str]:
+    """Names of what no evaluation has written, relative to the folder."""
+    for path in output.iterdir():
+        if path.name == IMAGES and path.is_dir():
+            ours = IMAGE_FILES.values()
+            yield from (f"{IMAGES}/{file.name}" for file in path.iterdir() if file.name not in ours or file.is_dir())
+        elif path.name not in FILES or not path.is_file():
+            yield path.name
 
 
 def check_outside(output: Path, inputs: Sequence[Path]) -> None:

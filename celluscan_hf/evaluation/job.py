@@ -24,6 +24,7 @@ from ..sources import Dropped
 from ..whole import whole
 from . import folder, plots
 from .cells import Cells, cells_of_sources, cells_of_split
+from .examples import write_examples
 from .gallery import draw_mistakes
 from .measure import measure
 from .predictions import Predictions, columns_of, predict
@@ -100,6 +101,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         _write_dropped(dropped, made.final / folder.DROPPED)
         _write_json(metrics, made.final / folder.METRICS)
         draw(found, metrics, cells, made.final)
+        _write_json(write_examples(found, cells, made.final), made.final / folder.EXAMPLES)
         (made.final / folder.REPORT).write_text(render(metrics, _pictures(made.final)), "utf-8")
     return metrics
 
@@ -175,6 +177,6 @@ def _write_dropped(dropped: Sequence[Dropped], path: Path) -> None:
         writer.writerows((item.path, item.reason, item.detail) for item in dropped)
 
 
-def _write_json(metrics: dict[str, Any], path: Path) -> None:
+def _write_json(content: dict[str, Any] | list[dict[str, Any]], path: Path) -> None:
     with whole(path) as partial:
-        partial.write_text(json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

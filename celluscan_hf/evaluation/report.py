@@ -17,28 +17,35 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 def render(metrics: Mapping[str, Any], pictures: Collection[str]) -> str:
     """The text of the report. `pictures` are the names of those there are; the others are not shown."""
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    return (
+        environment()
+        .from_string(_TEMPLATE.read_text("utf-8"))
+        .render(
+            metrics=metrics,
+            pictures=pictures,
+            files=folder,
+            classes=ORDER,
+            codes={cell.name: cell.code for cell in taxonomy.CLASSES},
+            without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
+            confusions=largest_confusions(metrics),
+        )
     )
-    environment.filters |= {
-        "thousands": lambda number: f"{number:,}",
+
+
+def environment() -> Environment:
+    """Jinja with the filters of figures; a figure that a template names and nothing gives raises `UndefinedError`."""
+    made = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    made.filters |= {  # the plus refuses what is undefined, which a format alone would do in other words
+        "thousands": lambda number: f"{+number:,}",
         "percent": lambda share: percent(share).replace(" ", _NO_BREAK),
         "exact": _exact,
         "interval": _interval,
         "range": lambda ends: f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else "–",
-        "figure": lambda value: "–" if value is None else f"{value:.3f}",
+        "figure": lambda value: "–" if value is None else f"{+value:.3f}",
         "code": lambda text: "`" + str(text).replace("`", "'").replace("|", "\\|") + "`",
         "listed": _listed,
     }
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
-        metrics=metrics,
-        pictures=pictures,
-        files=folder,
-        classes=ORDER,
-        codes={cell.name: cell.code for cell in taxonomy.CLASSES},
-        without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
-        confusions=largest_confusions(metrics),
-    )
+    return made
 
 
 def largest_confusions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ def test_a_split_gives_its_rows_in_order_with_their_images(built, tmp_path):
     assert [cell.image_id for cell in cells.kept] == rows["image_id"]
     assert [cell.label for cell in cells.kept] == rows["label"]
     assert [cell.group_id for cell in cells.kept] == rows["group_id"]
+    assert [cell.license for cell in cells.kept] == rows["license"]
     assert np.array_equal(np.asarray(cells.kept[3].read()), np.asarray(rows[3]["image"]))
 
 
@@ -108,6 +109,7 @@ def field(tmp_path, write_image, write_files):
 
 def test_a_box_is_cut_out_of_its_field_and_counted_once(field, tmp_path):
     cells = cells_of_sources([f"bccd={field}"], tmp_path)
+    assert {cell.license for cell in cells.kept} == {"MIT"}
     assert len({cell.sha256 for cell in cells.kept}) == 1
     sizes = [cell.read().size for cell in cells.kept]
     assert len(sizes) == 2

@@ -18,7 +18,7 @@ import safetensors.torch
 from datasets import load_dataset
 
 from celluscan_hf.evaluation.command import add_arguments, run
-from celluscan_hf.evaluation.folder import FILES
+from celluscan_hf.evaluation.folder import FILES, IMAGES
 from celluscan_hf.evaluation.predictions import Predictions
 from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import figures
 from celluscan_hf.taxonomy import NAMES
@@ -62,7 +62,7 @@ def folder(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
 
 
 def test_the_folder_holds_every_file_and_nothing_else(evaluated):
-    assert {path.name for path in evaluated.iterdir()} == FILES
+    assert {path.name for path in evaluated.iterdir()} == FILES | {IMAGES}
     assert {path.name for path in evaluated.parent.iterdir()} == {"eval", "eval.lock"}
 
 
@@ -70,6 +70,16 @@ def test_metrics_have_what_the_design_names_and_are_strict_json(evaluated):
     found = json.loads((evaluated / "metrics.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert found.keys() >= DESIGNED
     assert found["confusion_matrix"]["labels"] == list(NAMES)
+
+
+def test_examples_are_recognised_cells_of_the_split(evaluated):
+    cells = Predictions.read(evaluated / "predictions.parquet")
+    examples = json.loads((evaluated / "examples.json").read_text("utf-8"))
+    assert {path.name for path in (evaluated / IMAGES).iterdir()} == {f"{entry['code']}.jpg" for entry in examples}
+    for entry in examples:
+        row = cells.image_ids.index(entry["image_id"])
+        assert NAMES[cells.labels[row]] == NAMES[cells.predicted[row]] == entry["class"]
+        assert (entry["source"], entry["license"]) == ("synthetic", "MIT")
 
 
 def test_metrics_are_those_of_the_predictions(evaluated):
@@ -96,7 +106,8 @@ def test_the_command_it_names_gives_the_same_files(evaluated, tmp_path):
     assert words[:2] == ["python", "scripts/evaluate.py"]
     words[words.index("--output") + 1] = str(tmp_path / "again")
     assert call(*words[2:]) == 0
-    for name in FILES - {"metrics.json", "report.md"}:
+    examples = {path.relative_to(evaluated) for path in (evaluated / IMAGES).iterdir()}
+    for name in examples | FILES - {"metrics.json", "report.md"}:
         assert (tmp_path / "again" / name).read_bytes() == (evaluated / name).read_bytes()
     assert metrics_of(tmp_path / "again") | {"command": ""} == metrics_of(evaluated) | {"command": ""}
 

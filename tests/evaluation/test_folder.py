@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.evaluation.folder import METRICS, REPORT, building, check_outside
+from celluscan_hf.evaluation.folder import IMAGES, METRICS, REPORT, building, check_outside
 
 
 def write(output: Path, text: str) -> None:
@@ -64,6 +64,25 @@ def test_a_folder_with_other_files_is_refused_and_kept(name, tmp_path):
     with pytest.raises(CelluScanError, match=f"holds {name}, which no evaluation has written"):
         write(tmp_path / "eval", "second")
     assert names(tmp_path / "eval") == {METRICS, name}
+
+
+def test_the_examples_of_an_earlier_evaluation_go_with_it(tmp_path):
+    write(tmp_path / "eval", "first")
+    (tmp_path / "eval" / IMAGES).mkdir()
+    (tmp_path / "eval" / IMAGES / "BNE.jpg").write_text("of the first")
+    write(tmp_path / "eval", "second")
+    assert names(tmp_path / "eval") == {METRICS}
+
+
+@pytest.mark.parametrize("name", ["mine.jpg", "deeper/BNE.jpg", "BNE.jpg/mine.txt"])
+def test_a_foreign_file_among_the_examples_is_refused_and_kept(name, tmp_path):
+    write(tmp_path / "eval", "first")
+    foreign = tmp_path / "eval" / IMAGES / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    with pytest.raises(CelluScanError, match=f"holds {IMAGES}/{Path(name).parts[0]}, which no evaluation has written"):
+        write(tmp_path / "eval", "second")
+    assert foreign.read_text() == "mine"
 
 
 def test_a_folder_named_like_a_file_of_ours_is_foreign(tmp_path):

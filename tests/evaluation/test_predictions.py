@@ -17,7 +17,7 @@ from .conftest import save_checkpoint
 
 
 def cells(*reads):
-    kept = [Cell(f"drawn/{n}", "drawn", "EOS", f"slide {n}", "0" * 64, 2, read) for n, read in enumerate(reads)]
+    kept = [Cell(f"drawn/{n}", "drawn", "EOS", "MIT", f"slide {n}", "0" * 64, 2, read) for n, read in enumerate(reads)]
     return Cells(kept, [], {})
 
 

@@ -1,0 +1,233 @@
+"""The card of a published model: `model_card.md` filled with measured figures, and the YAML that the Hub reads.
+
+Every figure comes from the record of the training or from the evaluation; what was not measured is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from ..dataset.card import table, taxonomy_table
+from ..errors import CelluScanError
+from ..evaluation import folder
+from ..evaluation.cells import CONFIG
+from ..evaluation.plots import ORDER
+from ..evaluation.report import environment, largest_confusions
+from ..sources import READERS
+from .training_facts import TrainingFacts
+
+HUB = "https://huggingface.co"
+TASK = "image-classification"
+FEW = 30  # cells: with fewer the interval of a recall is too wide to tell much
+WEAK = 0.8  # recall below which a class is named among the known failures
+_TEMPLATE = "model_card.md"
+_TAGS = ["biology", "medical", "haematology", "white-blood-cells", "microscopy", "vit"]
+_DIGITS = 4  # of the figures for the Hub's tables
+_CONFUSIONS = 6
+# our name of a figure, and type, name and config of it on the Hub; the mean recall of the classes is balanced accuracy
+_METRICS = {
+    "accuracy": ("accuracy", "Accuracy", None),
+    "balanced_accuracy": ("recall", "Balanced accuracy (macro recall)", "macro"),
+    "macro_f1": ("f1", "Macro-F1", "macro"),
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the card of one repository is made of.
+
+    - `repository`: its Hub id; `counterpart`: that of the other variant of the same weights, where both are published.
+    - `hand_built`: whether it is our own architecture, with its two Python files; else the library's ViT.
+    - `revision`: the tag that the loading example of the hand-built one pins.
+    - `dataset`: Hub id of the data set it was trained on.
+    - `settings`, `training`: the `settings.json` and `training.json` of the run.
+    - `metrics`, `examples`: the `metrics.json` and `examples.json` of the evaluation.
+    - `config`, `parameters`: the `config.json` of the model, and how many weights it has.
+    """
+
+    repository: str
+    hand_built: bool
+    counterpart: str | None
+    revision: str
+    dataset: str
+    settings: Mapping[str, Any]
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    config: Mapping[str, Any]
+    parameters: int
+    examples: Sequence[Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        if self.metrics["data"].get("split") == "train":
+            raise CelluScanError(
+                "the evaluation is of the training split, whose answers the model has seen: "
+                "run scripts/evaluate.py with --split test"
+            )
+
+    @property
+    def of_split(self) -> bool:
+        """Whether it was evaluated on a split of a built data set, not on raw sources."""
+        return "dataset" in self.metrics["data"]
+
+
+def render(facts: ModelFacts) -> str:
+    """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`."""
+    training = TrainingFacts(facts.settings)
+    context = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    jinja = environment()
+    jinja.filters["duration"] = _duration
+    body = jinja.from_string(template_path().read_text("utf-8")).render(
+        context,
+        trained=training,
+        command=training.command(facts.dataset),
+        data=facts.metrics["data"],
+        of_split=facts.of_split,
+        same_data=facts.metrics["data"]["fingerprint"] == facts.settings["data"]["fingerprint"],
+        ci=facts.metrics.get("ci95") or {},
+        sources=_sources(facts.metrics["data"]["sources"]),
+        name=facts.repository.rpartition("/")[2],
+        classes=ORDER,
+        confusions=largest_confusions(facts.metrics)[:_CONFUSIONS],
+        known=_known_failures(facts.metrics),
+        mean_confidence=_mean_confidence(facts.metrics),
+        taxonomy_table=taxonomy_table(),
+        recipe_table=table(["setting", "value"], training.rows()),
+        hub=HUB,
+        files=folder,
+    )
+    return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}"))
+
+
+def template_path() -> Path:
+    """`model_card.md`: beside this module in an installed package, at the root in a checkout."""
+    beside = Path(__file__).with_name(_TEMPLATE)
+    return beside if beside.exists() else Path(__file__).parents[2] / _TEMPLATE
+
+
+def metadata(facts: ModelFacts) -> ModelCardData:
+    """The card's YAML: task, licence, data, figures, and a widget with the examples."""
+    return ModelCardData(
+        license="mit",
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=_TAGS,
+        datasets=[facts.dataset],
+        metrics=sorted({_METRICS[name][0] for name in _measured(facts)}),
+        base_model=TrainingFacts(facts.settings).base_model,
+        widget=[
+            {"src": f"{HUB}/{facts.repository}/resolve/main/{example['file']}", "example_title": example["class"]}
+            for example in facts.examples
+        ]
+        or None,
+        model_name=facts.repository.rpartition("/")[2],
+        eval_results=_eval_results(facts),
+    )
+
+
+def _measured(facts: ModelFacts) -> dict[str, float]:
+    """The figures for the Hub's tables, of those that were measured."""
+    found = {name: facts.metrics.get(name) for name in _METRICS}
+    return {name: round(value, _DIGITS) for name, value in found.items() if value is not None}
+
+
+def _eval_results(facts: ModelFacts) -> list[EvalResult]:
+    data = facts.metrics["data"]
+    where: dict[str, Any]
+    if facts.of_split:
+        where = {"dataset_type": facts.dataset, "dataset_name": facts.dataset}
+        where |= {"dataset_config": CONFIG, "dataset_split": data["split"]}
+    else:
+        titles = [source["title"] for source in data["sources"].values()]
+        where = {"dataset_type": "+".join(data["sources"]), "dataset_name": ", ".join(titles)}
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Image classification",
+            metric_type=_METRICS[name][0],
+            metric_name=_METRICS[name][1],
+            metric_config=_METRICS[name][2],
+            metric_value=value,
+            **where,
+        )
+        for name, value in _measured(facts).items()
+    ]
+
+
+def evaluation_results(facts: ModelFacts) -> str:
+    """The YAML of `.eval_results/celluscan.yaml`; an empty list where raw sources were evaluated, which are no data
+    set of the Hub.
+
+    https://huggingface.co/docs/hub/eval-results
+    """
+    if not facts.of_split:
+        return yaml.safe_dump([])
+    data, intervals = facts.metrics["data"], facts.metrics.get("ci95") or {}
+    entries = []
+    for name, value in _measured(facts).items():
+        notes = [f"{data['split']} split", f"{facts.metrics['n']} cells"]
+        if name in intervals:
+            notes.append("95 % interval {:.4f}–{:.4f}".format(*intervals[name]))
+        notes.append(f"fingerprint of the data {data['fingerprint'][:12]}")
+        entries.append(
+            EvalResultEntry(
+                dataset_id=facts.dataset,
+                task_id=name,
+                value=value,
+                source_url=f"{HUB}/{facts.repository}",
+                source_name="Model card",
+                notes=", ".join(notes),
+            )
+        )
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _sources(described: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """The sources of the evaluated cells, with citation and page where one of our readers knows them."""
+    found = []
+    for name, source in described.items():
+        info = READERS[name].info if name in READERS else None
+        known = info if info is not None and info.title == source["title"] else None
+        found.append(
+            {
+                "name": name,
+                "title": source["title"] or name,
+                "license": source["license"] or "not stated",
+                "caution": source["caution"],
+                "citation": known.citation if known else "",
+                "url": known.url if known else "",
+            }
+        )
+    return found
+
+
+def _known_failures(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of classes: `unseen` have no cell in the evaluation, `few` have some, `weak` have a low recall."""
+    per_class: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
+    names = [cell.name for cell in ORDER]
+    present = [name for name in names if per_class[name]["support"]]
+    return {
+        "unseen": [name for name in names if name not in present],
+        "few": [f"{name} ({per_class[name]['support']})" for name in present if per_class[name]["support"] < FEW],
+        "weak": [
+            f"{name} ({100 * per_class[name]['recall']:.1f} %)" for name in present if per_class[name]["recall"] < WEAK
+        ],
+    }
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, and from a minute on also the larger unit."""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit} ({seconds:,.0f} s)"
+    return f"{seconds:.1f} s"
+
+
+def _mean_confidence(metrics: Mapping[str, Any]) -> float | None:
+    """The mean probability of the likeliest class, from the bins behind the calibration error."""
+    bins = metrics.get("calibration") or []
+    cells = sum(one["n"] for one in bins)
+    return sum(one["n"] * one["confidence"] for one in bins) / cells if cells else None

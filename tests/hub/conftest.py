@@ -1,0 +1,77 @@
+"""A loop-back Hub for each test, and clients that talk to it in clean processes."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+from celluscan_hf.dataset.build import build
+from celluscan_hf.dataset.settings import BuildSettings
+from celluscan_hf.evaluation.job import EvaluationSettings, evaluate
+from celluscan_hf.training.recipes import stages
+from celluscan_hf.training.run import train
+from tests.hub.loopback import Hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A Hub of its own; the test fails where a client made a call that it does not know, or asked another machine."""
+    with Hub() as started:
+        yield started
+    assert not started.complaints(), "\n".join(started.complaints())
+
+
+@pytest.fixture
+def client_environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    """The whole environment of a clean process that may write to the Hub."""
+    return hub.environment(tmp_path / "client")
+
+
+@pytest.fixture
+def run_clean(hub: Hub, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`hub.run_clean` in a home of the test."""
+    return partial(hub.run_clean, home=tmp_path / "client")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The folders of a run of training and of the evaluation of its model on the test split."""
+
+    run: Path
+    evaluation: Path
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built data set: 14 classes of drawn cells, 48 px; 280 originals, and 196 augmented rows of train."""
+    folder = tmp_path_factory.mktemp("data_set") / "wbc"
+    build(BuildSettings(("synthetic=20",), folder, image_size=48, target_per_class=28, num_proc=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Trained:
+    """A tiny plain ViT that took two steps."""
+    return train_and_evaluate(tmp_path_factory.mktemp("plain"), data_set, patch_stem="linear")
+
+
+@pytest.fixture(scope="session")
+def convolution(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Trained:
+    """A tiny ViT of ours that is no plain one."""
+    return train_and_evaluate(tmp_path_factory.mktemp("convolution"), data_set, patch_stem="convolution")
+
+
+def train_and_evaluate(folder: Path, data_set: Path, **fields: object) -> Trained:
+    recipe = folder / "tiny.yaml"
+    model = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    settings = {"start": "scratch", "model": model | {"intermediate_size": 64} | fields, "use_cpu": True}
+    settings |= {"max_steps": 2, "dataloader_num_workers": 0, "disable_tqdm": True, "crop_pct": 0.8}
+    recipe.write_text(yaml.safe_dump(settings))
+    done = Trained(folder / "run", folder / "evaluation")
+    train(str(recipe), stages(str(recipe), ["--dataset", str(data_set), "--output_dir", str(done.run)]))
+    evaluate(EvaluationSettings(str(done.run), done.evaluation, str(data_set), device="cpu", resamples=20))
+    return done

@@ -1,0 +1,412 @@
+"""The model card: readable as a template, valid for the Hub when filled, and with no figure of its own."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from jinja2 import UndefinedError
+
+from celluscan_hf import taxonomy
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.evaluation.measure import measure
+from celluscan_hf.evaluation.predictions import FACTS, Predictions
+from celluscan_hf.hub.model_card import ModelFacts, evaluation_results, render, template_path
+from celluscan_hf.hub.training_facts import TrainingFacts
+from celluscan_hf.sources import READERS
+from celluscan_hf.training import recipes
+from celluscan_hf.training.settings import TrainingSettings
+
+REPOSITORY, DATASET = "some/vit-wbc", "some/wbc"
+SOURCE = {"title": "Drawn cells", "license": "MIT", "caution": "Grey backgrounds."}
+WRONG = [("MY", "PMY", 0.9), ("MMY", "MY", 0.8), ("SNE", "BNE", 0.95), ("SNE", "BNE", 0.7), ("LY", "MO", 0.99)]
+PUBLISHED = {"88.93", "95"}  # of the student project, and of the intervals
+
+
+def measured(outcomes: list[tuple[str, str, float]], resamples: int = 20) -> dict[str, Any]:
+    """`metrics.json` for (true code, predicted code, its probability), without what `change` below adds."""
+    ids = [f"drawn/{number}.png" for number in range(len(outcomes))]
+    labels, told = ([taxonomy.LABEL2ID[taxonomy.lookup(one[i]).name] for one in outcomes] for i in (0, 1))
+    values = np.array([[(1 - one[2]) / 13] * 14 for one in outcomes], np.float32)
+    values[range(len(ids)), told] = [one[2] for one in outcomes]
+    facts = dict.fromkeys(FACTS, ids) | {"source": ["drawn"] * len(ids)}
+    return measure(Predictions(facts, np.array(labels), values), resamples) | {
+        "model": {"name": REPOSITORY},
+        "data": {"dataset": DATASET, "split": "test", "fingerprint": "ab" * 32, "sources": {"drawn": SOURCE}},
+    }
+
+
+def recorded(recipe: str, **changed: Any) -> dict[str, Any]:
+    """`settings.json` of the last stage of a recipe."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainingSettings)}
+    stage = recipes.load(recipe)[-1]
+    settings = defaults | stage | {"model": json.dumps(stage["model"])} | changed
+    return {
+        "recipe": recipe,
+        "seed": 42,
+        "data": {"config": "originals", "fingerprint": "ab" * 32, "rows": {"train": 6190, "validation": 885}},
+        "settings": settings,
+        "processes": 1,
+        "batch": 96,
+        "precision": "bf16",
+        "device": "cpu, 2 threads",
+        "versions": {"python": "3.12", "celluscan_hf": "0.7.1", "torch": "2.34"},
+        "git": "c0ffee",
+    }
+
+
+@pytest.fixture(scope="module")
+def usual() -> dict[str, Any]:
+    """Cells of all classes but Myeloblast, with mistakes, and Promyelocyte mostly mistaken."""
+    codes = [cell.code for cell in taxonomy.CLASSES if cell.code not in ("MYO", "PMY")]
+    outcomes = [(code, code, 0.61 + 0.01 * number) for code in codes for number in range(31)]
+    return measured([*outcomes, *WRONG, *[("PMY", "MMY", 0.7)] * 6, ("PMY", "PMY", 0.9)])
+
+
+@pytest.fixture
+def facts(usual) -> ModelFacts:
+    model = {"num_hidden_layers": 5, "hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    examples = [
+        {"file": f"examples/{code}.jpg", "class": taxonomy.lookup(code).name, "code": code, "image_id": f"drawn/{code}"}
+        | {"source": "drawn", "license": "MIT", "title": "Drawn cells"}
+        for code in ("BNE", "BA")
+    ]
+    return ModelFacts(
+        repository=REPOSITORY,
+        hand_built=False,
+        counterpart=None,
+        revision="v3.5",
+        dataset=DATASET,
+        settings=recorded("cpu-small"),
+        training={
+            "resumed_from": None,
+            "seconds": 659.4,
+            "steps": 960,
+            "images_per_second": 141.5,
+            "best_step": 832,
+            "validation": {"n": 885, "accuracy": 0.8371, "macro_f1": 0.8236},
+        },
+        metrics=usual,
+        config=model | {"image_size": 72, "patch_size": 8},
+        parameters=2_280_398,
+        examples=examples,
+    )
+
+
+def change(facts: ModelFacts, **sections: Any) -> ModelFacts:
+    """The same facts with others in some fields; mappings are merged."""
+    merged = {
+        name: dict(getattr(facts, name)) | value if isinstance(value, dict) else value
+        for name, value in sections.items()
+    }
+    return dataclasses.replace(facts, **merged)
+
+
+def from_raw(facts: ModelFacts) -> ModelFacts:
+    return change(facts, metrics={"data": {"fingerprint": "ef" * 32, "sources": {"drawn": SOURCE}}})
+
+
+def words(facts: ModelFacts) -> str:
+    """The card on one line, spaces single."""
+    return re.sub(r"\s+", " ", render(facts))
+
+
+def variants(facts: ModelFacts) -> list[ModelFacts]:
+    bare = {"ci95": None, "maturation": None, "abnormal": None, "calibration": [], "nll": None, "ece": None}
+    return [
+        facts,
+        change(facts, hand_built=True, counterpart="some/other", config={"patch_stem": "convolution"}),
+        from_raw(facts),
+        change(facts, metrics=bare, examples=[], training={"resumed_from": "checkpoint-64"}),
+        change(facts, settings=recorded("seed-probe")),
+    ]
+
+
+def test_no_variant_has_remains_of_the_template_or_gaps(facts):
+    for one in variants(facts):
+        text = render(one)
+        assert not re.search(r"\{%|%\}|\{#|Undefined|\bNone\b|\bnan\b|\d\.\d{6}", text)
+        assert "{{" not in text.replace("{{The CelluScan authors}}", "")
+        assert "\n\n\n" not in text
+        assert not re.search(r"[^\n]\n(#|```\w)|\n#[^\n]*\n[^\n]", text.partition("\n---\n")[2])
+
+
+def test_tables_have_as_many_fields_in_every_line(facts):
+    for one in variants(facts):
+        lines = render(one).splitlines()
+        tables = [line.count("|") if line.startswith("|") else 0 for line in lines]
+        assert all(0 in (first, second) or first == second for first, second in pairwise(tables))
+        assert max(tables) > 5
+
+
+def test_the_template_names_no_figure():
+    prose = re.sub(
+        r"```.*?```|\{\{.*?\}\}|\{%.*?%\}|\(\d[\d, –]*\)", "", template_path().read_text("utf-8"), flags=re.S
+    )
+    published = {"88.93", "95", "16", "10,766", "4,500", "14,530", "1,000"}
+    works = {"2020", "2024", "2019", "2021", "200029", "240300"}
+    assert set(re.findall(r"(?<![\w/.])(?:e)?(\d[\d,.]*\d)", prose)) <= published | works
+
+
+def numbers(value: Any) -> Iterator[float | str]:
+    """All numbers among facts, and those that stand in their words."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from numbers(key)
+            yield from numbers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, str):
+        yield from re.findall(r"\d+\.\d+|\d+", value)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_every_figure_follows_from_the_facts(facts):
+    given = list(numbers(dataclasses.asdict(facts)))
+    line, matrix = facts.metrics["maturation"], facts.metrics["confusion_matrix"]["matrix"]
+    given += [line[name] / line["n"] for name in ("exact", "adjacent", "distant", "left_line")]
+    given += [count / sum(row) for row in matrix for count in row if count]
+    given += [sum(one["n"] * one["confidence"] for one in facts.metrics["calibration"]) / facts.metrics["n"]]
+    given += [facts.training["seconds"] / 60]
+    known = {form for v in given if not isinstance(v, str) for form in forms(v)} | {
+        v for v in given if isinstance(v, str)
+    }
+    body = render(facts).partition("\n---\n")[2]
+    told = set(re.findall(r"\d+\.\d+|\d+(?=\s?%)", body))
+    assert len(told) > 50
+    assert told - known <= PUBLISHED
+
+
+def forms(value: float) -> list[str]:
+    return [
+        f"{value:.3f}",
+        f"{value:.1f}",
+        f"{value:g}",
+        f"{100 * value:.1f}",
+        f"{100 * value:.0f}",
+        f"{100 * value:g}",
+    ]
+
+
+def test_headline_has_the_figures_with_their_intervals(facts):
+    low, high = facts.metrics["ci95"]["accuracy"]
+    text = words(facts)
+    assert (
+        f"accuracy of **{100 * facts.metrics['accuracy']:.1f} %** (95 % interval {100 * low:.1f}–{100 * high:.1f} %)"
+        in text
+    )
+    assert text.index("Not a medical device") < text.index("How to use it")
+
+
+def test_another_figure_gives_another_card(facts):
+    other = change(facts, metrics={"accuracy": 0.1234})
+    assert "12.3" in render(other) and "12.3" not in render(facts)
+    assert ModelCard(render(other)).data.eval_results[0].metric_value == 0.1234
+
+
+def test_the_metadata_is_what_the_hub_reads(facts):
+    data = ModelCard(render(facts)).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "image-classification")
+    assert data.datasets == [DATASET]
+    assert data.metrics == ["accuracy", "f1", "recall"]
+    assert data.widget == [
+        {
+            "src": f"https://huggingface.co/{REPOSITORY}/resolve/main/examples/BNE.jpg",
+            "example_title": "Band Neutrophil",
+        },
+        {"src": f"https://huggingface.co/{REPOSITORY}/resolve/main/examples/BA.jpg", "example_title": "Basophil"},
+    ]
+    found = {(one.metric_type, one.metric_config): one for one in data.eval_results}
+    assert set(found) == {("accuracy", None), ("recall", "macro"), ("f1", "macro")}
+    f1 = found["f1", "macro"]
+    assert f1.metric_value == round(facts.metrics["macro_f1"], 4)
+    assert (f1.dataset_type, f1.dataset_config, f1.dataset_split) == (DATASET, "originals", "test")
+
+
+def test_results_for_the_hub_are_entries_with_what_they_are_of(facts):
+    entries = parse_eval_result_entries(yaml.safe_load(evaluation_results(facts)))
+    assert [entry.task_id for entry in entries] == ["accuracy", "balanced_accuracy", "macro_f1"]
+    assert {entry.dataset_id for entry in entries} == {DATASET}
+    assert entries[2].value == round(facts.metrics["macro_f1"], 4)
+    low, high = facts.metrics["ci95"]["macro_f1"]
+    notes = entries[2].notes or ""
+    assert f"{facts.metrics['n']} cells" in notes and f"{low:.4f}–{high:.4f}" in notes
+
+
+def test_the_plain_model_loads_without_trusted_code(facts):
+    text = render(facts)
+    assert f'pipeline("image-classification", model="{REPOSITORY}")' in text
+    assert "trust_remote_code" not in text
+
+
+def test_the_hand_built_model_is_loaded_at_a_pinned_revision(facts):
+    text = render(change(facts, hand_built=True))
+    examples = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(examples) == 2
+    assert all('revision="v3.5"' in example for example in examples)
+    assert "import celluscan_hf" in examples[0] and "trust_remote_code=True" in examples[1]
+    assert "Read both before you trust them" in text
+
+
+def test_examples_in_the_card_are_python(facts):
+    for one in variants(facts):
+        for example in re.findall(r"```python\n(.*?)```", render(one), re.S):
+            compile(example, "card", "exec")
+
+
+def test_without_examples_there_is_no_widget(facts):
+    text = render(change(facts, examples=[]))
+    assert "widget" not in text and "examples/" not in text.replace("`examples/` among them", "")
+    assert 'classify("cell.jpg")' in text
+
+
+def test_the_other_variant_is_named_where_there_is_one(facts):
+    assert "[some/other](https://huggingface.co/some/other)" in render(change(facts, counterpart="some/other"))
+    assert "The same weights" not in render(facts)
+
+
+def test_without_resamples_there_are_no_intervals_of_means(facts):
+    text = render(change(facts, metrics={"ci95": None}))
+    assert "Intervals are percentiles" not in text
+    assert f"| accuracy | {facts.metrics['accuracy']:.3f} | share of cells" in text
+    assert "intervals not calculated" in text
+
+
+def test_what_was_not_measured_has_no_section(facts):
+    text = render(change(facts, metrics={"maturation": None, "abnormal": None, "calibration": [], "ece": None}))
+    for section in ("line of maturation", "Finding abnormal cells", "mean probability", "expected calibration error"):
+        assert section in render(facts)
+        assert section not in text
+
+
+def test_a_missing_figure_is_an_error_not_a_gap(facts):
+    with pytest.raises(UndefinedError):
+        render(dataclasses.replace(facts, training={}))
+
+
+def test_failures_are_named_from_the_figures(facts):
+    text = words(facts)
+    assert "**No cell to measure on**: Myeloblast." in text
+    assert "| Myeloblast | MYO | 0 | not measured |" in text
+    assert "**Few cells to measure on**: Promyelocyte (7)." in text
+    assert f"**Low recall**: Promyelocyte ({100 / 7:.1f} %)." in text
+    assert "**Shortcut in `drawn`**: Grey backgrounds." in text
+    assert "**One source**" in text
+
+
+def test_groups_that_are_single_cells_are_told_to_flatter(facts):
+    assert "names no patient or slide" in words(facts)
+    grouped = words(change(facts, metrics={"groups": 12}))
+    assert "come in 12 groups" in grouped and "names no patient or slide" not in grouped
+
+
+def test_sources_have_licence_and_citation(facts):
+    info = READERS["pbc"].info
+    source = {"title": info.title, "license": "CC-BY-4.0", "caution": ""}
+    text = render(change(facts, metrics={"data": facts.metrics["data"] | {"sources": {"pbc": source}}}))
+    assert f"| {info.title} (`pbc`) | CC-BY-4.0 |" in text
+    assert f"- {info.citation}. {info.url}" in text
+
+
+def test_another_build_of_the_data_is_told(facts):
+    other = {"data": facts.metrics["data"] | {"fingerprint": "cd" * 32}}
+    assert "Evaluated on another build of the data" in render(change(facts, metrics=other))
+    assert "Evaluated on another build of the data" not in render(facts)
+
+
+def test_raw_sources_are_called_so_and_stay_out_of_the_hubs_table(facts):
+    raw = from_raw(facts)
+    text = words(raw)
+    assert "cells read straight from Drawn cells it reached" in text
+    assert "is not checked here" in text
+    assert ModelCard(render(raw)).data.eval_results[0].dataset_name == "Drawn cells"
+    assert yaml.safe_load(evaluation_results(raw)) == []
+    assert "scripts/evaluate.py" not in text
+
+
+def test_figures_of_validation_are_called_so(facts):
+    text = render(change(facts, metrics={"data": facts.metrics["data"] | {"split": "validation"}}))
+    assert "These are figures of validation" in text
+
+
+def test_figures_of_the_training_split_are_refused(facts):
+    with pytest.raises(CelluScanError, match="--split test"):
+        change(facts, metrics={"data": facts.metrics["data"] | {"split": "train"}})
+
+
+def test_a_run_that_was_resumed_says_what_its_time_is_of(facts):
+    assert "11.0 minutes (659 s) of training" in words(facts)
+    assert "went on from `checkpoint-64`" in words(change(facts, training={"resumed_from": "checkpoint-64"}))
+
+
+def test_stages_are_told_and_their_first_start(facts):
+    text = words(change(facts, settings=recorded("seed-probe", start="out/run/stage-3")))
+    assert "torchvision's `vit_b_16`, pretrained on ImageNet, in 4 stages" in text
+    assert "The time is of the last of 4 stages." in text
+    assert "Weights of the last step, 960." in text
+    assert "the head alone" in text
+    assert "stage-3" not in text
+
+
+@pytest.mark.parametrize(
+    ("start", "base_model", "told"),
+    [
+        ("scratch", None, "random weights"),
+        ("torchvision:vit_b_16", None, "torchvision's `vit_b_16`"),
+        (
+            "google/vit-base-patch16-224",
+            "google/vit-base-patch16-224",
+            "https://huggingface.co/google/vit-base-patch16",
+        ),
+        ("weights/mine.safetensors", None, "weights of a local file or folder"),
+        ("mine", None, "weights of a local file or folder"),
+    ],
+)
+def test_only_a_repository_of_the_hub_is_a_base_model(start, base_model, told, facts):
+    text = render(change(facts, settings=recorded("cpu-small", start=start)))
+    assert ModelCard(text).data.base_model == base_model
+    assert f"Begun with {told}" in text or f"]({told}" in text
+
+
+def test_a_folder_here_is_no_base_model(facts, tmp_path, monkeypatch):
+    (tmp_path / "out" / "secret").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    text = render(change(facts, settings=recorded("cpu-small", start="out/secret")))
+    assert ModelCard(text).data.base_model is None
+    assert "secret" not in text and "--start WEIGHTS" in text
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_the_command_of_an_unchanged_recipe_has_no_options_more(recipe):
+    command = TrainingFacts(recorded(recipe)).command(DATASET)
+    assert command == f"python scripts/train.py --recipe {recipe} --dataset {DATASET} --output_dir out/run"
+
+
+def test_the_command_has_what_was_changed():
+    record = recorded("cpu-small", learning_rate=0.004, muon=False, model='{"hidden_size": 96}') | {"processes": 2}
+    command = TrainingFacts(record).command(DATASET) or ""
+    assert command.startswith("accelerate launch --num_processes 2 scripts/train.py --recipe cpu-small")
+    assert command.endswith("""--model '{"hidden_size": 96}' --muon false --learning_rate 0.004""")
+
+
+def test_a_recipe_of_ones_own_has_no_command_and_no_folder(facts):
+    record = recorded("cpu-small") | {"recipe": "secret/folder/mine.yaml"}
+    text = render(change(facts, settings=record))
+    assert "Recipe: `mine.yaml`" in text
+    assert "secret" not in text and "scripts/train.py" not in text
+
+
+def test_settings_that_were_not_used_are_left_out(facts):
+    plain = dict(TrainingFacts(facts.settings).rows())
+    assert "layer-wise decay of the learning rate" not in plain
+    tuned = dict(TrainingFacts(recorded("finetune")).rows())
+    assert tuned["layer-wise decay of the learning rate"] == "0.75"
+    assert "MixUp 0.2, CutMix 1" in tuned["augmentation on the fly"]

@@ -1,0 +1,122 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.hub.model_folder import RESULTS, TrainedModel, Variant, assemble, public
+from celluscan_hf.hub.upload import listing
+from tests.hub.conftest import Trained
+
+NATIVE = Variant("lab/vit", False, "lab/vit-handbuilt", "lab/cells", None)
+HAND_BUILT = Variant("lab/vit-handbuilt", True, "lab/vit", "lab/cells", None)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def copy(plain: Trained, tmp_path: Path) -> TrainedModel:
+    """A run and its evaluation, to change."""
+    run, evaluation = tmp_path / "run", tmp_path / "evaluation"
+    shutil.copytree(plain.run, run)
+    shutil.copytree(plain.evaluation, evaluation)
+    return TrainedModel(run, evaluation)
+
+
+def test_the_native_folder_holds_all_that_a_repository_should_and_no_code(plain: Trained, tmp_path: Path) -> None:
+    assert assemble(TrainedModel(plain.run, plain.evaluation), NATIVE, tmp_path / "folder") is None
+    paths = {path for path, _ in listing(tmp_path / "folder")}
+    wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "metrics.json", RESULTS}
+    assert wanted | {"confusion_matrix.png", "settings.json", "training.json", "curves.png"} <= paths
+    assert not [path for path in paths if path.endswith((".py", ".bin", ".pt", ".pkl"))]
+    assert json.loads((tmp_path / "folder/config.json").read_text())["model_type"] == "vit"
+
+
+def test_the_hand_built_folder_has_its_two_python_files_and_pins_its_content(plain: Trained, tmp_path: Path) -> None:
+    trained = TrainedModel(plain.run, plain.evaluation)
+    tag = assemble(trained, HAND_BUILT, tmp_path / "folder")
+    assert {path for path, _ in listing(tmp_path / "folder") if path.endswith(".py")} == {
+        "configuration_celluscan.py",
+        "modeling_celluscan.py",
+    }
+    assert f'revision="{tag}"' in (tmp_path / "folder/README.md").read_text()
+    assert assemble(trained, HAND_BUILT, tmp_path / "again") == tag
+
+
+def test_a_given_revision_is_pinned_instead(plain: Trained, tmp_path: Path) -> None:
+    variant = Variant("lab/vit-handbuilt", True, None, "lab/cells", "v1.0")
+    assert assemble(TrainedModel(plain.run, plain.evaluation), variant, tmp_path / "folder") == "v1.0"
+    assert 'revision="v1.0"' in (tmp_path / "folder/README.md").read_text()
+
+
+def test_the_pin_changes_with_the_content(copy: TrainedModel, tmp_path: Path) -> None:
+    before = assemble(copy, HAND_BUILT, tmp_path / "before")
+    edit(copy.run / "training.json", seconds=1234.5)
+    after = assemble(TrainedModel(copy.run, copy.evaluation), HAND_BUILT, tmp_path / "after")
+    assert after != before
+
+
+def test_every_card_is_valid_and_names_its_own_repository(plain: Trained, tmp_path: Path) -> None:
+    for variant in (NATIVE, HAND_BUILT):
+        folder = tmp_path / variant.repository
+        assemble(TrainedModel(plain.run, plain.evaluation), variant, folder)
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.license == "mit"
+        assert card.data.datasets in ("lab/cells", ["lab/cells"])
+        assert variant.repository in card.text
+
+
+def test_a_model_that_is_no_plain_vit_is_refused_as_one_with_what_to_do(convolution: Trained, tmp_path: Path) -> None:
+    trained = TrainedModel(convolution.run, convolution.evaluation)
+    with pytest.raises(CelluScanError, match=r"lab/vit, which needs transformers alone .*patch_stem.*--handbuilt"):
+        assemble(trained, NATIVE, tmp_path / "folder")
+    assemble(trained, Variant("lab/vit-handbuilt", True, None, "lab/cells", None), tmp_path / "handbuilt")
+
+
+def test_the_evaluation_of_another_model_is_refused(plain: Trained, convolution: Trained) -> None:
+    with pytest.raises(CelluScanError, match=r"is of other weights .*scripts/evaluate\.py on this run"):
+        TrainedModel(plain.run, convolution.evaluation)
+
+
+def test_an_evaluation_of_validation_is_refused(copy: TrainedModel) -> None:
+    edit(copy.evaluation / "metrics.json", data=copy.metrics["data"] | {"split": "validation"})
+    with pytest.raises(CelluScanError, match="is of the validation split: cards state figures of the test split"):
+        TrainedModel(copy.run, copy.evaluation)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("run", "training.json"), ("evaluation", "metrics.json")])
+def test_an_unfinished_folder_is_refused_by_the_file_it_lacks(copy: TrainedModel, folder: str, name: str) -> None:
+    (getattr(copy, folder) / name).unlink()
+    with pytest.raises(CelluScanError, match=f"has no {name}: expected a finished folder of scripts/"):
+        TrainedModel(copy.run, copy.evaluation)
+
+
+def test_no_path_of_the_machine_is_published(copy: TrainedModel, plain: Trained, tmp_path: Path) -> None:
+    edit(copy.run / "settings.json", settings=copy.settings["settings"] | {"deepspeed": "/home/someone/zero.json"})
+    assemble(TrainedModel(copy.run, copy.evaluation), HAND_BUILT, tmp_path / "folder")
+    for path, file in listing(tmp_path / "folder"):
+        if path.endswith((".json", ".md", ".yaml", ".py")):
+            text = file.read_text()
+            assert str(plain.run.parent) not in text, path
+            assert "/home/someone" not in text, path
+
+
+def test_records_name_the_hub_and_keep_what_is_no_path(copy: TrainedModel) -> None:
+    record = {
+        "data": copy.settings["data"]["name"],
+        "command": f"python scripts/evaluate.py --model {copy.run} --output /somewhere/else/evaluation",
+        "url": "https://huggingface.co/lab/cells",
+        "share": "1/2",
+        "output_dir": "out/run",
+    }
+    assert public(record, copy, NATIVE) == {
+        "data": "lab/cells",
+        "command": "python scripts/evaluate.py --model lab/vit --output evaluation",
+        "url": "https://huggingface.co/lab/cells",
+        "share": "1/2",
+    }
