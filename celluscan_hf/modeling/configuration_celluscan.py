@@ -141,15 +141,15 @@ class CelluScanConfig(PreTrainedConfig):
             raise ValueError(f"the ids of id2label must count up from 0 to {len(ids) - 1}, got {ids}")
 
     def validate_patch_stem(self) -> None:
-        """A convolutional stem halves the image once per layer and ends at half the hidden size."""
+        """A convolutional stem halves the image once per layer and doubles its channels up to the hidden size."""
         if self.patch_stem != "convolution":
             return
         if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
             raise ValueError(f'patch_stem "convolution" needs a power of two as patch_size, got {self.patch_size}')
-        if self.hidden_size % self.patch_size:
+        if self.hidden_size % (self.patch_size // 2):
             raise ValueError(
                 f'patch_stem "convolution" needs a hidden_size ({self.hidden_size}) that is a multiple of '
-                f"patch_size ({self.patch_size})"
+                f"half the patch_size ({self.patch_size})"
             )
 
     def validate_layers(self) -> None:

@@ -74,10 +74,10 @@ def convolutional_stem(config: CelluScanConfig) -> nn.Module:
     """Small convolutions, each halving the image, then a 1x1 projection: (B, C, H, W) -> (B, D, H/P, W/P).
 
     The early convolutions of Xiao et al. 2021 (https://arxiv.org/abs/2106.14881): 3x3, stride 2, batch norm, ReLU,
-    channels doubling up to D / 2.
+    channels doubling up to D.
     """
     halvings = int(math.log2(config.patch_size))
-    widths = [config.num_channels] + [config.hidden_size >> step for step in range(halvings, 0, -1)]
+    widths = [config.num_channels] + [config.hidden_size >> step for step in range(halvings - 1, -1, -1)]
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
         layers += [
