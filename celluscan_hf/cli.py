@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_export_onnx(commands)
     _add_explain(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -93,6 +94,23 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=_explain)
 
 
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "open the demo page in a browser; needs the extra demo"
+    parser = commands.add_parser("demo", help=text, description=text)
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a folder of scripts/train.py, or the name of a model on the Hub",
+    )
+    parser.add_argument(
+        "--evaluation", type=Path, metavar="FOLDER", help="a folder of scripts/evaluate.py, whose examples are shown"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="who may ask: 0.0.0.0 lets other machines in (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="by default the first free one from 7860 on")
+    parser.set_defaults(run=_demo)
+
+
 def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
     parser.add_argument(name, metavar="MODEL", help="a checkpoint folder, or the name of a model on the Hub", **options)
     parser.add_argument(
@@ -135,6 +153,18 @@ def _explain(arguments: argparse.Namespace) -> None:
     output = arguments.output or Path(f"{arguments.image.stem}-attention.png")
     trust = arguments.trust_remote_code
     print(explain(arguments.image, arguments.model, output, arguments.layer, trust_remote_code=trust))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    _quieten()
+    try:
+        from .space.demo import run
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise CelluScanError('gradio is not installed: pip install "celluscan_hf[demo]"') from error
+
+    run(arguments.model, arguments.evaluation, arguments.host, arguments.port)
 
 
 def _fail(message: str) -> int:

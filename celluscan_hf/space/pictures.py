@@ -1,0 +1,50 @@
+"""Small drawings for the page, as SVG: the place of a cell on the line of maturation, or its lineage beside it."""
+
+from html import escape
+
+from ..taxonomy import CLASSES
+from .answer import Answer
+
+_STAGES = sorted((cell for cell in CLASSES if cell.stage), key=lambda cell: cell.stage or 0)
+_STEP, _RADIUS, _HEIGHT = 100, 26, 120  # units of the drawing
+
+
+def maturation(said: Answer) -> str:
+    """The six stages of the neutrophil line, each filled by its probability; a text alternative is in its title."""
+    shares = {cell.code: share for cell, share in said.ranking}
+    told = ", ".join(f"{cell.name} {shares[cell.code]:.0%}" for cell in _STAGES)
+    parts = [_line()]
+    for position, cell in enumerate(_STAGES):
+        parts.append(_stage(position, cell.code, cell.name, shares[cell.code]))
+    return (
+        f'<svg class="maturation" role="img" viewBox="0 0 {_STEP * len(_STAGES)} {_HEIGHT}" '
+        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(_title(said))} Stages: {escape(told)}.</title>'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _title(said: Answer) -> str:
+    cell = said.best
+    if cell.stage:
+        return f"{cell.name}: stage {cell.stage} of 6 on the line of neutrophil maturation."
+    return f"{cell.name}: {cell.lineage} lineage, not on the line of neutrophil maturation."
+
+
+def _line() -> str:
+    middle, end = _HEIGHT // 2 - 14, _STEP * len(_STAGES) - _STEP // 2
+    return (
+        f'<line x1="{_STEP // 2}" y1="{middle}" x2="{end}" y2="{middle}" stroke="currentColor" stroke-opacity=".35"/>'
+    )
+
+
+def _stage(position: int, code: str, name: str, share: float) -> str:
+    x, y = _STEP * position + _STEP // 2, _HEIGHT // 2 - 14
+    circle = f'<circle cx="{x}" cy="{y}" r="{_RADIUS}"'
+    text = f'<text x="{x}" text-anchor="middle" fill="currentColor"'
+    return (
+        f'{circle} fill="var(--body-background-fill, white)"/>'
+        f'{circle} fill="#7c3aed" fill-opacity="{share:.2f}" stroke="currentColor" stroke-opacity=".5"/>'
+        f'{text} y="{y + 5}" font-size="15" font-weight="600">{code}</text>'
+        f'{text} y="{_HEIGHT - 22}" font-size="12">{escape(name.split()[0])}</text>'
+        f'{text} y="{_HEIGHT - 6}" font-size="12">{share:.0%}</text>'
+    )

@@ -1,0 +1,117 @@
+"""What the page asks: pictures in, answers out, several at once in one forward pass; a bad file is told, not raised."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from .. import taxonomy
+from ..curation.decoding import decode
+from ..errors import BadImage, CelluScanError
+from ..inference.attention import record_attention
+from ..inference.explain import LEAST_TOP, TINT, displayed, smooth
+from ..inference.loading import load_classifier
+from ..inference.prediction import best_device
+from . import stain
+from .answer import Answer, answer
+
+MAX_BYTES = 10_000_000  # of a file
+MAX_SIDE = 4096  # pixels; a picture of one cell has a few hundred
+AT_ONCE = 16  # pictures in one forward pass
+_SHOWN = 320  # pixels: the side of the picture with the overlay
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of one file.
+
+    - `answer`: None where `problem` says why the file cannot be used.
+    - `doubt`: why the picture does not look like a stained cell; the answer is then not shown as one.
+    - `overlay`: what the model saw, with its attention over it.
+    - `seconds`: from file to answer, of the whole batch.
+    """
+
+    name: str
+    answer: Answer | None = None
+    doubt: str | None = None
+    problem: str | None = None
+    overlay: Image.Image | None = None
+    seconds: float = 0.0
+
+
+class Recogniser:
+    """A model, loaded once.
+
+    Args:
+        model: A checkpoint folder, or the name of a model on the Hub, with the 14 classes of CelluScan.
+        revision: Of the Hub.
+
+    Raises:
+        CelluScanError: It cannot be loaded, or its classes are not ours.
+    """
+
+    def __init__(self, model: str, revision: str | None = None) -> None:
+        self.name = model
+        self.model, self.processor = load_classifier(model, revision=revision, attn_implementation="eager")
+        labels = self.model.config.id2label
+        if labels != taxonomy.ID2LABEL:
+            raise CelluScanError(
+                f"{model} has the classes {', '.join(map(str, labels.values()))}: expected the "
+                f"{len(taxonomy.NAMES)} of CelluScan in their order; train it with scripts/train.py"
+            )
+        self.model.to(best_device())
+
+    def recognise(self, files: Sequence[str | Path]) -> list[Seen]:
+        """An answer for each file, in order; what cannot be read takes no other's place."""
+        began = time.perf_counter()
+        opened = {position: (Path(file).name, _open(Path(file))) for position, file in enumerate(files)}
+        images = {position: found for position, (_, found) in opened.items() if isinstance(found, Image.Image)}
+        seen = dict(zip(images, self._seen(list(images.values())), strict=True))
+        seconds = time.perf_counter() - began
+        return [
+            replace(seen[position], name=name, seconds=seconds) if position in seen else Seen(name, problem=str(found))
+            for position, (name, found) in opened.items()
+        ]
+
+    def _seen(self, images: list[Image.Image]) -> list[Seen]:
+        if not images:
+            return []
+        pixel_values = torch.cat(
+            [self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
+        )
+        record = record_attention(self.model, pixel_values)
+        probabilities = record.logits.float().softmax(dim=-1).tolist()
+        maps = record.rollout() * record.grid[0] * record.grid[1]  # an even spread is 1
+        return [
+            Seen("", answer(row), stain.doubt(image), overlay=self._overlay(pixels, attention))
+            for image, row, pixels, attention in zip(images, probabilities, pixel_values, maps, strict=True)
+        ]
+
+    def _overlay(self, pixels: torch.Tensor, attention: torch.Tensor) -> Image.Image:
+        """What the model saw of a picture, its attention rollout (rows, columns) in warm colours over it."""
+        shown = functional.resize(pixels[None], [_SHOWN, _SHOWN], antialias=True)[0]
+        cell = displayed(shown, self.processor)
+        strength = smooth(attention, (_SHOWN, _SHOWN)) / max(float(attention.max()), LEAST_TOP)
+        tint = TINT[(strength.clip(0, 1) * (len(TINT) - 1)).astype(int)]
+        colour, opacity = tint[..., :3], tint[..., 3:]
+        mixed = cell * (1 - opacity) + colour * opacity
+        return Image.fromarray((mixed * 255).round().astype(np.uint8))
+
+
+def _open(file: Path) -> Image.Image | str:
+    """A picture, or in words why it cannot be used."""
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        return f"the file has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read"
+    try:
+        image = decode(file.read_bytes()).image
+    except BadImage as error:
+        return f"the file cannot be used: {error}"
+    if max(image.size) > MAX_SIDE:
+        return f"the picture has {image.width} x {image.height} pixels; cut the cell out, at most {MAX_SIDE} a side"
+    return image

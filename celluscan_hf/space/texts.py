@@ -1,0 +1,92 @@
+"""What the page says, as HTML. All that comes from outside is escaped."""
+
+from collections.abc import Sequence
+from html import escape
+
+from ..taxonomy import lookup
+from .answer import Answer, Certainty
+from .facts import CellFacts, LookAlike, Statement, load_facts
+from .pictures import maturation
+from .recogniser import Seen
+
+NOTICE = (
+    "<p class='notice' role='note'><strong>For education and research.</strong> Not a medical device and not a "
+    "diagnosis. A single cell never supports one: clinicians look at the whole smear, the counts and the person.</p>"
+)
+EMPTY = "<p class='hint'>Upload, paste or photograph one stained blood cell, or take one of the examples.</p>"
+_SHOWN = 3
+
+
+def result(seen: Seen) -> str:
+    """The card for one picture."""
+    if seen.problem:
+        return _problem("This file cannot be read", seen.problem)
+    if seen.answer is None or seen.doubt:
+        return _problem(
+            "This does not look like a stained blood cell",
+            f"No class is given, because {seen.doubt}. The model knows single cells in Wright-Giemsa stained smears "
+            "and would name anything else as one of them.",
+        )
+    return _answered(seen.answer, seen.seconds)
+
+
+def _problem(heading: str, text: str) -> str:
+    return f"<section class='card problem' role='alert'><h2>{heading}</h2><p>{escape(text)}</p></section>"
+
+
+def _answered(said: Answer, seconds: float) -> str:
+    flag = (
+        f"<p class='flag'>Not expected in the blood of a healthy adult ({said.abnormal:.0%} of the probability).</p>"
+        if said.flagged
+        else ""
+    )
+    kind = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure"}[said.certainty]
+    return (
+        f"<section class='card {kind}' aria-live='polite'><h2>{escape(said.headline)}</h2>"
+        f"<p>{escape(said.sentence)}</p>{flag}{_bars(said)}"
+        f"<p class='lineage'>Lineage: {escape(said.best.lineage)}</p>{maturation(said)}"
+        f"<p class='time'>{seconds:.2f} s</p></section>"
+    )
+
+
+def _bars(said: Answer) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(cell.name)} <span>{cell.code}</span></th>"
+        f"<td><div class='bar' style='width:{share:.1%}'></div></td><td class='share'>{share:.1%}</td></tr>"
+        for cell, share in said.ranking[:_SHOWN]
+    )
+    return f"<table class='bars'><caption>The three likeliest classes</caption>{rows}</table>"
+
+
+def background(seen: Seen) -> str:
+    """What is known of the class that was named: looks, look-alikes, where it is reported, each with its reference."""
+    if seen.answer is None or seen.doubt:
+        return ""
+    facts = load_facts()[seen.answer.best.code]
+    if seen.answer.certainty is Certainty.PARENT:
+        facts = next(found for found in load_facts().values() if _name(found) == seen.answer.headline)
+    return (
+        f"<section class='facts'><h3>{escape(_name(facts))}</h3><p>{escape(facts.summary)}</p>"
+        f"<h4>How it looks</h4>{_list(facts.looks)}<h4>How it is told from its look-alikes</h4>{_look_alikes(facts)}"
+        f"<h4>Conditions in which this cell is reported</h4>{_list(facts.reported_in)}"
+        "<p class='hint'>Reported in does not mean caused by: most people with such cells have none of the rarer "
+        "conditions.</p></section>"
+    )
+
+
+def _name(facts: CellFacts) -> str:
+    return lookup(facts.code).name
+
+
+def _list(statements: Sequence[Statement]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(one.text)} {_cited(one)}</li>' for one in statements)}</ul>"
+
+
+def _look_alikes(facts: CellFacts) -> str:
+    rows = (f"<dt>{escape(one.code)}</dt><dd>{escape(one.how)} {_cited(one)}</dd>" for one in facts.look_alikes)
+    return f"<dl>{''.join(rows)}</dl>"
+
+
+def _cited(statement: Statement | LookAlike) -> str:
+    reference = statement.reference
+    return f"<a class='cite' href='{escape(reference.url)}' title='{escape(reference.citation)}'>source</a>"

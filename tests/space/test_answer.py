@@ -1,0 +1,54 @@
+import pytest
+
+from celluscan_hf.space.answer import Certainty, answer
+from celluscan_hf.space.pictures import maturation
+from celluscan_hf.taxonomy import CLASSES
+
+
+def shares(**given: float) -> list[float]:
+    return [given.get(cell.code, 0.0) for cell in CLASSES]
+
+
+def test_a_clear_case_is_named() -> None:
+    said = answer(shares(BA=0.9, LY=0.1))
+    assert (said.certainty, said.headline) == (Certainty.CLASS, "Basophil")
+    assert said.ranking[0][0].code == "BA"
+
+
+@pytest.mark.parametrize(
+    ("given", "parent", "children"),
+    [
+        ({"BNE": 0.5, "SNE": 0.4, "LY": 0.1}, "Neutrophil", "Band Neutrophil or Segmented Neutrophil"),
+        ({"NEU": 0.3, "SNE": 0.4, "BNE": 0.2, "LY": 0.1}, "Neutrophil", "Segmented Neutrophil or Band Neutrophil"),
+        ({"MY": 0.4, "MMY": 0.35, "LY": 0.25}, "Immature Granulocyte", "Myelocyte or Metamyelocyte"),
+    ],
+)
+def test_the_parent_is_offered_where_children_compete(given: dict[str, float], parent: str, children: str) -> None:
+    said = answer(shares(**given))
+    assert (said.certainty, said.headline) == (Certainty.PARENT, parent)
+    assert said.sentence.startswith(f"{children}: the model is unsure which")
+
+
+def test_doubt_between_strangers_is_said_in_words() -> None:
+    said = answer(shares(MO=0.45, LY=0.4, BA=0.15))
+    assert (said.certainty, said.headline) == (Certainty.UNSURE, "Unsure: Monocyte or Lymphocyte")
+    assert "guess" in said.sentence
+
+
+def test_children_that_do_not_reach_far_together_are_no_parent() -> None:
+    assert answer(shares(BNE=0.3, SNE=0.3, LY=0.4)).certainty is Certainty.UNSURE
+
+
+def test_abnormal_is_the_sum_over_its_classes() -> None:
+    said = answer(shares(PMY=0.3, ERB=0.3, LY=0.4))
+    assert said.abnormal == pytest.approx(0.6)
+    assert said.flagged
+    assert not answer(shares(PMY=0.3, LY=0.7)).flagged
+
+
+def test_the_line_of_maturation_tells_its_stages_in_words_too() -> None:
+    drawn = maturation(answer(shares(MY=0.75, MMY=0.25)))
+    assert "Myelocyte: stage 3 of 6" in drawn
+    assert "Metamyelocyte 25%" in drawn
+    assert drawn.count("<circle") == 12
+    assert "lymphoid lineage, not on the line" in maturation(answer(shares(LY=1.0)))

@@ -1,0 +1,101 @@
+"""The page as people use it, in a headless browser, and as programs do."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser: Any, served: str) -> Iterator[Any]:
+    opened = browser.new_page()
+    opened.goto(served)
+    opened.get_by_text("Upload, paste or photograph").wait_for()
+    yield opened
+    opened.close()
+
+
+def upload(page: Any, *files: Path, place: int = 0) -> None:
+    page.locator("input[type=file]").nth(place).set_input_files([str(file) for file in files])
+
+
+def test_a_cell_gets_an_answer_with_its_background(page: Any, pictures: dict[str, Path]) -> None:
+    upload(page, pictures["Basophil"])
+    page.locator(".card h2").wait_for()
+    assert page.locator(".bars tr").count() == 3
+    assert page.locator("svg.maturation").is_visible()
+    assert page.locator(".facts li").count() > 2
+    assert page.get_by_alt_text("The cell as the model saw it").is_visible()
+
+
+def test_an_example_is_one_click(page: Any) -> None:
+    page.get_by_role("button", name="Basophil").click()
+    page.locator(".card h2").wait_for()
+
+
+def test_what_is_no_cell_gets_a_warning_and_no_class(page: Any, pictures: dict[str, Path]) -> None:
+    upload(page, pictures["meadow"])
+    page.get_by_role("heading", name="This does not look like a stained blood cell").wait_for()
+    assert page.locator(".bars").count() == 0
+    assert page.locator(".facts").count() == 0
+
+
+def test_a_bad_file_gets_a_message_and_the_page_stays_up(page: Any, pictures: dict[str, Path]) -> None:
+    upload(page, pictures["broken"])
+    page.get_by_role("heading", name="This file cannot be read").wait_for()
+    page.reload()
+    page.get_by_text("Upload, paste or photograph").wait_for()
+    upload(page, pictures["Basophil"])
+    page.locator(".card .bars").wait_for()
+
+
+def test_several_become_a_table_and_a_csv(page: Any, pictures: dict[str, Path], tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Several cells").click()
+    upload(page, pictures["Basophil"], pictures["broken"], place=1)
+    page.get_by_role("button", name="Download as CSV").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    download.value.save_as(tmp_path / "cells.csv")
+    with (tmp_path / "cells.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["file"] for row in rows] == ["Basophil.png", "broken.jpg"]
+    assert rows[0]["answer"]
+    assert "not_an_image" in rows[1]["note"]
+
+
+def test_programs_get_the_same_answer_as_json(served: str, pictures: dict[str, Path]) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(served, verbose=False)
+    found = client.predict(handle_file(str(pictures["Basophil"])), api_name="/recognise")
+    assert found["file"] == "Basophil.png"
+    assert len(found["top"]) == 14
+    assert sum(best["score"] for best in found["top"]) == pytest.approx(1, abs=1e-2)
+    assert "not_an_image" in client.predict(handle_file(str(pictures["broken"])), api_name="/recognise")["note"]
+
+
+def test_many_at_once_are_all_answered(served: str, pictures: dict[str, Path]) -> None:
+    from gradio_client import Client, handle_file
+
+    def ask(number: int) -> Any:
+        name = ("Basophil", "Monocyte")[number % 2]
+        return name, Client(served, verbose=False).predict(handle_file(str(pictures[name])), api_name="/recognise")
+
+    with ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(ask, range(16)))
+    assert all(answer["file"] == f"{name}.png" for name, answer in found)

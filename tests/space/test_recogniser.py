@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageClassification, pipeline
+
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.space import recogniser as module
+from celluscan_hf.space.recogniser import Recogniser
+
+
+def test_answers_are_those_of_the_pipeline_and_do_not_depend_on_the_batch(
+    checkpoint: Path, pictures: dict[str, Path]
+) -> None:
+    files = [pictures["Basophil"], pictures["Monocyte"]]
+    recogniser = Recogniser(str(checkpoint))
+    together = recogniser.recognise(files)
+    classify = pipeline("image-classification", model=str(checkpoint))
+    for file, seen in zip(files, together, strict=True):
+        expected = {found["label"]: found["score"] for found in classify(str(file), top_k=14)}
+        (alone,) = recogniser.recognise([file])
+        for answer in (seen.answer, alone.answer):
+            assert answer is not None
+            assert {cell.name: share for cell, share in answer.ranking} == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_bad_file_is_told_and_takes_no_others_place(checkpoint: Path, pictures: dict[str, Path]) -> None:
+    files = [pictures[name] for name in ("broken", "Basophil", "wide", "meadow", "Monocyte")]
+    broken, first, wide, meadow, last = Recogniser(str(checkpoint)).recognise(files)
+    assert "not_an_image" in str(broken.problem)
+    assert "5000 x 100 pixels" in str(wide.problem)
+    assert "colours that no stained smear has" in str(meadow.doubt)
+    assert [seen.name for seen in (first, last)] == ["Basophil.png", "Monocyte.png"]
+    assert all(seen.answer and not seen.doubt and seen.overlay for seen in (first, last))
+
+
+def test_a_file_that_is_too_large_is_not_opened(
+    checkpoint: Path, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(module, "decode", lambda data: pytest.fail("opened"))
+    (seen,) = Recogniser(str(checkpoint)).recognise([pictures["Basophil"]])
+    assert "at most" in str(seen.problem)
+
+
+def test_a_model_of_other_classes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageClassification.from_pretrained(checkpoint)
+    model.config.id2label = {index: f"LABEL_{index}" for index in range(14)}
+    model.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "preprocessor_config.json").write_bytes(
+        (checkpoint / "preprocessor_config.json").read_bytes()
+    )
+    with pytest.raises(CelluScanError, match="expected the 14 of CelluScan in their order"):
+        Recogniser(str(tmp_path / "other"))
