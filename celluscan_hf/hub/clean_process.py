@@ -73,11 +73,33 @@ def check_metric(plan: dict[str, Any]) -> dict[str, Any]:
     return {"accuracy": metric.compute(**plan["inputs"])["accuracy"]}
 
 
-CHECKS = {"model": check_model, "dataset": check_dataset, "metric": check_metric}
+def check_space(plan: dict[str, Any]) -> dict[str, Any]:
+    """The app of the folder, asked about the image of the plan; the package it uses is the one that lies in it."""
+    from gradio_client import Client, handle_file
+    from huggingface_hub import snapshot_download
+
+    folder = plan["name"]
+    if plan["revision"]:
+        folder = snapshot_download(plan["name"], repo_type="space", revision=plan["revision"])
+    sys.path.insert(0, folder)
+    import celluscan_hf
+
+    if not Path(celluscan_hf.__file__).parents[1].samefile(folder):
+        raise ImportError(f"the app imports {_OURS} from elsewhere")
+    from app import page  # type: ignore[import-not-found]
+
+    _, address, _ = page.queue().launch(prevent_thread_lock=True, quiet=True)
+    found = Client(address, verbose=False).predict(handle_file(plan["image"]), api_name="/recognise")
+    page.close()
+    return dict(found)
+
+
+CHECKS = {"model": check_model, "dataset": check_dataset, "metric": check_metric, "space": check_space}
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, _WithoutOurs())
     wanted = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    if wanted["check"] != "space":  # which brings the package
+        sys.meta_path.insert(0, _WithoutOurs())
     outcome = CHECKS[wanted["check"]](wanted)
     Path(wanted["found"]).write_text(json.dumps(outcome), "utf-8")

@@ -17,11 +17,11 @@ from ..dataset.card import REPOSITORY as DATASET
 from ..errors import CelluScanError
 from ..modeling.naming import WeightsError
 from ..sources.drawing import draw_cell
-from . import data_folder, metric_folder, model_folder
+from . import data_folder, metric_folder, model_folder, space_folder
 from .upload import Target, check_token, listing, push
-from .verification import Place, Reference, reference, verify_dataset, verify_metric, verify_model
+from .verification import Place, Reference, reference, verify_dataset, verify_metric, verify_model, verify_space
 
-MODEL, METRIC = "celluscan/vit-b16-wbc", "celluscan/wbc_metrics"
+MODEL, METRIC, SPACE = "celluscan/vit-b16-wbc", "celluscan/wbc_metrics", "celluscan/celluscan"
 _FAILED, _INTERRUPTED = 2, 130
 Verify = Callable[[Place], str]
 
@@ -58,6 +58,17 @@ def push_metric(arguments: Sequence[str]) -> int:
     parser.add_argument("repository", nargs="?", default=METRIC, help=f"owner/name on the Hub ({METRIC})")
     _add_common(parser)
     return _run(_metric, parser.parse_intermixed_args(arguments))
+
+
+def push_space(arguments: Sequence[str]) -> int:
+    """`scripts/push_space.py [REPOSITORY]`."""
+    parser = argparse.ArgumentParser(description="Publish the demo page on the Hugging Face Hub.")
+    parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub ({SPACE})")
+    parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page ({MODEL})")
+    parser.add_argument("--model-revision", metavar="REVISION", help="of the model; by default what it is at the start")
+    parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
+    _add_common(parser)
+    return _run(_space, parser.parse_intermixed_args(arguments))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +144,7 @@ def _model_check(expected: Reference, hand_built: bool) -> Verify:
 
 
 def _metric(arguments: argparse.Namespace) -> None:
-    target = Target(arguments.repository, "space", arguments.private, arguments.revision)
+    target = Target(arguments.repository, "space", arguments.private, arguments.revision, "static")
     if not arguments.dry_run:
         check_token(target)
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,6 +153,18 @@ def _metric(arguments: argparse.Namespace) -> None:
         _publish([(folder, target, verify_metric)], arguments.dry_run)
     if not arguments.dry_run:
         print(f'evaluate.load("{target.repository}")')
+
+
+def _space(arguments: argparse.Namespace) -> None:
+    target = Target(arguments.repository, "space", arguments.private, arguments.revision, "gradio")
+    if not arguments.dry_run:
+        check_token(target)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "space"
+        space_folder.assemble(folder, arguments.model, arguments.model_revision, arguments.dataset)
+        _publish([(folder, target, verify_space)], arguments.dry_run)
+    if not arguments.dry_run:
+        print(target.url)
 
 
 def _publish(folders: Sequence[tuple[Path, Target, Verify | None]], dry_run: bool) -> None:

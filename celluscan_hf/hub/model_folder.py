@@ -124,6 +124,7 @@ def _copy_figures(trained: TrainedModel, variant: Variant, folder: Path) -> None
         if (trained.evaluation / name).is_file():  # no ROC without both kinds of cells
             shutil.copyfile(trained.evaluation / name, folder / name)
     shutil.copyfile(trained.run / CURVES, folder / CURVES)
+    shutil.copyfile(trained.evaluation / EXAMPLES, folder / EXAMPLES)
     for example, image in zip(trained.examples, trained.images, strict=True):
         (folder / example["file"]).parent.mkdir(exist_ok=True)
         shutil.copyfile(image, folder / example["file"])

@@ -38,12 +38,14 @@ class Target:
     - `repository`: `owner/name` on the Hub.
     - `kind`: model, dataset or space.
     - `revision`: a tag that names this content for good; None for none.
+    - `space_sdk`: what a Space runs: static or gradio.
     """
 
     repository: str
     kind: str
     private: bool = False
     revision: str | None = None
+    space_sdk: str | None = None
 
     @property
     def url(self) -> str:
@@ -73,7 +75,7 @@ def push(folder: Path, target: Target, message: str) -> Pushed:
             repo_type=target.kind,
             private=target.private,
             exist_ok=True,
-            space_sdk="static" if target.kind == "space" else None,
+            space_sdk=target.space_sdk,
         )
         _check_visibility(api, target)
         if tagged := _tagged(api, target):

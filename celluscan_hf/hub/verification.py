@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import DatasetCard
 from PIL import Image
 from safetensors.torch import save_file
 
+from .. import taxonomy
 from ..errors import CelluScanError
 from ..inference.loading import load_classifier
+from ..sources.drawing import draw_cell
 
 _PROGRAM = Path(__file__).with_name("clean_process.py")
 TOLERANCE = 1e-4  # of logits in float32: kernels may sum in another order
@@ -115,15 +118,28 @@ def verify_metric(place: Place) -> str:
     return f"evaluate.load gives the accuracy of the seed's matrix, {found['accuracy']:.4f}"
 
 
-def _look(check: str, place: Place, scratch: Path, plan: Mapping[str, Any]) -> Any:
+def verify_space(place: Place) -> str:
+    """Start the app as the Hub does, and ask it about a drawn cell; one line on what was seen."""
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch) / "cell.png"
+        draw_cell(taxonomy.NAMES[0], np.random.default_rng(0)).save(image)
+        found = _look("space", place, Path(scratch), {"image": str(image)}, offline=False)
+    if not found["answer"] or len(found["top"]) != len(taxonomy.NAMES):
+        raise CelluScanError(f"{place.name}: the app gives no answer to a drawn cell ({found['note']})")
+    return f"the app starts and answers: {found['answer']} ({found['score']:.2f}) to a drawn {taxonomy.NAMES[0]}"
+
+
+def _look(check: str, place: Place, scratch: Path, plan: Mapping[str, Any], offline: bool = True) -> Any:
     """What the clean process found. Raises a `CelluScanError` with its last line where it failed."""
     plan_file, found = scratch / "plan.json", scratch / "found.json"
     whole_plan = {"check": check, "name": place.name, "revision": place.commit, "found": str(found), **plan}
     plan_file.write_text(json.dumps(whole_plan), "utf-8")
     caches = {name: str(scratch / name) for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE")}
-    switches = {"HF_UPDATE_DOWNLOAD_COUNTS": "0"} | ({"HF_HUB_OFFLINE": "1"} if place.commit is None else {})
+    switches = {"HF_UPDATE_DOWNLOAD_COUNTS": "0"} | (
+        {"HF_HUB_OFFLINE": "1"} if offline and place.commit is None else {}
+    )
     done = subprocess.run(
-        [sys.executable, "-P", str(_PROGRAM), str(plan_file)],
+        [sys.executable, "-P", "-B", str(_PROGRAM), str(plan_file)],
         env=os.environ | caches | switches | {"HF_EVALUATE_CACHE": str(scratch / "evaluate")},
         cwd=scratch,
         stdin=subprocess.DEVNULL,

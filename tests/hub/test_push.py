@@ -90,6 +90,18 @@ else:
     assert [len(hub.commits(name)) for name in ("lab/vit", "lab/vit-handbuilt")] == [2, 2]
 
 
+def test_the_page_is_published_with_the_package_it_runs_on(hub: Hub, script: Script, plain: Trained) -> None:
+    assert script("push_model.py", plain.run, "lab/vit", "--evaluation", plain.evaluation).returncode == 0
+    done = script("push_space.py", "lab/page", "--model", "lab/vit", "--dataset", "lab/wbc")
+    assert done.returncode == 0, done.stderr
+    assert "after: the app starts and answers" in done.stdout
+    files = hub.files("lab/page", "space")
+    assert {"app.py", "README.md", "requirements.txt", "celluscan_hf/space/page.css"} <= files.keys()
+    assert b'"lab/vit"' in files["app.py"]
+    assert not [path for path in files if "__pycache__" in path]
+    assert b"transformers" in files["requirements.txt"]
+
+
 def test_the_metric_is_published_and_loaded(hub: Hub, script: Script, run_clean: Script) -> None:
     done = script("push_metric.py", "lab/wbc_metrics")
     assert done.returncode == 0, done.stderr

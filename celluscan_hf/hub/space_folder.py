@@ -1,0 +1,73 @@
+"""The demo page becomes the folder of a Space: an app, this package's source, and what it needs from elsewhere."""
+
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import celluscan_hf
+
+from ..errors import CelluScanError
+
+_CARD = """---
+title: CelluScan
+emoji: 🔬
+colorFrom: indigo
+colorTo: pink
+sdk: gradio
+sdk_version: {gradio}
+python_version: "3.12"
+app_file: app.py
+license: mit
+models:
+- {model}
+datasets:
+- {dataset}
+tags:
+- haematology
+- white-blood-cells
+short_description: Which blood cell is this? For education and research.
+---
+
+# CelluScan
+
+Which blood cell is this? A page for [{model}](https://huggingface.co/{model}), trained on
+[{dataset}](https://huggingface.co/datasets/{dataset}): the three likeliest classes of a cell, its place on the line of
+maturation, where the model looked, and what is known of it, each statement with its source.
+
+For education and research. Not a medical device; nothing here was validated for diagnosis.
+
+`app.py` names the model and its revision; `celluscan_hf/` is the source of the page.
+"""
+_APP = '''"""The demo page of {model}."""
+
+from celluscan_hf.space.demo import page_of
+from celluscan_hf.space.page import serve
+
+page = page_of("{model}", revision={revision!r}, dataset="{dataset}")
+
+if __name__ == "__main__":
+    serve(page, "0.0.0.0", 7860)
+'''
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "benchmarks")
+
+
+def assemble(folder: Path, model: str, revision: str | None, dataset: str) -> None:
+    """Write the folder of the Space for a model of the Hub, pinned to a revision.
+
+    Raises:
+        CelluScanError: Gradio, whose release the Space asks for, is not installed.
+    """
+    try:
+        gradio = version("gradio")
+    except PackageNotFoundError as error:
+        raise CelluScanError('gradio is not installed: pip install "celluscan_hf[demo]"') from error
+    shutil.copytree(Path(celluscan_hf.__file__).parent, folder / "celluscan_hf", ignore=_LEFT_OUT)
+    card = _CARD.format(model=model, dataset=dataset, gradio=gradio)
+    (folder / "README.md").write_text(card, "utf-8")
+    (folder / "app.py").write_text(_APP.format(model=model, revision=revision, dataset=dataset), "utf-8")
+    (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", "utf-8")
+
+
+def requirements() -> list[str]:
+    """What the package needs without extras; Gradio comes with the Space."""
+    return sorted(line for line in requires("celluscan_hf") or () if "extra ==" not in line)
