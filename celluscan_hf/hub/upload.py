@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 MAIN = "main"
 _TOKENS = "https://huggingface.co/settings/tokens"
 _KEPT = {".gitattributes"}  # the Hub's own: which files it stores apart
+_BAD_CARD = "Invalid metadata"  # begins what the library says of it
 _AGAIN = "run the same command again: what was sent is not sent twice"
 
 
@@ -193,11 +195,14 @@ def failures_explained(target: Target) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         raise CelluScanError(_explained(error, target)) from error
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+    except (HTTPError, OSError, RuntimeError, JSONDecodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if "metadata" in reason:
-            raise CelluScanError(f"the Hub refuses the card of {target.repository}: {reason}") from error
         raise CelluScanError(f"the push to {target.repository} was cut ({reason}); {_AGAIN}") from error
+    except ValueError as error:
+        if not str(error).startswith(_BAD_CARD):
+            raise
+        reason = " ".join(str(error).split())
+        raise CelluScanError(f"the Hub refuses the card of {target.repository}: {reason}") from error
 
 
 def _explained(error: HfHubHTTPError, target: Target) -> str:

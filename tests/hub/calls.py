@@ -140,6 +140,12 @@ def paginated(hub: "Hub", call: Call, items: list[dict[str, Any]]) -> Answer:
     return as_json(items[start:end], Link=f'<{hub.url}{call.path}?{query}>; rel="next"')
 
 
+@route("GET", "/api/agent-harnesses")
+def agent_harnesses(hub: "Hub", call: Call) -> Answer:
+    """What clients look up once a day, to say on whose behalf they ask; an empty list."""
+    return as_json({"standardEnvVars": [], "harnesses": {}})
+
+
 @route("GET", "/api/whoami-v2")
 def whoami(hub: "Hub", call: Call) -> Answer:
     if call.role is None:

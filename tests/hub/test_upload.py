@@ -36,7 +36,7 @@ def folder(tmp_path: Path, write_files: Callable[..., Path]) -> Path:
 
 
 def target(kind: str = "dataset", revision: str | None = None, private: bool = False) -> Target:
-    return Target(REPOSITORY, kind, private, revision)
+    return Target(REPOSITORY, kind, private, revision, "static" if kind == "space" else None)
 
 
 def content(hub: Hub, revision: str = "main") -> dict[str, bytes]:
