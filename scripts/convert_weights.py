@@ -29,7 +29,9 @@ def main() -> int:
             raise WeightsError(f"{arguments.to} exists and is not empty: give a new folder")
         checkpoint = read_checkpoint(arguments.source, revision=arguments.revision, **given)
         model = checkpoint.build(dict(enumerate(LABELS)) if arguments.celluscan_labels else None)
-        processor = build_image_processor(model.config.image_size, checkpoint.image_mean, checkpoint.image_std)
+        processor = build_image_processor(
+            model.config.image_size, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized
+        )
         EXPORTS[arguments.format](model, arguments.to, processor)
     except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,15 +2,19 @@
 
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 from transformers import (
+    AutoImageProcessor,
     AutoModelForImageClassification,
     ViTConfig,
     ViTForImageClassification,
@@ -20,6 +24,7 @@ from transformers import (
 
 from celluscan_hf.modeling.configuration_celluscan import LABELS
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+from celluscan_hf.modeling.processor import build_image_processor
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "convert_weights.py"
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -146,3 +151,32 @@ def test_an_epsilon_that_torchvision_cannot_hold_asks_for_the_option(convert, so
     assert "--layer-norm-eps 1e-06" in capsys.readouterr().err
     assert convert(source, tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 0
     assert (tmp_path / "tv" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("form", ["celluscan", "transformers"])
+def test_a_crop_of_the_origin_is_kept(convert, tmp_path, form):
+    vit().save_pretrained(tmp_path / "run")
+    before = build_image_processor(32, [0.7, 0.6, 0.5], [0.1, 0.2, 0.3], resized=50)
+    before.save_pretrained(tmp_path / "run")
+    assert convert(tmp_path / "run", tmp_path / "out", "--format", form) == 0
+    image = Image.effect_noise((70, 60), 90).convert("RGB")
+    after = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    prepared = [one(images=image, return_tensors="pt")["pixel_values"] for one in (before, after)]
+    assert_close(prepared[1], prepared[0], rtol=0, atol=0)
+
+
+def test_a_crop_that_does_not_give_the_models_size_is_refused(convert, tmp_path, capsys):
+    vit().save_pretrained(tmp_path / "run")
+    build_image_processor(24, [0.7, 0.6, 0.5], [0.1, 0.2, 0.3], resized=50).save_pretrained(tmp_path / "run")
+    assert convert(tmp_path / "run", tmp_path / "out") == 1
+    assert "expected squares that are cut to 32 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("resized", [32, 50, 47])
+def test_timm_is_told_what_is_cut_off(convert, tmp_path, resized):
+    vit().save_pretrained(tmp_path / "run")
+    build_image_processor(32, [0.7, 0.6, 0.5], [0.1, 0.2, 0.3], resized=resized).save_pretrained(tmp_path / "run")
+    assert convert(tmp_path / "run", tmp_path / "out", "--format", "timm", "--layer-norm-eps", 1e-6) == 0
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert math.floor(32 / told["crop_pct"]) == resized

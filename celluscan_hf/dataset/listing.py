@@ -33,7 +33,7 @@ def list_sources(sources: Iterable[Source]) -> Listing:
     digest, files = hashlib.sha256(), hashlib.sha256()
     for source in sources:
         found = listing.found[source.name] = Counter()
-        with progress(f"listing {source.name}", None, "file or box") as advance:
+        with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
                 digest.update(repr((source.license, _without_member(item))).encode())
                 found[item.source_label] += 1

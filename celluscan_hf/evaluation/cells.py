@@ -96,7 +96,7 @@ def cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
     found: list[tuple[Cell, str]] = []
     dropped: list[Dropped] = []
     for source in sources:
-        with progress(f"listing {source.name}", None, "file or box") as advance:
+        with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
                 known = _looked_up(source, item)
                 if isinstance(known, Dropped):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import __version__
 from ..dataset.workers import progress
@@ -31,6 +31,18 @@ from .predictions import Predictions, columns_of, predict
 from .report import render
 from .wbc_metrics.wbc_metrics import RESAMPLES
 
+_PREPARATION = (
+    "do_pad",
+    "do_resize",
+    "size",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
 _SOFTWARE = ("datasets", "numpy", "pillow", "torch", "transformers")
 
 
@@ -92,7 +104,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
             found, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
         dropped = [*cells.dropped, *bad]
         metrics = measure(found, settings.resamples) | {
-            "model": described_model(settings.model, model),
+            "model": described_model(settings.model, model, processor),
             "data": {**cells.described, "n": len(found), "dropped": dict(Counter(item.reason for item in dropped))},
             "versions": {name: version(name) for name in _SOFTWARE},
             "command": settings.command,
@@ -122,8 +134,8 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def described_model(name: str, model: PreTrainedModel) -> dict[str, Any]:
-    """What identifies a model: its name, class and size, and the SHA-256 of its weights.
+def described_model(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, Any]:
+    """What identifies a model: its name, class and size, the SHA-256 of its weights, how images are prepared.
 
     That is of the `.safetensors` files one behind the other, so for one file what `sha256sum` says of it.
     """
@@ -139,8 +151,16 @@ def described_model(name: str, model: PreTrainedModel) -> dict[str, Any]:
         "class": type(model).__name__,
         "parameters": model.num_parameters(),
         "sha256": digest.hexdigest() if files else None,
+        "preparation": preparation(processor),
         "celluscan_hf": __version__,
     }
+
+
+def preparation(processor: BaseImageProcessor) -> dict[str, Any]:
+    """What a processor does to an image: the settings that change `pixel_values`, as JSON has them."""
+    described = processor.to_dict()
+    found: dict[str, Any] = json.loads(json.dumps({name: described.get(name) for name in _PREPARATION}))
+    return found
 
 
 def _weight_files(name: str, model: PreTrainedModel) -> list[Path]:

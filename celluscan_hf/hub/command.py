@@ -18,7 +18,7 @@ from ..errors import CelluScanError
 from ..modeling.naming import WeightsError
 from ..sources.drawing import draw_cell
 from . import data_folder, metric_folder, model_folder, space_folder
-from .upload import Target, check_token, listing, push
+from .upload import Target, check_name, check_token, listing, push
 from .verification import Place, Reference, reference, verify_dataset, verify_metric, verify_model, verify_space
 
 MODEL, METRIC, SPACE = "celluscan/vit-b16-wbc", "celluscan/wbc_metrics", "celluscan/celluscan"
@@ -95,6 +95,7 @@ def _dataset(arguments: argparse.Namespace) -> None:
     if not arguments.recipe_only:
         data_folder.check_licenses(arguments.folder)
     target = Target(arguments.repository, "dataset", arguments.private, arguments.revision)
+    check_name(target)
     versions: data_folder.Versions = []
     if not arguments.dry_run:
         check_token(target)
@@ -111,6 +112,8 @@ def _dataset(arguments: argparse.Namespace) -> None:
 def _model(arguments: argparse.Namespace) -> None:
     trained = model_folder.TrainedModel(arguments.run, arguments.evaluation)
     plain = arguments.repository or (None if arguments.handbuilt else MODEL)
+    for name in filter(None, (plain, arguments.handbuilt)):
+        check_name(Target(name, "model", revision=arguments.revision))
     if not arguments.dry_run:
         check_token(Target(plain or arguments.handbuilt, "model"))
     with _scratch(arguments.run) as scratch:
@@ -145,6 +148,7 @@ def _model_check(expected: Reference, hand_built: bool) -> Verify:
 
 def _metric(arguments: argparse.Namespace) -> None:
     target = Target(arguments.repository, "space", arguments.private, arguments.revision, "static")
+    check_name(target)
     if not arguments.dry_run:
         check_token(target)
     with tempfile.TemporaryDirectory() as scratch:
@@ -157,6 +161,7 @@ def _metric(arguments: argparse.Namespace) -> None:
 
 def _space(arguments: argparse.Namespace) -> None:
     target = Target(arguments.repository, "space", arguments.private, arguments.revision, "gradio")
+    check_name(target)
     if not arguments.dry_run:
         check_token(target)
     with tempfile.TemporaryDirectory() as scratch:

@@ -118,7 +118,7 @@ def _write_rows(built: Path, folder: Path) -> None:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CelluScanError(
-            f"{path} cannot be read ({error}): expected a folder of scripts/build_dataset.py"
-        ) from error
+    except OSError as error:
+        raise CelluScanError(f"{path}: {error.strerror}; expected a folder of scripts/build_dataset.py") from error
+    except ValueError as error:
+        raise CelluScanError(f"{path} is damaged ({error}); build it again with scripts/build_dataset.py") from error

@@ -10,10 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoImageProcessor
+
 from .. import taxonomy
 from ..curation.splits import SPLITS
 from ..errors import CelluScanError
 from ..evaluation.folder import CONFUSION, EXAMPLES, METRICS, RECALL, RELIABILITY, ROC
+from ..evaluation.job import preparation
 from ..inference.loading import load_classifier
 from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
@@ -48,6 +51,12 @@ class TrainedModel:
         if judged["sha256"] != weights:
             raise CelluScanError(
                 f"{self.evaluation} is of other weights ({judged['name']}) than {self.run} has: run "
+                "scripts/evaluate.py on this run"
+            )
+        processor = AutoImageProcessor.from_pretrained(self.run)
+        if judged.get("preparation") != preparation(processor):
+            raise CelluScanError(
+                f"{self.evaluation} prepared images otherwise than {self.run}/preprocessor_config.json says: run "
                 "scripts/evaluate.py on this run"
             )
         if self.metrics["data"].get("split", SPLITS[-1]) != SPLITS[-1]:

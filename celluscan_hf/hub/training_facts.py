@@ -126,6 +126,8 @@ class TrainingFacts:
                 continue
             if name == "start" and self._is_local:
                 used = "WEIGHTS"
+            if isinstance(used, float) and used.is_integer():  # epochs are read as a float
+                used = int(used)
             changed.append((name, used if isinstance(used, str) else json.dumps(used)))
         return changed
 

@@ -6,6 +6,7 @@ it is run again: what the Hub has is not sent twice, and what it shows already i
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from ..errors import CelluScanError
 
@@ -91,6 +93,16 @@ def push(folder: Path, target: Target, message: str) -> Pushed:
         if target.revision:
             api.create_tag(target.repository, tag=target.revision, revision=pushed.commit, repo_type=target.kind)
         return pushed
+
+
+def check_name(target: Target) -> None:
+    """Raises a `CelluScanError` where the name or the revision cannot be one of the Hub."""
+    with failures_explained(target):
+        validate_repo_id(target.repository)
+    if "/" not in target.repository:
+        raise CelluScanError(f"{target.repository} is no name of a Hub repository: expected owner/name")
+    if target.revision is not None and not re.fullmatch(r"[\w][\w.-]*", target.revision):
+        raise CelluScanError(f"--revision {target.revision}: expected letters, digits, dots and dashes, such as v1.0")
 
 
 def check_token(target: Target) -> None:

@@ -143,6 +143,23 @@ def _fetch(repository: str, revision: str | None) -> Path:
 
 
 def _from_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
+    found = _of_any_folder(folder, fields)
+    return dataclasses.replace(found, resized=_resized(folder, found.config.image_size))
+
+
+def _resized(folder: Path, image_size: int) -> int | None:
+    """What the folder's processor resizes images to, where it then cuts the model's image out of their middle."""
+    path = folder / PROCESSOR
+    processor = _read_json(path) if path.is_file() else {}
+    size, part = processor.get("size") or {}, processor.get("crop_size") or {}
+    if not processor.get("do_center_crop") or size.get("height") is None:
+        return None
+    if part.get("height") != image_size or part.get("width") != image_size or size["height"] != size.get("width"):
+        raise WeightsError(f"{path}: expected squares that are cut to {image_size} pixels, got {size} cut to {part}")
+    return int(size["height"])
+
+
+def _of_any_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
     config = _read_json(folder / CONFIG)
     if config.get("model_type") == CelluScanConfig.model_type:
         return _from_ours(folder, config, fields)

@@ -46,6 +46,8 @@ class Checkpoint:
     image_std: Colour
     left_aside: tuple[str, ...] = ()
     """Tensors of other tasks that were not taken over."""
+    resized: int | None = None
+    """Side that images are resized to before the central part is cut out; None where nothing is cut off."""
 
     def build(self, id2label: Mapping[int, str] | None = None) -> CelluScanForImageClassification:
         """A model with these weights, in evaluation mode.

@@ -1,5 +1,6 @@
 """Our models as those of other libraries, with equal logits: in memory, and as safetensors on disk."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -192,7 +193,12 @@ def export_timm(
     config = model.config
     described: dict[str, Any] = {"label_names": [config.id2label[index] for index in range(config.num_labels)]}
     if processor is not None:
-        described["pretrained_cfg"] = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
+        described["pretrained_cfg"] = {
+            "mean": tuple(processor.image_mean),
+            "std": tuple(processor.image_std),
+            # timm divides by it and rounds down
+            "crop_pct": math.nextafter(config.image_size / processor.size["height"], 0),
+        }
     save_for_hf(native, str(folder), model_config=described, safe_serialization=True)
 
 

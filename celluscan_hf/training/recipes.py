@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,20 @@ def parser() -> HfArgumentParser:
     return HfArgumentParser(TrainingSettings, prog="train.py --recipe NAME", allow_abbrev=False)
 
 
+def _check_options(chosen: HfArgumentParser, arguments: Sequence[str]) -> None:
+    """Raises a `CelluScanError` that names an option there is none of, and the nearest there are."""
+    for word in arguments:
+        option = word.partition("=")[0]
+        if option.startswith("--") and option not in chosen._option_string_actions:
+            close = get_close_matches(option, chosen._option_string_actions, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else "see scripts/train.py --help"
+            raise CelluScanError(f"there is no option {option}; {hint}")
+
+
 def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
     chosen, fields = parser(), stage["model"]
     chosen.set_defaults(**stage | {"model": json.dumps(fields)})
+    _check_options(chosen, arguments)
     try:
         (settings,) = chosen.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
     except (ValueError, ImportError) as error:  # of the library's own checks

@@ -83,6 +83,13 @@ def test_the_evaluation_of_another_model_is_refused(plain: Trained, convolution:
         TrainedModel(plain.run, convolution.evaluation)
 
 
+def test_an_evaluation_with_another_crop_is_refused(copy: TrainedModel) -> None:
+    processor = copy.run / "preprocessor_config.json"
+    edit(processor, size={"height": 64, "width": 64})
+    with pytest.raises(CelluScanError, match=r"prepared images otherwise than .*scripts/evaluate\.py on this run"):
+        TrainedModel(copy.run, copy.evaluation)
+
+
 def test_an_evaluation_of_validation_is_refused(copy: TrainedModel) -> None:
     edit(copy.evaluation / "metrics.json", data=copy.metrics["data"] | {"split": "validation"})
     with pytest.raises(CelluScanError, match="is of the validation split: cards state figures of the test split"):

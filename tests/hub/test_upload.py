@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.hub.upload import Target, check_token, push
+from celluscan_hf.hub.upload import Target, check_name, check_token, push
 from tests.hub.loopback import Fault, Hub
 
 REPOSITORY = "user/cells"
@@ -200,6 +200,16 @@ def test_a_name_that_is_not_ours_is_refused_in_one_line(hub: Hub, folder: Path) 
 def test_a_name_that_is_none_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(CelluScanError, match="expected owner/name"):
         push(folder, Target(name, "model"), "Publish")
+    with pytest.raises(CelluScanError, match="expected owner/name"):
+        check_name(Target(name, "model"))
+
+
+def test_a_name_without_an_owner_and_a_revision_with_a_space_are_refused_at_once() -> None:
+    with pytest.raises(CelluScanError, match=r"cells is no name .*expected owner/name"):
+        check_name(Target("cells", "model"))
+    with pytest.raises(CelluScanError, match=r"--revision v 1: expected letters"):
+        check_name(target(revision="v 1"))
+    check_name(target(revision="v1.0"))
 
 
 def test_private_is_private_and_a_public_one_is_not_taken_for_it(hub: Hub, folder: Path) -> None:

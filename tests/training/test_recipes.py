@@ -86,3 +86,8 @@ def test_settings_that_cannot_be_met_are_refused(
 ) -> None:
     with pytest.raises(CelluScanError, match=words):
         recipes.stages(str(recipe(**options)), ["--output_dir", "out/run"])
+
+
+def test_a_mistyped_option_is_named_with_the_nearest() -> None:
+    with pytest.raises(CelluScanError, match="there is no option --learnin_rate; did you mean --learning_rate"):
+        recipes.stages("cpu-small", ["--dataset", "x", "--output_dir", "y", "--learnin_rate", "1e-3"])

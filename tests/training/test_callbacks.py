@@ -1,0 +1,44 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celluscan_hf.training.callbacks import TrainingTable
+
+EVALUATED = {f"eval_{name}": 0.5 for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")}
+
+
+@pytest.fixture
+def written() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def table(written: list[str]) -> TrainingTable:
+    """A table at the beginning of a training, whose bar writes into a list."""
+    made = TrainingTable()
+    made.on_train_begin(
+        SimpleNamespace(logging_first_step=False, disable_tqdm=False),
+        SimpleNamespace(is_world_process_zero=True, max_steps=4),
+        SimpleNamespace(),
+    )
+    made.training_bar = SimpleNamespace(write=written.append, set_postfix=lambda **options: None)
+    return made
+
+
+def log(table: TrainingTable, **logs: float) -> None:
+    nothing: Any = SimpleNamespace()
+    table.on_log(nothing, SimpleNamespace(is_world_process_zero=True), nothing, logs=logs)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_what_was_logged_in_it(table: TrainingTable, written: list[str]) -> None:
+    for epoch, losses in ((1.0, (3.0, 2.0)), (2.0, (1.0,))):
+        for loss in losses:
+            log(table, loss=loss)
+        log(table, epoch=epoch, **EVALUATED)
+    assert [line.split()[1] for line in written] == ["2.5000", "1.0000"]
+
+
+def test_an_epoch_in_which_nothing_was_logged_has_no_loss(table: TrainingTable, written: list[str]) -> None:
+    log(table, epoch=1.0, **EVALUATED)
+    assert written[0].split()[:3] == ["1.00", "–", "0.5000"]
