@@ -6,10 +6,12 @@ import zlib
 from unittest.mock import patch
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from packaging.version import Version
 from PIL import Image, ImageFile
 
 from celluscan_hf.curation import decoding
@@ -187,9 +189,18 @@ def test_cmyk_jpeg_becomes_its_colours() -> None:
 
 
 def test_ycbcr_tiff_becomes_its_colours() -> None:
-    data = encoded(colours().convert("YCbCr"), "TIFF")
+    data = encoded(colours().convert("YCbCr"), "TIFF", compression="tiff_lzw")
     assert differs_by(data, colours()) <= 3
-    assert decode(data).conversions == ("ycbcr",)
+
+
+def test_a_raw_ycbcr_tiff_becomes_its_colours_or_is_refused() -> None:
+    data = encoded(colours().convert("YCbCr"), "TIFF")
+    if Version(PIL.__version__) < Version("13"):  # which takes it for a truncated one
+        with pytest.raises(BadImage, match="truncated"):
+            decode(data)
+    else:
+        assert differs_by(data, colours()) <= 3
+        assert decode(data).conversions == ("ycbcr",)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
