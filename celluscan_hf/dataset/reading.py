@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from datasets import Dataset, Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, Image
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -39,7 +41,7 @@ class CellDataset:
         except (DatasetGenerationError, OSError, ValueError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise CelluScanError(f"{self.name}: a file of {split} is damaged ({reason}); {_BUILD}") from error
-        self._check(rows, split)
+        self._check(rows.features, split)
         return rows.cast_column("image", Image(decode=False))
 
     def files(self, config: str, split: str) -> list[Path]:
@@ -54,10 +56,21 @@ class CellDataset:
             raise CelluScanError(f"{self.name}: config {config} has no rows in {split}; give --source more cells")
         return found
 
-    def _check(self, rows: Dataset, split: str) -> None:
-        if missing := [name for name in FEATURES if name not in rows.features]:
+    def checked_files(self, config: str, split: str) -> list[Path]:
+        """As `files`, for those who read them on their own. Raises as `split`, as far as it is seen without rows."""
+        files = self.files(config, split)
+        for file in files:
+            try:
+                schema = pq.read_schema(file)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise CelluScanError(f"{self.name}: {file.name} is damaged ({error}); {_BUILD}") from error
+            self._check(Features.from_arrow_schema(schema), split)
+        return files
+
+    def _check(self, features: Features, split: str) -> None:
+        if missing := [name for name in FEATURES if name not in features]:
             raise CelluScanError(f"{self.name}: {split} lacks the columns {', '.join(missing)}; {_BUILD}")
-        names = getattr(rows.features["label"], "names", None)
+        names = getattr(features["label"], "names", None)
         if names != list(taxonomy.NAMES):
             differing = sorted(set(names or ()) ^ set(taxonomy.NAMES)) or "their order"
             raise CelluScanError(

@@ -28,7 +28,14 @@ CURVES = "curves.png"
 RESULTS = ".eval_results/celluscan.yaml"
 _PICTURES = (CONFUSION, RECALL, RELIABILITY, ROC)
 _PLACES = {"logging_dir", "output_dir", "resume_from_checkpoint", "run_name"}  # of settings: the user's, not the run's
-_PATH = re.compile(r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?[/\\][^\s'\"]*?([^/\\\s'\"]+)(?=[\s'\"]|$)")
+# A path from the root, a home or a parent folder; its last name is kept. In quotes it may hold spaces; else it begins a
+# word, or stands behind `=`, `NAME:` or `file://`. Web addresses, shares (1/2) and folders of the project are none.
+_BEGINNING = r"(?:~[\w.-]*[/\\]|[A-Za-z]:[/\\]|(?:\.\.[/\\])+|/)"
+_QUOTED = re.compile(rf"(['\"]){_BEGINNING}[^'\"]*?([^'\"/\\]+)[/\\]*\1")
+_BARE = re.compile(
+    rf"(?<![\w./\\~-])(?:file://|(?<!:)|(?<=\w:)(?!//)){_BEGINNING}(?:[^\s'\"/\\]+[/\\]+)*([^\s'\"/\\]+)[/\\]*"
+)
+_WHOLE = re.compile(rf"^{_BEGINNING}(?!.*\s--)(?:.*[/\\])?([^/\\]+)[/\\]*$")
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def public(record: Any, trained: TrainedModel, variant: Variant) -> Any:
             return value
         for place, name in named.items():
             value = re.sub(rf"(?<!\S){re.escape(place)}(?!\S)", name, value)
-        return _PATH.sub(r"\1", value)
+        return _BARE.sub(r"\1", _QUOTED.sub(r"\1\2\1", _WHOLE.sub(r"\1", value)))
 
     return cleaned(record)
 

@@ -157,7 +157,7 @@ def _train_images(
 ) -> CellImages | StreamedCells:
     if not settings.streaming:
         return _images(rows["train"], settings, view)
-    files = data.files(settings.dataset_config, "train")
+    files = data.checked_files(settings.dataset_config, "train")
     share = settings.train_batch_size, settings.process_index, settings.world_size
     return StreamedCells(files, view.resized, settings.seed, *share)
 

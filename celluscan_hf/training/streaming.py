@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -81,7 +82,12 @@ class StreamedCells(IterableDataset[Batch]):
     def _tables(self, order: Iterable[int]) -> Iterator[list[dict[str, Any]]]:
         for position in order:
             file, group = self.groups[position]
-            rows = pq.ParquetFile(file).read_row_group(group, columns=["image", "label", "image_id"])
+            try:
+                rows = pq.ParquetFile(file).read_row_group(group, columns=["image", "label", "image_id"])
+            except (OSError, pa.ArrowInvalid) as error:
+                raise CelluScanError(
+                    f"{file} is damaged ({error}); build the data set again with scripts/build_dataset.py"
+                ) from error
             yield rows.to_pylist()
 
     def _decoded(self, rows: list[dict[str, Any]], first: int) -> Batch:

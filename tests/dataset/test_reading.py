@@ -56,6 +56,20 @@ def test_labels_of_other_names_are_refused(copy: Path) -> None:
         open_dataset(copy).split("originals", "test")
 
 
+def test_files_that_are_streamed_are_checked_as_well(copy: Path) -> None:
+    data = open_dataset(copy)
+    assert data.checked_files("default", "train") == data.files("default", "train")
+    file = data.files("default", "train")[-1]
+    rows = Dataset.from_parquet(str(file))
+    names = [*taxonomy.NAMES[1:], taxonomy.NAMES[0]]
+    rows.cast_column("label", ClassLabel(names=names)).to_parquet(file)
+    with pytest.raises(CelluScanError, match="the 14 classes of CelluScan in their order"):
+        data.checked_files("default", "train")
+    file.write_bytes(b"PAR1 and no more")
+    with pytest.raises(CelluScanError, match=f"{file.name} is damaged"):
+        data.checked_files("default", "train")
+
+
 def test_missing_columns_are_named(copy: Path) -> None:
     file = next(copy.glob("data/originals/test-*.parquet"))
     pq.write_table(pq.read_table(file).drop_columns(["group_id"]), file)

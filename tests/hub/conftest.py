@@ -37,6 +37,18 @@ def run_clean(hub: Hub, tmp_path: Path) -> Callable[..., "subprocess.CompletedPr
     return partial(hub.run_clean, home=tmp_path / "client")
 
 
+@pytest.fixture
+def connected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is a client of the Hub that may write."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    places = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", places)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between a client's retries
+
+
 @dataclass(frozen=True)
 class Trained:
     """The folders of a run of training and of the evaluation of its model on the test split."""

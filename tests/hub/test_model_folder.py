@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,23 @@ def test_the_pin_changes_with_the_content(copy: TrainedModel, tmp_path: Path) ->
     edit(copy.run / "training.json", seconds=1234.5)
     after = assemble(TrainedModel(copy.run, copy.evaluation), HAND_BUILT, tmp_path / "after")
     assert after != before
+
+
+def test_the_pin_changes_with_a_file_alone_and_with_the_card_alone(copy: TrainedModel, tmp_path: Path) -> None:
+    before = assemble(copy, HAND_BUILT, tmp_path / "before")
+    alone = assemble(copy, replace(HAND_BUILT, counterpart=None), tmp_path / "alone")  # of which the card alone tells
+    (copy.run / "curves.png").write_bytes(b"other")
+    assert len({before, alone, assemble(copy, HAND_BUILT, tmp_path / "redrawn")}) == 3
+
+
+def test_the_same_run_gives_the_same_files(plain: Trained, tmp_path: Path) -> None:
+    trained = TrainedModel(plain.run, plain.evaluation)
+    for variant in (NATIVE, HAND_BUILT):
+        first, again = (tmp_path / name / variant.repository for name in ("first", "again"))
+        for folder in (first, again):
+            assemble(trained, variant, folder)
+        contents = [{path: file.read_bytes() for path, file in listing(folder)} for folder in (first, again)]
+        assert contents[0] == contents[1]
 
 
 def test_every_card_is_valid_and_names_its_own_repository(plain: Trained, tmp_path: Path) -> None:
@@ -127,3 +145,23 @@ def test_records_name_the_hub_and_keep_what_is_no_path(copy: TrainedModel) -> No
         "url": "https://huggingface.co/lab/cells",
         "share": "1/2",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("/home/alice/data/", "data"),
+        ("/home/alice smith/weights", "weights"),
+        ("~alice/runs/x", "x"),
+        ("../../alice/x", "x"),
+        ("file:///home/alice/w", "w"),
+        (r"C:\Users\alice\w", "w"),
+        ("imagefolder:mine=/home/alice/cells", "imagefolder:mine=cells"),
+        ("--model '/home/alice smith/run/' --output /tmp/alice/eval/", "--model 'run' --output eval"),
+        ("google/vit-base", "google/vit-base"),
+        ("https://doi.org/10.1/x", "https://doi.org/10.1/x"),
+        ("out/other 1/2", "out/other 1/2"),
+    ],
+)
+def test_of_a_path_only_its_last_name_is_published(copy: TrainedModel, text: str, published: str) -> None:
+    assert public({"start": text}, copy, NATIVE) == {"start": published}

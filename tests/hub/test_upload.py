@@ -18,16 +18,7 @@ FILES = {
 }
 OLD = FILES | {"curation/old.csv": "gone", "data/a.parquet": b"old" * 99}
 CALLS = 25  # more than a push makes
-
-
-@pytest.fixture(autouse=True)
-def connected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is a client of the Hub that may write."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_write")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between a client's retries
+pytestmark = pytest.mark.usefixtures("connected")
 
 
 @pytest.fixture
@@ -91,6 +82,44 @@ def test_a_revision_is_never_moved(hub: Hub, folder: Path) -> None:
     assert content(hub) == content(hub, "v1.0") == as_bytes(FILES)
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "told"),
+    [
+        ("curation/audit.json", b"[]", "curation/audit.json differs"),
+        ("data/a.parquet", b"two" * 999, "data/a.parquet differs"),
+        ("new.csv", b"", "new.csv is missing"),
+        ("data/a.parquet", None, "data/a.parquet is of an earlier push"),
+    ],
+    ids=["byte", "byte of a large file", "file more", "file less"],
+)
+def test_a_revision_differs_by_any_byte_and_any_file(
+    hub: Hub, folder: Path, path: str, content: bytes | None, told: str
+) -> None:
+    push(folder, target(revision="v1.0"), "Publish")
+    if content is None:
+        (folder / path).unlink()
+    else:
+        (folder / path).write_bytes(content)
+    with pytest.raises(CelluScanError, match=told):
+        push(folder, target(revision="v1.0"), "Publish")
+
+
+def test_a_tag_names_what_was_sent_also_where_somebody_pushed_meanwhile(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    tag = HfApi.create_tag
+
+    def late(self: HfApi, *given: object, **options: object) -> object:
+        hub.put(REPOSITORY, {"README.md": "theirs"}, "dataset")
+        return tag(self, *given, **options)
+
+    monkeypatch.setattr(HfApi, "create_tag", late)
+    push(folder, target(revision="v1.0"), "Publish")
+    assert content(hub, "v1.0") == as_bytes(FILES)
+
+
 def test_a_revision_that_holds_this_content_already_is_left_as_it_is(hub: Hub, folder: Path) -> None:
     first = push(folder, target(revision="v1.0"), "Publish")
     hub.put(REPOSITORY, {"README.md": "later"}, "dataset")
@@ -116,6 +145,7 @@ def test_a_push_cut_at_any_call_and_run_again_ends_as_an_unbroken_one(folder: Pa
                 unbroken = True
             except CelluScanError as error:
                 assert "run the same command again" in str(error)
+                assert "hf_write" not in str(error)
                 shown = content(hub) if ("dataset", REPOSITORY) in hub.repositories else {}
                 assert shown in ({}, as_bytes(OLD), wanted)  # nobody sees a part of it
             hub.revive()

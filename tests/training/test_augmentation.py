@@ -38,6 +38,21 @@ def test_the_same_draw_gives_the_same_image_in_any_batch(pixels: torch.Tensor) -
     alone = augmentation(pixels[40:41], draws[40:41], VIEW)
     assert torch.allclose(together[40:41], alone, atol=1e-5)
     assert not torch.allclose(together[40:41], augmentation(pixels[40:41], draws[41:42], VIEW), atol=0.1)
+    other = dataclasses.replace(augmentation, seed=4)
+    assert not torch.allclose(together, other(pixels, draws, VIEW), atol=0.1)
+
+
+def test_the_number_of_threads_is_left_as_it_was(pixels: torch.Tensor) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        VIEW(pixels)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError):
+            VIEW(pixels[:, :2])  # a channel is missing
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_all_eight_symmetries_of_the_square_are_drawn_and_no_other() -> None:
@@ -60,6 +75,15 @@ def test_a_shift_reaches_its_bound_on_every_side_and_not_further() -> None:
     seen = dataclasses.replace(STILL, shift=0.1)(image.expand(500, -1, -1, -1), range(500), plain) * 255
     for channel in (0, 1):  # 3 pixels each way around the margin of 4
         assert set(seen[:, channel, 0, 0].round().int().tolist()) == {1, 2, 3, 4, 5, 6, 7}
+    assert len(seen[:, :2, 0, 0].round().unique(dim=0)) == 49  # either way independent of the other
+
+
+def test_a_jitter_reaches_its_bounds_and_not_further() -> None:
+    grey = torch.full((1, 3, 40, 40), 100, dtype=torch.uint8)  # which brightness alone changes
+    plain = dataclasses.replace(VIEW, mean=(0, 0, 0), std=(1, 1, 1))
+    seen = dataclasses.replace(STILL, color_jitter=0.2)(grey.expand(500, -1, -1, -1), range(500), plain) * 2.55
+    assert 0.799 < seen.min() < 0.81
+    assert 1.19 < seen.max() < 1.201
 
 
 def test_colours_change_as_torchvision_changes_them(pixels: torch.Tensor) -> None:

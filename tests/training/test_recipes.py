@@ -25,6 +25,13 @@ def test_a_recipe_opens_with_its_command_and_what_to_expect_and_can_be_read(name
         assert settings.dataset == "out/wbc"
 
 
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_checkpoint_is_chosen_by_macro_f1_but_for_the_seed_which_took_the_last(name: str) -> None:
+    for settings in recipes.stages(name, GIVEN):
+        assert settings.load_best_model_at_end is not name.startswith("seed-")
+        assert (settings.metric_for_best_model, settings.greater_is_better) == ("macro_f1", True)
+
+
 def test_the_stages_of_the_seed_are_those_it_ran() -> None:
     stages = recipes.stages("seed-probe", GIVEN)
     assert [(stage.dataset_config, stage.num_train_epochs) for stage in stages] == [

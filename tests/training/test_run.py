@@ -158,6 +158,23 @@ def test_a_finished_run_is_left_as_it_is(recipe: Recipe, tmp_path: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
+def test_a_cut_run_goes_on_from_the_newest_checkpoint_that_is_whole(recipe: Recipe, tmp_path: Path) -> None:
+    saving = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    chosen, run = recipe(max_steps=12, save_total_limit=9, **saving), tmp_path / "run"
+    assert trained(chosen, run) == 0
+    (run / "training.json").unlink()
+    (run / "checkpoint-12" / "trainer_state.json").unlink()  # which is written last
+    assert trained(chosen, run, "--resume_from_checkpoint", "last") == 0
+    assert record(run)["resumed_from"] == "checkpoint-10"
+
+
+def test_training_reads_no_cell_of_test(recipe: Recipe, cells_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(cells_folder, tmp_path / "cells"))
+    for file in (folder / "data").rglob("test-*.parquet"):
+        file.write_bytes(b"not to be read")
+    assert trained(recipe(dataset=str(folder), max_steps=2), tmp_path / "run") == 0
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_row_stops_the_training_with_its_name(
     workers: int, recipe: Recipe, cells_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

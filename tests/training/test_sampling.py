@@ -14,6 +14,14 @@ def test_natural_shows_every_row_once_but_for_the_rest() -> None:
     assert len(set(rows)) == 60
 
 
+def test_every_epoch_leaves_another_rest_out() -> None:
+    sampler, shown = CellSampler(LABELS, "natural", seed=1, batch=10), set()
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        shown.add(frozenset(draw.row for draw in sampler))
+    assert len(shown) == 5
+
+
 def test_balanced_shows_classes_and_their_rows_equally_often() -> None:
     rows = [draw.row for draw in CellSampler(LABELS, "balanced", seed=1, batch=1)]
     assert sorted(Counter(LABELS[row] for row in rows).values()) == [21, 21, 22]

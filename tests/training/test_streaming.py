@@ -1,6 +1,9 @@
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -55,6 +58,34 @@ def test_epochs_differ_and_come_back(files: list[Path]) -> None:
     assert second["draws"][0] == 392
 
 
+def test_row_groups_and_the_rows_of_a_window_are_shuffled(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "WINDOW", 1)  # a row group each
+    images = StreamedCells(files, 48, 0, 1, 0, 1)
+    stored = [
+        pq.ParquetFile(file).read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+        for file, group in images.groups
+    ]
+    first = set()
+    for epoch in range(8):
+        images.set_epoch(epoch)
+        ids = [row["image_id"] for rows in images._batches() for row in rows]
+        (begun,) = [number for number, group in enumerate(stored) if ids[0] in group]
+        first.add(begun)
+        assert ids[: len(stored[begun])] != stored[begun]
+        assert set(ids[: len(stored[begun])]) == set(stored[begun])
+    assert len(first) > 1
+
+
 def test_fewer_rows_than_a_batch_of_every_process_are_refused(files: list[Path]) -> None:
     with pytest.raises(CelluScanError, match="392 rows, one batch over all processes takes 400"):
         StreamedCells(files, 48, 0, batch=200, rank=0, processes=2)
+
+
+def test_a_damaged_file_is_named(files: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copy(file, tmp_path / file.name)) for file in files]
+    cells = StreamedCells(copies, 48, 0, batch=28, rank=0, processes=1)
+    content = bytearray(copies[0].read_bytes())
+    content[1000:20000] = bytes(19000)
+    copies[0].write_bytes(content)
+    with pytest.raises(CelluScanError, match=rf"{re.escape(str(copies[0]))} is damaged .*build the data set again"):
+        list(cells)
