@@ -88,7 +88,9 @@ def check_space(plan: dict[str, Any]) -> dict[str, Any]:
         raise ImportError(f"the app imports {_OURS} from elsewhere")
     from app import page  # type: ignore[import-not-found]
 
-    _, address, _ = page.queue().launch(prevent_thread_lock=True, quiet=True)
+    from celluscan_hf.space.page import serve
+
+    _, address, _ = serve(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
     found = Client(address, verbose=False).predict(handle_file(plan["image"]), api_name="/recognise")
     page.close()
     return dict(found)

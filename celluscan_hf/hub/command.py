@@ -7,19 +7,26 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import transformers
 
-from .. import taxonomy
 from ..dataset.card import REPOSITORY as DATASET
 from ..errors import CelluScanError
 from ..modeling.naming import WeightsError
-from ..sources.drawing import draw_cell
 from . import data_folder, metric_folder, model_folder, space_folder
 from .upload import Target, check_name, check_token, listing, push
-from .verification import Place, Reference, reference, verify_dataset, verify_metric, verify_model, verify_space
+from .verification import (
+    Place,
+    Reference,
+    drawn_cell,
+    reference,
+    verify_dataset,
+    verify_metric,
+    verify_model,
+    verify_space,
+)
 
 MODEL, METRIC, SPACE = "celluscan/vit-b16-wbc", "celluscan/wbc_metrics", "celluscan/celluscan"
 _FAILED, _INTERRUPTED = 2, 130
@@ -65,7 +72,9 @@ def push_space(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Publish the demo page on the Hugging Face Hub.")
     parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub ({SPACE})")
     parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page ({MODEL})")
-    parser.add_argument("--model-revision", metavar="REVISION", help="of the model; by default what it is at the start")
+    parser.add_argument(
+        "--model-revision", metavar="REVISION", help="of the model, whose commit the page keeps to (main)"
+    )
     parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
     _add_common(parser)
     return _run(_space, parser.parse_intermixed_args(arguments))
@@ -95,11 +104,8 @@ def _dataset(arguments: argparse.Namespace) -> None:
     if not arguments.recipe_only:
         data_folder.check_licenses(arguments.folder)
     target = Target(arguments.repository, "dataset", arguments.private, arguments.revision)
-    check_name(target)
-    versions: data_folder.Versions = []
-    if not arguments.dry_run:
-        check_token(target)
-        versions = data_folder.published_versions(target)
+    _check([target], arguments.dry_run)
+    versions = [] if arguments.dry_run else data_folder.published_versions(target)
     with _scratch(arguments.folder) as scratch:
         folder = scratch / "dataset"
         data_folder.assemble(arguments.folder, target, versions, folder, arguments.recipe_only)
@@ -112,12 +118,10 @@ def _dataset(arguments: argparse.Namespace) -> None:
 def _model(arguments: argparse.Namespace) -> None:
     trained = model_folder.TrainedModel(arguments.run, arguments.evaluation)
     plain = arguments.repository or (None if arguments.handbuilt else MODEL)
-    for name in filter(None, (plain, arguments.handbuilt)):
-        check_name(Target(name, "model", revision=arguments.revision))
-    if not arguments.dry_run:
-        check_token(Target(plain or arguments.handbuilt, "model"))
+    names = filter(None, (plain, arguments.handbuilt))
+    _check([Target(name, "model", revision=arguments.revision) for name in names], arguments.dry_run)
     with _scratch(arguments.run) as scratch:
-        expected = reference(trained.run, trained.images or [_drawn(scratch)])
+        expected = reference(trained.run, trained.images or [drawn_cell(scratch)])
         published = []
         for repository, counterpart, hand_built in (
             (plain, arguments.handbuilt, False),
@@ -135,41 +139,44 @@ def _model(arguments: argparse.Namespace) -> None:
         print(f'pipeline("image-classification", model="{plain}")')
 
 
-def _drawn(scratch: Path) -> Path:
-    """A drawn cell to look at a model with, where its evaluation has no image that may be passed on."""
-    file = scratch / "drawn.png"
-    draw_cell(taxonomy.NAMES[0], np.random.default_rng(0)).save(file)
-    return file
-
-
 def _model_check(expected: Reference, hand_built: bool) -> Verify:
     return lambda place: verify_model(place, expected, hand_built)
 
 
 def _metric(arguments: argparse.Namespace) -> None:
-    target = Target(arguments.repository, "space", arguments.private, arguments.revision, "static")
-    check_name(target)
-    if not arguments.dry_run:
-        check_token(target)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / arguments.repository.rpartition("/")[2]
-        metric_folder.assemble(arguments.repository, folder)
-        _publish([(folder, target, verify_metric)], arguments.dry_run)
+    name = arguments.repository.rpartition("/")[2]
+    assemble = partial(metric_folder.assemble, arguments.repository)
+    target = _publish_space(arguments, "static", name, assemble, verify_metric)
     if not arguments.dry_run:
         print(f'evaluate.load("{target.repository}")')
 
 
 def _space(arguments: argparse.Namespace) -> None:
-    target = Target(arguments.repository, "space", arguments.private, arguments.revision, "gradio")
-    check_name(target)
-    if not arguments.dry_run:
-        check_token(target)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "space"
-        space_folder.assemble(folder, arguments.model, arguments.model_revision, arguments.dataset)
-        _publish([(folder, target, verify_space)], arguments.dry_run)
+    options = {"model": arguments.model, "revision": arguments.model_revision, "dataset": arguments.dataset}
+    target = _publish_space(arguments, "gradio", "space", partial(space_folder.assemble, **options), verify_space)
     if not arguments.dry_run:
         print(target.url)
+
+
+def _publish_space(
+    arguments: argparse.Namespace, sdk: str, name: str, assemble: Callable[[Path], None], verify: Verify
+) -> Target:
+    """Publish what `assemble` writes into a folder of that name as a Space."""
+    target = Target(arguments.repository, "space", arguments.private, arguments.revision, sdk)
+    _check([target], arguments.dry_run)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / name
+        assemble(folder)
+        _publish([(folder, target, verify)], arguments.dry_run)
+    return target
+
+
+def _check(targets: Sequence[Target], dry_run: bool) -> None:
+    """Told before any work is done: names that cannot be, and a token that cannot write."""
+    for target in targets:
+        check_name(target)
+    if not dry_run:
+        check_token(targets[0])
 
 
 def _publish(folders: Sequence[tuple[Path, Target, Verify | None]], dry_run: bool) -> None:

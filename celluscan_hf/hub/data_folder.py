@@ -58,6 +58,7 @@ def assemble(built: Path, target: Target, versions: Versions, folder: Path, reci
     statistics, sources = (_read(built / "curation" / f"{name}.json") for name in ("statistics", "sources"))
     if target.revision:
         versions = with_version(versions, target.revision, data.fingerprint, statistics)
+    (folder / VERSIONS).unlink(missing_ok=True)  # of a folder that was fetched from the Hub; linked, as all files are
     if versions:
         (folder / VERSIONS).write_text(json.dumps(versions, indent=1) + "\n", "utf-8")
     card = DatasetCard.load(built / "README.md").data

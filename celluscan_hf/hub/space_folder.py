@@ -4,9 +4,13 @@ import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
 import celluscan_hf
 
 from ..errors import CelluScanError
+from .upload import Target, failures_explained
 
 _CARD = """---
 title: CelluScan
@@ -36,14 +40,14 @@ maturation, where the model looked, and what is known of it, each statement with
 
 For education and research. Not a medical device; nothing here was validated for diagnosis.
 
-`app.py` names the model and its revision; `celluscan_hf/` is the source of the page.
+`app.py` names the model and the commit of it; `celluscan_hf/` is the source of the page.
 """
 _APP = '''"""The demo page of {model}."""
 
 from celluscan_hf.space.demo import page_of
 from celluscan_hf.space.page import serve
 
-page = page_of("{model}", revision={revision!r}, dataset="{dataset}")
+page = page_of("{model}", revision="{revision}", dataset="{dataset}")
 
 if __name__ == "__main__":
     serve(page, "0.0.0.0", 7860)
@@ -52,20 +56,33 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "benchmarks")
 
 
 def assemble(folder: Path, model: str, revision: str | None, dataset: str) -> None:
-    """Write the folder of the Space for a model of the Hub, pinned to a revision.
+    """Write the folder of the Space for a model of the Hub, pinned to the commit that `revision`, or main, names now.
 
     Raises:
-        CelluScanError: Gradio, whose release the Space asks for, is not installed.
+        CelluScanError: The model cannot be read, or Gradio, whose release the Space asks for, is not installed.
     """
     try:
         gradio = version("gradio")
     except PackageNotFoundError as error:
         raise CelluScanError('gradio is not installed: pip install "celluscan_hf[demo]"') from error
+    commit = _commit(model, revision)
     shutil.copytree(Path(celluscan_hf.__file__).parent, folder / "celluscan_hf", ignore=_LEFT_OUT)
     card = _CARD.format(model=model, dataset=dataset, gradio=gradio)
     (folder / "README.md").write_text(card, "utf-8")
-    (folder / "app.py").write_text(_APP.format(model=model, revision=revision, dataset=dataset), "utf-8")
+    (folder / "app.py").write_text(_APP.format(model=model, revision=commit, dataset=dataset), "utf-8")
     (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", "utf-8")
+
+
+def _commit(model: str, revision: str | None) -> str:
+    with failures_explained(Target(model, "model")):
+        try:
+            found = HfApi().model_info(model, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise CelluScanError(
+                f"{model}{f' at {revision}' * bool(revision)} is no model on the Hub that you can read: publish it "
+                "first, with scripts/push_model.py"
+            ) from error
+    return str(found.sha)
 
 
 def requirements() -> list[str]:

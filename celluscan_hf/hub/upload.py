@@ -5,7 +5,6 @@ it is run again: what the Hub has is not sent twice, and what it shows already i
 """
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +26,6 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from ..errors import CelluScanError
 
-logger = logging.getLogger(__name__)
-MAIN = "main"
 _TOKENS = "https://huggingface.co/settings/tokens"
 _KEPT = {".gitattributes"}  # the Hub's own: which files it stores apart
 _BAD_CARD = "Invalid metadata"  # begins what the library says of it

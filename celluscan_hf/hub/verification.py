@@ -47,6 +47,13 @@ class Reference:
     logits: torch.Tensor
 
 
+def drawn_cell(folder: Path) -> Path:
+    """A picture to ask about where no real one may be passed on: a cell of the first class, drawn into a folder."""
+    file = folder / "drawn.png"
+    draw_cell(taxonomy.NAMES[0], np.random.default_rng(0)).save(file)
+    return file
+
+
 def reference(checkpoint: Path, images: list[Path]) -> Reference:
     """The answers of a training checkpoint to image files."""
     model, processor = load_classifier(checkpoint)
@@ -121,9 +128,7 @@ def verify_metric(place: Place) -> str:
 def verify_space(place: Place) -> str:
     """Start the app as the Hub does, and ask it about a drawn cell; one line on what was seen."""
     with tempfile.TemporaryDirectory() as scratch:
-        image = Path(scratch) / "cell.png"
-        draw_cell(taxonomy.NAMES[0], np.random.default_rng(0)).save(image)
-        found = _look("space", place, Path(scratch), {"image": str(image)}, offline=False)
+        found = _look("space", place, Path(scratch), {"image": str(drawn_cell(Path(scratch)))}, offline=False)
     if not found["answer"] or len(found["top"]) != len(taxonomy.NAMES):
         raise CelluScanError(f"{place.name}: the app gives no answer to a drawn cell ({found['note']})")
     return f"the app starts and answers: {found['answer']} ({found['score']:.2f}) to a drawn {taxonomy.NAMES[0]}"

@@ -154,7 +154,7 @@ def _csv_writer(file: TextIO, count: int) -> Callable[[Row], object]:
     columns = [column for field in FIELDS for column in (others if field == "top" else [field])]
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    return lambda fields: writer.writerow({column: _cell(value) for column, value in _flat(fields).items()})
+    return lambda fields: writer.writerow({column: csv_cell(value) for column, value in _flat(fields).items()})
 
 
 def _flat(fields: Row) -> Row:
@@ -163,7 +163,7 @@ def _flat(fields: Row) -> Row:
     return {key: value for key, value in fields.items() if key != "top"} | spread
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """A value as CSV has it. Names come from strangers: what a spreadsheet would run as a formula gets a `'` in front.
 
     JSON lines keep every name as it is.

@@ -25,12 +25,14 @@ class Answer:
 
     - `ranking`: all classes with their probabilities, likeliest first.
     - `headline`: the answer in a few words; `sentence` says how sure the model is of it.
+    - `score`: the probability of the headline; where unsure, of the likeliest class.
     - `abnormal`: the probability that the cell is of a class not expected in the blood of a healthy adult.
     """
 
     ranking: tuple[tuple[CellClass, float], ...]
     certainty: Certainty
     headline: str
+    score: float
     sentence: str
     abnormal: float
 
@@ -48,14 +50,13 @@ def answer(probabilities: Sequence[float]) -> Answer:
     scored = zip(CLASSES, map(float, probabilities), strict=True)
     ranking = tuple(sorted(scored, key=lambda pair: -pair[1]))
     abnormal = sum(probability for cell, probability in ranking if cell.abnormal_in_blood)
-    certainty, headline, sentence = _said(ranking)
-    return Answer(ranking, certainty, headline, sentence, abnormal)
+    return Answer(ranking, *_said(ranking), abnormal)
 
 
-def _said(ranking: tuple[tuple[CellClass, float], ...]) -> tuple[Certainty, str, str]:
+def _said(ranking: tuple[tuple[CellClass, float], ...]) -> tuple[Certainty, str, float, str]:
     (best, probability), (second, _) = ranking[:2]
     if probability >= SURE:
-        return Certainty.CLASS, best.name, f"The model gives this class {_percent(probability)}."
+        return Certainty.CLASS, best.name, probability, f"The model gives this class {_percent(probability)}."
     parent = best.parent or best.name
     family = [(cell, share) for cell, share in ranking if parent in (cell.name, cell.parent)]
     together = sum(share for _, share in family)
@@ -66,14 +67,16 @@ def _said(ranking: tuple[tuple[CellClass, float], ...]) -> tuple[Certainty, str,
         return (
             Certainty.PARENT,
             parent,
+            together,
             f"{' or '.join(competing)}: the model is unsure which, but gives them {_percent(together)} together.",
         )
     return (
         Certainty.UNSURE,
         f"Unsure: {best.name} or {second.name}",
+        probability,
         f"The likeliest class has only {_percent(probability)}. Take this as a guess.",
     )
 
 
 def _percent(share: float) -> str:
-    return "over 99 %" if share > 0.99 else f"{share:.0%}".replace("%", " %")
+    return "over 99%" if share > 0.99 else f"{share:.0%}"

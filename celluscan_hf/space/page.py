@@ -11,14 +11,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..inference.predict import FACTS
+from ..inference.predict import FACTS, csv_cell
 from . import texts
 from .recogniser import AT_ONCE, MAX_BYTES, Recogniser, Seen
 
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from other servers
 CSS = (Path(__file__).with_name("page.css")).read_text("utf-8")
 MOST = 200  # pictures of one table
 COLUMNS = ("file", "answer", "certainty", "score", *FACTS, "abnormal", "note")
-SHOWN = ("file", "answer", "score", "certainty", "lineage", "abnormal", "note")  # of the columns, on the page
 
 
 def build_page(recogniser: Recogniser, examples: Sequence[tuple[Path, str]], links: str = "") -> gr.Blocks:
@@ -87,21 +87,21 @@ def _shown(seen: Seen) -> tuple[str, Any, str]:
 def _several_cells(recogniser: Recogniser) -> None:
     written = tempfile.TemporaryDirectory(prefix="celluscan-")  # goes with the page
 
-    def tabulate(files: list[str] | None) -> tuple[Any, Any]:
+    def tabulate(files: list[str] | None) -> tuple[str, Any]:
         if not files:
-            return gr.update(value=None, visible=False), gr.update(visible=False)
+            return "", gr.update(visible=False)
         if len(files) > MOST:
             raise gr.Error(f"{len(files)} files: at most {MOST} at a time; celluscan predict takes any number")
-        rows = [
-            record(seen)
+        several = [
+            seen
             for start in range(0, len(files), AT_ONCE)
             for seen in recogniser.recognise(files[start : start + AT_ONCE])
         ]
-        table = [[row[column] for column in SHOWN] for row in rows]
-        return gr.update(value=table, visible=True), gr.update(value=_as_csv(rows, Path(written.name)), visible=True)
+        written_to = _as_csv([record(seen) for seen in several], Path(written.name))
+        return texts.table(several), gr.update(value=written_to, visible=True)
 
     files = gr.File(file_count="multiple", file_types=["image"], label=f"Up to {MOST} pictures of one cell each")
-    table = gr.Dataframe(headers=list(SHOWN), visible=False, label="Answers", wrap=True, interactive=False)
+    table = gr.HTML()
     download = gr.DownloadButton("Download as CSV", visible=False)
     files.change(tabulate, files, [table, download], api_visibility="private")
 
@@ -130,11 +130,11 @@ def record(seen: Seen) -> dict[str, Any]:
     if seen.answer is None or seen.doubt:
         return empty | {"note": seen.problem or f"not a stained blood cell: {seen.doubt}"}
     said = seen.answer
-    best, score = said.ranking[0]
+    best = said.best
     return empty | {
         "answer": said.headline,
         "certainty": said.certainty.value,
-        "score": round(score, 4),
+        "score": round(said.score, 4),
         "abnormal": round(said.abnormal, 4),
         "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in said.ranking],
         **{name: getattr(best, name) for name in FACTS},
@@ -144,14 +144,20 @@ def record(seen: Seen) -> dict[str, Any]:
 def _as_csv(rows: Sequence[dict[str, Any]], folder: Path) -> str:
     path = Path(tempfile.mkdtemp(dir=folder)) / "celluscan.csv"
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({column: csv_cell(row[column]) for column in COLUMNS} for row in rows)
     return str(path)
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, **options: Any) -> Any:
     """Serve the page, by default until it is stopped; `options` are those of `launch`."""
     return page.queue(default_concurrency_limit=1).launch(
-        server_name=host, server_port=port, css=CSS, max_file_size=MAX_BYTES, footer_links=["api"], **options
+        server_name=host,
+        server_port=port,
+        css=CSS,
+        theme=THEME,
+        max_file_size=MAX_BYTES,
+        footer_links=["api"],
+        **options,
     )

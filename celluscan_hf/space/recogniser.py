@@ -32,7 +32,7 @@ class Seen:
 
     - `answer`: None where `problem` says why the file cannot be used.
     - `doubt`: why the picture does not look like a stained cell; the answer is then not shown as one.
-    - `overlay`: what the model saw, with its attention over it.
+    - `cell`: what the model saw; `overlay` has its attention over it.
     - `seconds`: from file to answer, of the whole batch.
     """
 
@@ -40,6 +40,7 @@ class Seen:
     answer: Answer | None = None
     doubt: str | None = None
     problem: str | None = None
+    cell: Image.Image | None = None
     overlay: Image.Image | None = None
     seconds: float = 0.0
 
@@ -56,7 +57,6 @@ class Recogniser:
     """
 
     def __init__(self, model: str, revision: str | None = None) -> None:
-        self.name = model
         self.model, self.processor = load_classifier(model, revision=revision, attn_implementation="eager")
         labels = self.model.config.id2label
         if labels != taxonomy.ID2LABEL:
@@ -88,19 +88,22 @@ class Recogniser:
         probabilities = record.logits.float().softmax(dim=-1).tolist()
         maps = record.rollout() * record.grid[0] * record.grid[1]  # an even spread is 1
         return [
-            Seen("", answer(row), stain.doubt(image), overlay=self._overlay(pixels, attention))
+            Seen("", answer(row), stain.doubt(image), None, *self._pictures(pixels, attention))
             for image, row, pixels, attention in zip(images, probabilities, pixel_values, maps, strict=True)
         ]
 
-    def _overlay(self, pixels: torch.Tensor, attention: torch.Tensor) -> Image.Image:
-        """What the model saw of a picture, its attention rollout (rows, columns) in warm colours over it."""
+    def _pictures(self, pixels: torch.Tensor, attention: torch.Tensor) -> tuple[Image.Image, Image.Image]:
+        """What the model saw of a picture, and the same with its attention rollout (rows, columns) in warm colours."""
         shown = functional.resize(pixels[None], [_SHOWN, _SHOWN], antialias=True)[0]
         cell = displayed(shown, self.processor)
         strength = smooth(attention, (_SHOWN, _SHOWN)) / max(float(attention.max()), LEAST_TOP)
         tint = TINT[(strength.clip(0, 1) * (len(TINT) - 1)).astype(int)]
         colour, opacity = tint[..., :3], tint[..., 3:]
-        mixed = cell * (1 - opacity) + colour * opacity
-        return Image.fromarray((mixed * 255).round().astype(np.uint8))
+        return _picture(cell), _picture(cell * (1 - opacity) + colour * opacity)
+
+
+def _picture(shares: np.ndarray) -> Image.Image:
+    return Image.fromarray((shares * 255).round().astype(np.uint8))
 
 
 def _open(file: Path) -> Image.Image | str:
@@ -111,7 +114,7 @@ def _open(file: Path) -> Image.Image | str:
     try:
         image = decode(file.read_bytes()).image
     except BadImage as error:
-        return f"the file cannot be used: {error}"
+        return f"it is no picture that can be used: {str(error).replace('_', ' ')}"
     if max(image.size) > MAX_SIDE:
         return f"the picture has {image.width} x {image.height} pixels; cut the cell out, at most {MAX_SIDE} a side"
     return image

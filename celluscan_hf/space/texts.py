@@ -1,7 +1,11 @@
 """What the page says, as HTML. All that comes from outside is escaped."""
 
+import base64
 from collections.abc import Sequence
 from html import escape
+from io import BytesIO
+
+from PIL import Image
 
 from ..taxonomy import lookup
 from .answer import Answer, Certainty
@@ -15,6 +19,8 @@ NOTICE = (
 )
 EMPTY = "<p class='hint'>Upload, paste or photograph one stained blood cell, or take one of the examples.</p>"
 _SHOWN = 3
+_THUMBNAIL = 72  # pixels
+_KIND = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure"}
 
 
 def result(seen: Seen) -> str:
@@ -40,9 +46,8 @@ def _answered(said: Answer, seconds: float) -> str:
         if said.flagged
         else ""
     )
-    kind = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure"}[said.certainty]
     return (
-        f"<section class='card {kind}' aria-live='polite'><h2>{escape(said.headline)}</h2>"
+        f"<section class='card {_KIND[said.certainty]}' aria-live='polite'><h2>{escape(said.headline)}</h2>"
         f"<p>{escape(said.sentence)}</p>{flag}{_bars(said)}"
         f"<p class='lineage'>Lineage: {escape(said.best.lineage)}</p>{maturation(said)}"
         f"<p class='time'>{seconds:.2f} s</p></section>"
@@ -58,24 +63,57 @@ def _bars(said: Answer) -> str:
     return f"<table class='bars'><caption>The three likeliest classes</caption>{rows}</table>"
 
 
+def table(several: Sequence[Seen]) -> str:
+    """A row for each picture; on a phone, a card for each."""
+    headings = "".join(f"<th scope='col'>{name}</th>" for name in ("Picture", "File", "Answer", "Score", "Lineage"))
+    rows = "".join(map(_row, several))
+    return f"<table class='several'><caption>{_counted(several)}</caption><tr>{headings}</tr>{rows}</table>"
+
+
+def _counted(several: Sequence[Seen]) -> str:
+    without = sum(1 for seen in several if seen.answer is None or seen.doubt)
+    pictures = f"{len(several)} picture{'s' * (len(several) != 1)}"
+    return f"{pictures}, {without} without an answer" if without else pictures
+
+
+def _row(seen: Seen) -> str:
+    name = f"<td class='file'>{escape(seen.name)}</td>"
+    if seen.answer is None or seen.doubt:
+        why = seen.problem or f"This does not look like a stained blood cell: {seen.doubt}."
+        return f"<tr class='problem'><td>{_thumbnail(seen.cell)}</td>{name}<td colspan='3'>{escape(why)}</td></tr>"
+    said = seen.answer
+    flag = "<br><span class='flag'>not expected in healthy adult blood</span>" if said.flagged else ""
+    return (
+        f"<tr class='{_KIND[said.certainty]}'><td>{_thumbnail(seen.cell)}</td>{name}"
+        f"<td><strong>{escape(said.headline)}</strong>{flag}</td>"
+        f"<td class='share' data-label='Score'>{said.score:.0%}</td>"
+        f"<td data-label='Lineage'>{escape(said.best.lineage)}</td></tr>"
+    )
+
+
+def _thumbnail(cell: Image.Image | None) -> str:
+    if cell is None:
+        return ""
+    stream = BytesIO()
+    cell.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS).save(stream, "JPEG", quality=85)
+    encoded = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"<img src='data:image/jpeg;base64,{encoded}' width='{_THUMBNAIL}' height='{_THUMBNAIL}' alt=''>"
+
+
 def background(seen: Seen) -> str:
     """What is known of the class that was named: looks, look-alikes, where it is reported, each with its reference."""
     if seen.answer is None or seen.doubt:
         return ""
-    facts = load_facts()[seen.answer.best.code]
-    if seen.answer.certainty is Certainty.PARENT:
-        facts = next(found for found in load_facts().values() if _name(found) == seen.answer.headline)
+    said = seen.answer
+    named = lookup(said.headline) if said.certainty is Certainty.PARENT else said.best
+    facts = load_facts()[named.code]
     return (
-        f"<section class='facts'><h3>{escape(_name(facts))}</h3><p>{escape(facts.summary)}</p>"
+        f"<section class='facts'><h3>{escape(named.name)}</h3><p>{escape(facts.summary)}</p>"
         f"<h4>How it looks</h4>{_list(facts.looks)}<h4>How it is told from its look-alikes</h4>{_look_alikes(facts)}"
         f"<h4>Conditions in which this cell is reported</h4>{_list(facts.reported_in)}"
         "<p class='hint'>Reported in does not mean caused by: most people with such cells have none of the rarer "
         "conditions.</p></section>"
     )
-
-
-def _name(facts: CellFacts) -> str:
-    return lookup(facts.code).name
 
 
 def _list(statements: Sequence[Statement]) -> str:

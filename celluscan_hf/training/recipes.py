@@ -74,23 +74,18 @@ def parser() -> HfArgumentParser:
     return HfArgumentParser(TrainingSettings, prog="train.py --recipe NAME", allow_abbrev=False)
 
 
-def _check_options(chosen: HfArgumentParser, arguments: Sequence[str]) -> None:
-    """Raises a `CelluScanError` that names an option there is none of, and the nearest there are."""
-    for word in arguments:
-        option = word.partition("=")[0]
-        if option.startswith("--") and option not in chosen._option_string_actions:
-            close = get_close_matches(option, chosen._option_string_actions, n=2)
-            hint = f"did you mean {' or '.join(close)}?" if close else "see scripts/train.py --help"
-            raise CelluScanError(f"there is no option {option}; {hint}")
-
-
 def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
     chosen, fields = parser(), stage["model"]
     chosen.set_defaults(**stage | {"model": json.dumps(fields)})
-    _check_options(chosen, arguments)
     try:
-        (settings,) = chosen.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+        settings, *left = chosen.parse_args_into_dataclasses(
+            list(arguments), return_remaining_strings=True, look_for_args_file=False
+        )
     except (ValueError, ImportError) as error:  # of the library's own checks
         raise CelluScanError(f"these settings cannot be met: {' '.join(str(error).split())}") from error
+    if unknown := next(iter(left[-1]), None):
+        close = get_close_matches(unknown, [f"--{name}" for name in TrainingSettings.__dataclass_fields__], n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see scripts/train.py --help"
+        raise CelluScanError(f"there is no option {unknown}; {hint}")
     settings.model = json.dumps(fields | settings.model_fields)
     return settings

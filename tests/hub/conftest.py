@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from celluscan_hf.dataset.build import build
-from celluscan_hf.dataset.settings import BuildSettings
 from celluscan_hf.evaluation.job import EvaluationSettings, evaluate
 from celluscan_hf.training.recipes import stages
 from celluscan_hf.training.run import train
@@ -55,14 +53,6 @@ class Trained:
 
     run: Path
     evaluation: Path
-
-
-@pytest.fixture(scope="session")
-def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built data set: 14 classes of drawn cells, 48 px; 280 originals, and 196 augmented rows of train."""
-    folder = tmp_path_factory.mktemp("data_set") / "wbc"
-    build(BuildSettings(("synthetic=20",), folder, image_size=48, target_per_class=28, num_proc=1))
-    return folder
 
 
 @pytest.fixture(scope="session")

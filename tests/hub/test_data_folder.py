@@ -72,6 +72,13 @@ def test_the_change_log_has_every_version_and_the_newest_first(built: Path, tmp_
     ]
 
 
+def test_a_folder_that_lists_versions_itself_is_not_written_to(built: Path, tmp_path: Path) -> None:
+    (built / VERSIONS).write_text("[]")  # as in a folder that was fetched from the Hub
+    assemble(built, Target(REPOSITORY, "dataset", revision="v1.0"), [], tmp_path / "folder")
+    assert (built / VERSIONS).read_text() == "[]"
+    assert len(json.loads((tmp_path / "folder" / VERSIONS).read_text())) == 1
+
+
 def test_a_version_that_is_listed_with_the_same_data_keeps_its_entry() -> None:
     versions = [with_version([], "v1.0", "a" * 64, STATISTICS)[0] | {"date": "2020-01-01"}]
     assert with_version(versions, "v1.0", "a" * 64, STATISTICS) == versions

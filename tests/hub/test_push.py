@@ -97,9 +97,16 @@ def test_the_page_is_published_with_the_package_it_runs_on(hub: Hub, script: Scr
     assert "after: the app starts and answers" in done.stdout
     files = hub.files("lab/page", "space")
     assert {"app.py", "README.md", "requirements.txt", "celluscan_hf/space/page.css"} <= files.keys()
-    assert b'"lab/vit"' in files["app.py"]
+    assert f'"lab/vit", revision="{hub.commits("lab/vit")[-1].id}"'.encode() in files["app.py"]
     assert not [path for path in files if "__pycache__" in path]
     assert b"transformers" in files["requirements.txt"]
+
+
+def test_a_page_for_a_model_that_is_not_published_is_refused(hub: Hub, script: Script) -> None:
+    done = script("push_space.py", "lab/page", "--model", "lab/nothing")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: lab/nothing is no model on the Hub that you can read: publish it first")
+    assert ("space", "lab/page") not in hub.repositories
 
 
 def test_the_metric_is_published_and_loaded(hub: Hub, script: Script, run_clean: Script) -> None:

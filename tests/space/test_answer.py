@@ -13,6 +13,7 @@ def test_a_clear_case_is_named() -> None:
     said = answer(shares(BA=0.9, LY=0.1))
     assert (said.certainty, said.headline) == (Certainty.CLASS, "Basophil")
     assert said.ranking[0][0].code == "BA"
+    assert said.score == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_the_parent_is_offered_where_children_compete(given: dict[str, float], p
     said = answer(shares(**given))
     assert (said.certainty, said.headline) == (Certainty.PARENT, parent)
     assert said.sentence.startswith(f"{children}: the model is unsure which")
+    assert said.score == pytest.approx(1 - given["LY"])
 
 
 def test_doubt_between_strangers_is_said_in_words() -> None:

@@ -48,6 +48,27 @@ def test_an_example_is_one_click(page: Any) -> None:
     page.locator(".card h2").wait_for()
 
 
+def test_the_keyboard_is_enough(page: Any) -> None:
+    page.get_by_role("tab", name="One cell").focus()
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText") == "Basophil":
+            break
+    page.keyboard.press("Enter")
+    page.locator(".card h2").wait_for()
+
+
+def test_nothing_is_asked_of_other_servers(browser: Any, served: str) -> None:
+    asked: list[str] = []
+    opened = browser.new_page()
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(served)
+    opened.get_by_text("Upload, paste or photograph").wait_for()
+    opened.close()
+    assert asked
+    assert [url for url in asked if not url.startswith((served, "data:", "blob:"))] == []
+
+
 def test_what_is_no_cell_gets_a_warning_and_no_class(page: Any, pictures: dict[str, Path]) -> None:
     upload(page, pictures["meadow"])
     page.get_by_role("heading", name="This does not look like a stained blood cell").wait_for()
@@ -73,9 +94,20 @@ def test_several_become_a_table_and_a_csv(page: Any, pictures: dict[str, Path], 
     download.value.save_as(tmp_path / "cells.csv")
     with (tmp_path / "cells.csv").open() as stream:
         rows = list(csv.DictReader(stream))
+    assert page.locator(".several tr:has(td)").count() == 2
+    assert "1 without an answer" in page.locator(".several caption").inner_text()
     assert [row["file"] for row in rows] == ["Basophil.png", "broken.jpg"]
     assert rows[0]["answer"]
-    assert "not_an_image" in rows[1]["note"]
+    assert "not an image" in rows[1]["note"]
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_written_as_text(tmp_path: Path) -> None:
+    from celluscan_hf.space.page import _as_csv, record
+    from celluscan_hf.space.recogniser import Seen
+
+    written = Path(_as_csv([record(Seen("=cmd().png", problem="broken"))], tmp_path))
+    with written.open() as stream:
+        assert next(csv.DictReader(stream))["file"] == "'=cmd().png"
 
 
 def test_programs_get_the_same_answer_as_json(served: str, pictures: dict[str, Path]) -> None:
@@ -86,7 +118,7 @@ def test_programs_get_the_same_answer_as_json(served: str, pictures: dict[str, P
     assert found["file"] == "Basophil.png"
     assert len(found["top"]) == 14
     assert sum(best["score"] for best in found["top"]) == pytest.approx(1, abs=1e-2)
-    assert "not_an_image" in client.predict(handle_file(str(pictures["broken"])), api_name="/recognise")["note"]
+    assert "not an image" in client.predict(handle_file(str(pictures["broken"])), api_name="/recognise")["note"]
 
 
 def test_many_at_once_are_all_answered(served: str, pictures: dict[str, Path]) -> None:

@@ -26,7 +26,7 @@ def test_answers_are_those_of_the_pipeline_and_do_not_depend_on_the_batch(
 def test_a_bad_file_is_told_and_takes_no_others_place(checkpoint: Path, pictures: dict[str, Path]) -> None:
     files = [pictures[name] for name in ("broken", "Basophil", "wide", "meadow", "Monocyte")]
     broken, first, wide, meadow, last = Recogniser(str(checkpoint)).recognise(files)
-    assert "not_an_image" in str(broken.problem)
+    assert "not an image" in str(broken.problem)
     assert "5000 x 100 pixels" in str(wide.problem)
     assert "colours that no stained smear has" in str(meadow.doubt)
     assert [seen.name for seen in (first, last)] == ["Basophil.png", "Monocyte.png"]

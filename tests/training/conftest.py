@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
-from celluscan_hf.dataset.settings import BuildSettings
 
 DRIVER = Path(__file__).with_name("driver.py")
 TINY: dict[str, Any] = {
@@ -41,26 +39,18 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def cells_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built data set: 14 classes of drawn cells, 48 px; 392 rows of train, 28 of validation, 56 of test."""
-    folder = tmp_path_factory.mktemp("cells") / "wbc"
-    build(BuildSettings(("synthetic=20",), folder, image_size=48, target_per_class=28, num_proc=1))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def cells(cells_folder: Path) -> CellDataset:
-    return open_dataset(cells_folder)
+def cells(data_set: Path) -> CellDataset:
+    return open_dataset(data_set)
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, cells_folder: Path) -> Callable[..., Path]:
+def recipe(tmp_path: Path, data_set: Path) -> Callable[..., Path]:
     """Writes the tiny recipe with changes, those of `model` field by field; the file."""
 
     def write(name: str = "tiny", **changes: Any) -> Path:
         file = tmp_path / f"{name}.yaml"
         changes["model"] = TINY["model"] | changes.get("model", {})
-        file.write_text(yaml.safe_dump(TINY | {"dataset": str(cells_folder)} | changes))
+        file.write_text(yaml.safe_dump(TINY | {"dataset": str(data_set)} | changes))
         return file
 
     return write

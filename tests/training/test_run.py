@@ -41,11 +41,11 @@ def record(folder: Path, name: str = "training") -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, cells_folder: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path:
     """A finished run of a plain ViT, trained long enough to tell drawn cells."""
     output = tmp_path_factory.mktemp("run") / "out"
     arguments = ["--num_train_epochs", "6", "--ema_decay", "0.9", "--disable_tqdm", "true", "--muon", "true"]
-    assert main(["--recipe", "cpu-small", "--dataset", str(cells_folder), "--output_dir", str(output), *arguments]) == 0
+    assert main(["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(output), *arguments]) == 0
     return output
 
 
@@ -142,10 +142,8 @@ def test_a_folder_with_another_run_is_refused(run: Path, recipe: Recipe, capsys:
     assert "--resume_from_checkpoint last" in error
 
 
-def test_going_on_with_other_settings_is_refused(
-    run: Path, cells_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["--recipe", "cpu-small", "--dataset", str(cells_folder), "--output_dir", str(run)]
+def test_going_on_with_other_settings_is_refused(run: Path, data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(run)]
     assert main([*given, "--resume_from_checkpoint", "last"]) == 2
     assert "was begun with" in capsys.readouterr().err
 
@@ -168,8 +166,8 @@ def test_a_cut_run_goes_on_from_the_newest_checkpoint_that_is_whole(recipe: Reci
     assert record(run)["resumed_from"] == "checkpoint-10"
 
 
-def test_training_reads_no_cell_of_test(recipe: Recipe, cells_folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(cells_folder, tmp_path / "cells"))
+def test_training_reads_no_cell_of_test(recipe: Recipe, data_set: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data_set, tmp_path / "cells"))
     for file in (folder / "data").rglob("test-*.parquet"):
         file.write_bytes(b"not to be read")
     assert trained(recipe(dataset=str(folder), max_steps=2), tmp_path / "run") == 0
@@ -177,9 +175,9 @@ def test_training_reads_no_cell_of_test(recipe: Recipe, cells_folder: Path, tmp_
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_row_stops_the_training_with_its_name(
-    workers: int, recipe: Recipe, cells_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workers: int, recipe: Recipe, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(cells_folder, tmp_path / "damaged")
+    shutil.copytree(data_set, tmp_path / "damaged")
     file = next((tmp_path / "damaged" / "data" / "originals").glob("train-tier100-*.parquet"))
     table = pq.read_table(file)
     rows = table.to_pylist()
