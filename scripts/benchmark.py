@@ -20,6 +20,7 @@ PACKAGES = {
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
+    "serving": ("celluscan_hf", "torch", "transformers", "gradio", "gradio_client"),
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
 }
 
@@ -55,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     _add_data_commands(commands, common)
     _add_model_command(commands, common)
     _add_training_commands(commands, common)
+    _add_serving_command(commands, common)
     return parser.parse_args()
 
 
@@ -119,6 +121,19 @@ def _add_training_commands(
     training.add_argument("--steps", type=int, default=100, help="that are measured, after a warm-up")
     training.add_argument("--compile", action="store_true", help="torch.compile the model")
     training.add_argument("--cache-images", action="store_true", help="decode all images before")
+
+
+def _add_serving_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    command = commands.add_parser(
+        "serving", help="how soon the page answers one client, and many at once", parents=[common]
+    )
+    command.set_defaults(module="serving")
+    command.add_argument("--model", help="a trained model; by default a ViT-B/16 of random weights")
+    command.add_argument("--clients", type=int, default=8)
+    command.add_argument("--requests", type=int, default=50, help="of all clients together, in a round")
+    command.add_argument("--rounds", type=int, default=3)
 
 
 if __name__ == "__main__":
