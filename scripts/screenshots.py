@@ -21,7 +21,7 @@ from celluscan_hf.space.demo import examples, page_of
 from celluscan_hf.space.page import serve
 from celluscan_hf.space.recogniser import Recogniser
 
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1280, 1020), "phone": (390, 844)}
 THEMES = ("light", "dark")
 DRAWN = 8  # of each class, at most, in search of one the model is unsure of
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a model folder")
     parser.add_argument("--evaluation", type=Path, required=True, help="the folder of its evaluation")
     parser.add_argument("--output", type=Path, required=True, help="a folder for the pictures")
+    parser.add_argument("--first-screen", action="store_true", help="only what is seen without scrolling")
     arguments = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
@@ -41,7 +42,7 @@ def main() -> None:
     _, address, _ = serve(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
     with tempfile.TemporaryDirectory() as temporary:
         states = _states(arguments, Path(temporary))
-        for name, shot in _shots(address, states, chromium):
+        for name, shot in _shots(address, states, chromium, not arguments.first_screen):
             (arguments.output / f"{name}.png").write_bytes(shot)
             print(arguments.output / f"{name}.png")
     page.close()
@@ -74,7 +75,7 @@ def _unsure(model: str, folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _shots(address: str, states: dict[str, list[Path]], chromium: str) -> Iterator[tuple[str, bytes]]:
+def _shots(address: str, states: dict[str, list[Path]], chromium: str, whole: bool) -> Iterator[tuple[str, bytes]]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -85,7 +86,7 @@ def _shots(address: str, states: dict[str, list[Path]], chromium: str) -> Iterat
                     page = browser.new_page(viewport={"width": width, "height": height})
                     page.goto(f"{address}?__theme={theme}")
                     _lead_to(page, state, [str(file) for file in files])
-                    yield f"{state}-{size}-{theme}", page.screenshot(full_page=True)
+                    yield f"{state}-{size}-{theme}", page.screenshot(full_page=whole)
                     page.close()
         browser.close()
 
