@@ -1,6 +1,6 @@
 """Losses over class scores, for hard labels and for the mixed ones of MixUp and CutMix.
 
-Two of them know the taxonomy. `hierarchical` lets an image that is labelled with a parent be explained by the parent or
+Two parts know the taxonomy. `hierarchical` lets an image that is labelled with a parent be explained by the parent or
 any of its children, so that sources of different depth train together. The maturation term, beside any of the losses,
 makes a mistake along the line of maturation cost more the more stages it is off.
 """

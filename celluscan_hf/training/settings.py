@@ -47,7 +47,7 @@ class TrainingSettings(TrainingArguments):
     cutmix_alpha: float = field(default=0.0, metadata={"help": "paste boxes of others (Yun et al. 2019); 0 for not"})
     loss: Literal["cross_entropy", "class_balanced", "focal", "hierarchical"] = field(
         default="cross_entropy",
-        metadata={"help": "hierarchical: a parent's label is explained by it or any child; see losses.py for the rest"},
+        metadata={"help": "focal: more of hard images; hierarchical: a parent's label is met by it or any child"},
     )
     focal_gamma: float = field(default=2.0, metadata={"help": "of --loss focal"})
     class_balanced_beta: float = field(default=0.999, metadata={"help": "of --loss class_balanced"})
