@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ ALONE = 12  # requests of the one client in a round
 
 
 class _Client:
-    """The three requests of `celluscan_hf/space/README.md` over one connection; it does little itself."""
+    """The three requests of `celluscan_hf/space/README.md` and no more."""
 
     def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.port = port
 
     def ask(self, picture: Path) -> Any:
         """The record of one picture."""
@@ -41,8 +41,9 @@ class _Client:
         return json.loads(told.partition("event: complete\ndata: ")[2])[0]
 
     def _send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
-        self.connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind} if kind else {})
-        return self.connection.getresponse().read()
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind} if kind else {})
+            return connection.getresponse().read()
 
 
 def serving(arguments: argparse.Namespace) -> dict[str, Any]:
