@@ -21,7 +21,7 @@ NEEDED_BY_OUR_MODELS = ("transformers.modeling_utils", "transformers.modeling_la
 
 
 def register() -> None:
-    """Registers `CelluScanConfig` and its two models with the Auto classes, now or when those are imported, and our pipeline."""
+    """Registers config and models with the Auto classes, and the pipeline, now or when those are imported."""
     register_post_import_hook(_register_config, AUTO_CONFIG)
     register_post_import_hook(_register_models, OUR_MODELS)
     for name in (AUTO_MODELS, *NEEDED_BY_OUR_MODELS):

@@ -175,7 +175,7 @@ def export_hand_built(
     model.save_pretrained(folder)
     config = Path(folder) / CONFIG_NAME
     described = json.loads(config.read_text("utf-8")) | {"custom_pipelines": CUSTOM_PIPELINES}
-    config.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", "utf-8")
+    config.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
     for name in PIPELINE_FILES:
         shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
     _save_processor(processor, folder)

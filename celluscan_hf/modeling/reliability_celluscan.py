@@ -16,7 +16,8 @@ nothing of this package.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -243,15 +244,22 @@ def head_norm(model: nn.Module) -> float:
     return float(head_of(model).weight.detach().double().norm())
 
 
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """A list that takes, of every forward pass within, what the classifier reads: (B, D) of float32."""
+    found: list[torch.Tensor] = []
+    hook = head_of(model).register_forward_pre_hook(lambda head, inputs: found.append(inputs[0].float()))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
 def forward(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One forward pass: logits (B, classes), and what the classifier reads (B, D), both of float32."""
-    read: list[torch.Tensor] = []
-    watch = head_of(model).register_forward_pre_hook(lambda head, inputs: read.append(inputs[0]))
-    try:
+    with watched(model) as features:
         logits = model(pixel_values=pixel_values).logits
-    finally:
-        watch.remove()
-    return logits.float(), read[0].float()
+    return logits.float(), features[0]
 
 
 def find(model: Any) -> Reliability | None:
@@ -262,11 +270,11 @@ def find(model: Any) -> Reliability | None:
     """
     name, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    files = [cached_file(name, file, **options) for file in (FACTS, ARRAYS)] if name else [None]
-    if None in files:
+    facts, arrays = (cached_file(name, file, **options) if name else None for file in (FACTS, ARRAYS))
+    if facts is None or arrays is None:
         return None
-    found = read(*map(Path, files))
-    if [cell.name for cell in found.classes] != list(model.config.id2label.values()):
+    found = read(Path(facts), Path(arrays))
+    if [cell.name for cell in found.classes] != [label for _, label in sorted(model.config.id2label.items())]:
         raise ValueError(f"{name}: {FACTS} is of other classes than the model; calibrate it again")
     if not math.isclose(head_norm(model), found.record["head_norm"], rel_tol=_SAME_HEAD):
         raise ValueError(f"{name}: {FACTS} is of other weights than the model has; calibrate it again")

@@ -6,8 +6,8 @@ The temperature goes into the head's weights. Everything else goes into `reliabi
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from scipy.special import softmax
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import __version__, taxonomy
@@ -87,7 +88,19 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
     }
     calibrated(seen.logits, adjustment(seen.logits), seen.labels, model / PICTURE)
     fold(model, adjustment)
-    return write(model, classifier, adjustment, seen, fit_known(known.features, known.labels), record)
+    found = measured(seen, adjustment, fit_known(known.features, known.labels), classes_of(classifier))
+    return write(model, classifier, found, temperature, record)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """What was done, in a few lines."""
+    found = record["validation"]
+    changed = ", ".join(f"{name} {found['before'][name]:.3f} -> {found['after'][name]:.3f}" for name in found["after"])
+    return (
+        f"temperature {record['temperature']:.3f} (in all {record['total_temperature']:.3f})\n"
+        f"{found['n']:,} validation cells: {changed}\n"
+        f"plain answers from a probability of {record['sure']['threshold']:.2f} on"
+    )
 
 
 def load_folder(model: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -104,9 +117,7 @@ def load_folder(model: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
     return classifier, processor
 
 
-def look(
-    cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64
-) -> Looked:
+def look(cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64) -> Looked:
     """What a model gives for cells. Those whose image cannot be used are left out. Raises where none is left."""
     columns, labels, rows = columns_of(model), [], []
     reads = (cell.read for cell in cells)
@@ -133,41 +144,42 @@ def total_temperature(classifier: PreTrainedModel) -> float:
     return 1.0 if before is None else float(before.record["total_temperature"])
 
 
+def measured(seen: Looked, adjustment: Adjustment, known: Known, classes: Sequence[taxonomy.CellClass]) -> Reliability:
+    """Sets, strangeness and the least sure probability, from validation cells."""
+    probabilities = softmax(adjustment(seen.logits), axis=1)
+    scores = conformity(probabilities)[np.arange(len(seen.labels)), seen.labels]
+    sure = least_sure(probabilities, seen.labels, RIGHT)
+    found = Reliability(tuple(classes), scores, seen.labels, known.centres, known.whitening, np.inf, sure)
+    return replace(found, strange=float(np.quantile(found.strangeness(seen.features), QUANTILE)))
+
+
 def write(
-    folder: Path, classifier: PreTrainedModel, adjustment: Adjustment, seen: Looked, known: Known, said: dict[str, Any]
+    folder: Path, classifier: PreTrainedModel, found: Reliability, temperature: float, said: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the two files, `reliability.json` last; its content."""
-    measured = measured_on(seen, adjustment, known)
+    """Write the two files, `reliability.json` last; its content.
+
+    `temperature` is what the head on disk was divided by since the classifier was loaded; `said` goes into the record.
+    """
     record = {
         "version": VERSION,
         **said,
-        "classes": stored(classes_of(classifier)),
-        "sure": {"threshold": measured.sure, "right": RIGHT},
-        "strange": {"threshold": measured.strange, "quantile": QUANTILE},
-        "head_norm": head_norm(classifier) / adjustment.temperature,
+        "classes": stored(found.classes),
+        "sure": {"threshold": found.sure, "right": RIGHT},
+        "strange": {"threshold": found.strange, "quantile": QUANTILE},
+        "head_norm": head_norm(classifier) / temperature,
         "versions": {"celluscan_hf": __version__} | {name: version(name) for name in _SOFTWARE},
     }
-    arrays = {
-        "scores": measured.scores,
-        "labels": seen.labels.astype(np.int32),
-        "centres": known.centres.astype(np.float32),
-        "whitening": known.whitening.astype(np.float32),
+    arrays: dict[str, NDArray[Any]] = {
+        "scores": found.scores,
+        "labels": found.labels.astype(np.int32),
+        "centres": found.centres.astype(np.float32),
+        "whitening": found.whitening.astype(np.float32),
     }
     with whole(folder / ARRAYS) as partial:
         save_file(arrays, partial)
     with whole(folder / FACTS) as partial:
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return record
-
-
-def measured_on(seen: Looked, adjustment: Adjustment, known: Known) -> Reliability:
-    """Sets, strangeness and the least sure probability, from validation cells."""
-    logits = adjustment(seen.logits)
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    scores = conformity(probabilities)[np.arange(len(seen.labels)), seen.labels]
-    bare = Reliability((), scores, seen.labels, known.centres, known.whitening, np.inf, least_sure(probabilities, seen.labels, RIGHT))
-    strange = float(np.quantile(bare.strangeness(seen.features), QUANTILE))
-    return Reliability((), scores, seen.labels, known.centres, known.whitening, strange, bare.sure)
 
 
 def classes_of(classifier: PreTrainedModel) -> list[taxonomy.CellClass]:

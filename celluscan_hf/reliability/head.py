@@ -1,4 +1,4 @@
-"""The head of a checkpoint on disk: temperature and bias become part of its weights, so that any reader is calibrated."""
+"""The head of a checkpoint on disk: temperature and bias become part of its weights, for any reader."""
 
 import json
 from pathlib import Path

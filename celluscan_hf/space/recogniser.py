@@ -15,8 +15,9 @@ from ..curation.decoding import decode
 from ..errors import BadImage, CelluScanError
 from ..inference.attention import record_attention
 from ..inference.explain import LEAST_TOP, TINT, displayed, smooth
-from ..inference.loading import load_classifier
+from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
+from ..modeling.reliability_celluscan import watched
 from . import stain
 from .answer import Answer, answer
 
@@ -64,6 +65,7 @@ class Recogniser:
                 f"{model} has the classes {', '.join(map(str, labels.values()))}: expected the "
                 f"{len(taxonomy.NAMES)} of CelluScan in their order; train it with scripts/train.py"
             )
+        self.known = load_reliability(self.model)
         self.model.to(best_device())
 
     def recognise(self, files: Sequence[str | Path]) -> list[Seen]:
@@ -84,12 +86,16 @@ class Recogniser:
         pixel_values = torch.cat(
             [self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
         )
-        record = record_attention(self.model, pixel_values)
+        with watched(self.model) as read:
+            record = record_attention(self.model, pixel_values)
+        features = read[0].cpu().numpy()  # (B, D)
         probabilities = record.logits.float().softmax(dim=-1).tolist()
         maps = record.rollout() * record.grid[0] * record.grid[1]  # an even spread is 1
         return [
-            Seen("", answer(row), stain.doubt(image), None, *self._pictures(pixels, attention))
-            for image, row, pixels, attention in zip(images, probabilities, pixel_values, maps, strict=True)
+            Seen("", answer(row, self.known, one), stain.doubt(image), None, *self._pictures(pixels, attention))
+            for image, row, one, pixels, attention in zip(
+                images, probabilities, features, pixel_values, maps, strict=True
+            )
         ]
 
     def _pictures(self, pixels: torch.Tensor, attention: torch.Tensor) -> tuple[Image.Image, Image.Image]:

@@ -1,6 +1,7 @@
 import pytest
 
-from celluscan_hf.space.answer import Certainty, answer
+from celluscan_hf.modeling.reliability_celluscan import Certainty
+from celluscan_hf.space.answer import answer
 from celluscan_hf.space.pictures import maturation
 from celluscan_hf.taxonomy import CLASSES
 
