@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from ..errors import CelluScanError
 
-_RANGE = (0.05, 20.0)  # of a temperature
+_RANGE = (0.02, 50.0)  # of a temperature
 TEMPERATURE_SPREAD = 0.5  # prior standard deviation of the logarithm of the temperature
 BIAS_SPREAD = 0.5  # prior standard deviation of a class's bias, in logits
 Floats = NDArray[np.floating]

@@ -60,9 +60,9 @@ def _strangers(arguments: argparse.Namespace, model: Any, processor: Any, known:
         name: strangeness_of(looked_at((cell.read for cell in cells), model, processor), known)
         for name, cells in (("validation", validation), ("test", test))
     }
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, pictures in _kinds(arguments, usual):
-        scores = strangeness_of(looked_at((lambda one=one: one for one in pictures), model, processor), known)
+        scores = strangeness_of(looked_at((one.copy for one in pictures), model, processor), known)
         rows[name] = {one: noticed(scores[one], scored["validation"][one], scored["test"][one]) for one in SCORES}
         rows[name] |= {"n": len(pictures), "stain": float(np.mean([stain.doubt(one) is not None for one in pictures]))}
     own = {one: noticed(scored["test"][one], scored["validation"][one], scored["test"][one]) for one in SCORES}
