@@ -92,6 +92,24 @@ def test_the_columns_are_those_that_were_promised(
     assert capsys.readouterr().out.splitlines()[0] == header
 
 
+def test_a_calibrated_model_says_set_and_abstention_in_both_formats(
+    cells: Path, calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    predict([cells / "0.jpg", cells / "1b.jpg"], calibrated, coverage=0.8)
+    table = read_csv(capsys.readouterr().out)
+    predict([cells / "0.jpg", cells / "1b.jpg"], calibrated, form="json", coverage=0.8)
+    said, bad = read_json(capsys.readouterr().out)
+    answer = pipeline("wbc-classification", model=str(calibrated), device="cpu", coverage=0.8)(str(cells / "0.jpg"))
+    assert {name: said[name] for name in module.TRUST} == {name: answer[name] for name in module.TRUST}
+    assert table[0]["set"] == "; ".join(answer["set"])
+    assert table[0]["abstain"] == str(answer["abstain"]).lower()
+    assert [bad[name] for name in module.TRUST] == [None, None, None]
+    assert table[1]["set"] == ""
+    with pytest.raises(CelluScanError, match=r"--coverage 90: expected a share"):
+        predict([cells / "0.jpg"], calibrated, coverage=90)
+
+
 def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
     found = row("a.png", scores(Myelocyte=0.7, Metamyelocyte=0.2, Promyelocyte=0.1), ID2LABEL, 2)
     assert found == {
