@@ -29,6 +29,7 @@ BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
 _CODES = ("MYO", "PMY", "MY", "MMY", "IG", "BNE", "SNE", "NEU", "EO", "BA", "MO", "LY", "ERB", "PLT")
 ORDER = tuple(taxonomy.lookup(code) for code in _CODES)
 _IDS = [taxonomy.LABEL2ID[cell.name] for cell in ORDER]
+_LEAST_OF_BIN = 10  # cells; the accuracy of fewer is chance
 _DARK = 0.55  # share from which the text of a field is white
 _NO_CELLS = "no cells in this evaluation"
 
@@ -123,15 +124,16 @@ def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], path: P
         probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=1))
         confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
         bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-        points = np.array([(confidence[bins == one].mean(), hit[bins == one].mean()) for one in np.unique(bins)])
+        shown = [bins == one for one in np.unique(bins) if (bins == one).sum() >= _LEAST_OF_BIN]
+        points = np.array([(confidence[here].mean(), hit[here].mean()) for here in shown]).reshape(-1, 2)
         error = sum(abs((hit - confidence)[bins == one].sum()) for one in np.unique(bins)) / len(labels)
         axes.plot(*points.T, style, color=colour, ms=6, clip_on=False, label=f"{name}, calibration error {error:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_title(f"{len(labels):,} validation cells")
+    axes.set_title(f"{len(labels):,} validation cells, in bins of {_LEAST_OF_BIN} or more")
     axes.set_xlabel("confidence: probability of the predicted class")
     axes.set_ylabel("accuracy")
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="lower right", frameon=False)
     axes.grid(color="#E0E0E0")
     _percent(axes, "both")
     _bare(axes)
