@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_export_onnx(commands)
     _add_explain(commands)
     _add_demo(commands)
+    _add_calibrate(commands)
+    _add_recalibrate(commands)
     return parser
 
 
@@ -66,6 +68,13 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--top-k", type=int, default=3, metavar="K", help="how many labels, likeliest first (3)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward pass (64)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU where there is one")
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="how often the set of a calibrated model is to hold the true class (0.9)",
+    )
     parser.set_defaults(run=_predict)
 
 
@@ -111,6 +120,31 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=_demo)
 
 
+def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "make a model's probabilities mean what they say, and measure when it should keep quiet"
+    parser = commands.add_parser("calibrate", help=text, description=text)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint folder; its head is changed")
+    parser.add_argument("--dataset", required=True, help="a built data set, whose validation cells are looked at")
+    parser.set_defaults(run=_calibrate)
+
+
+def _add_recalibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "fit a calibrated model to another microscope, from some 16 to 64 of its cells with labels"
+    parser = commands.add_parser("recalibrate", help=text, description=text)
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a calibrated checkpoint folder, which stays as it is"
+    )
+    parser.add_argument(
+        "--source",
+        action="append",
+        required=True,
+        metavar="KEY=PATH",
+        help="the cells, as scripts/build_dataset.py takes them: imagefolder=DIR. May be repeated",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the new folder of the fitted model")
+    parser.set_defaults(run=_recalibrate)
+
+
 def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
     parser.add_argument(name, metavar="MODEL", help="a checkpoint folder, or the name of a model on the Hub", **options)
     parser.add_argument(
@@ -132,6 +166,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         top_k=arguments.top_k,
         batch_size=arguments.batch_size,
         device=arguments.device,
+        coverage=arguments.coverage,
         trust_remote_code=arguments.trust_remote_code,
     )
     print(done, file=sys.stderr)
@@ -165,6 +200,20 @@ def _demo(arguments: argparse.Namespace) -> None:
         raise CelluScanError('gradio is not installed: pip install "celluscan_hf[demo]"') from error
 
     run(arguments.model, arguments.evaluation, arguments.host, arguments.port)
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    _quieten()
+    from .reliability.calibrate import calibrate, summary
+
+    print(summary(calibrate(arguments.model, arguments.dataset)))
+
+
+def _recalibrate(arguments: argparse.Namespace) -> None:
+    _quieten()
+    from .reliability.recalibrate import recalibrate, summary
+
+    print(summary(recalibrate(arguments.model, arguments.source, arguments.output)))
 
 
 def _fail(message: str) -> int:

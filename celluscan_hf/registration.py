@@ -13,17 +13,20 @@ from wrapt import register_post_import_hook
 
 AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 AUTO_MODELS = "transformers.models.auto.modeling_auto"
+PIPELINES = "transformers.pipelines"
 OUR_CONFIG = "celluscan_hf.modeling.configuration_celluscan"
 OUR_MODELS = "celluscan_hf.modeling.modeling_celluscan"
+OUR_PIPELINE = "celluscan_hf.modeling.pipeline_celluscan"
 NEEDED_BY_OUR_MODELS = ("transformers.modeling_utils", "transformers.modeling_layers")
 
 
 def register() -> None:
-    """Registers `CelluScanConfig` and its two models with the Auto classes, now or when those are imported."""
+    """Registers config and models with the Auto classes, and the pipeline, now or when those are imported."""
     register_post_import_hook(_register_config, AUTO_CONFIG)
     register_post_import_hook(_register_models, OUR_MODELS)
     for name in (AUTO_MODELS, *NEEDED_BY_OUR_MODELS):
         register_post_import_hook(_import_our_models, name)
+    register_post_import_hook(_register_pipeline, PIPELINES)
 
 
 def _register_config(auto: ModuleType) -> None:
@@ -35,6 +38,12 @@ def _register_models(ours: ModuleType) -> None:
     auto, config = import_module(AUTO_MODELS), ours.CelluScanModel.config_class
     auto.AutoModel.register(config, ours.CelluScanModel, exist_ok=True)
     auto.AutoModelForImageClassification.register(config, ours.CelluScanForImageClassification, exist_ok=True)
+
+
+def _register_pipeline(pipelines: ModuleType) -> None:
+    ours = import_module(OUR_PIPELINE)
+    auto = import_module(AUTO_MODELS).AutoModelForImageClassification
+    pipelines.PIPELINE_REGISTRY.register_pipeline(ours.TASK, ours.WhiteBloodCellPipeline, auto, type="image")
 
 
 def _import_our_models(finished: ModuleType) -> None:

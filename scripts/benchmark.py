@@ -20,6 +20,7 @@ PACKAGES = {
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
+    "reliability": ("celluscan_hf", "numpy", "scipy", "torch", "transformers", "pillow"),
     "serving": ("celluscan_hf", "torch", "transformers", "gradio", "gradio_client"),
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
 }
@@ -57,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     _add_model_command(commands, common)
     _add_training_commands(commands, common)
     _add_serving_command(commands, common)
+    _add_reliability_commands(commands, common)
     return parser.parse_args()
 
 
@@ -134,6 +136,25 @@ def _add_serving_command(
     command.add_argument("--clients", type=int, default=8)
     command.add_argument("--requests", type=int, default=50, help="of all clients together, in a round")
     command.add_argument("--rounds", type=int, default=3)
+
+
+def _add_reliability_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    described = {
+        "reliability": "probabilities before and after calibration, sets, and what strange pictures are noticed",
+        "recalibration": "what some cells of another microscope do for a calibrated model, on its other cells",
+    }
+    for name, text in described.items():
+        command = commands.add_parser(name, help=text, parents=[common])
+        command.set_defaults(module="reliability")
+        command.add_argument("--model", type=Path, required=True, help="a folder that celluscan calibrate has been at")
+    commands.choices["reliability"].add_argument("--dataset", required=True, help="a built data set folder")
+    commands.choices["reliability"].add_argument("--bccd", type=Path, help="the folder of BCCD, for its red cells")
+    command = commands.choices["recalibration"]
+    command.add_argument("--source", required=True, metavar="KEY=PATH", help="a raw source that the model has not seen")
+    command.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="cells that are fitted to")
+    command.add_argument("--draws", type=int, default=20, help="of such cells, for each size")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from celluscan_hf import taxonomy
+from celluscan_hf.modeling.reliability_celluscan import Certainty
 from celluscan_hf.sources.drawing import draw_cell
-from celluscan_hf.space.answer import Certainty
 from celluscan_hf.space.demo import examples, page_of
 from celluscan_hf.space.page import serve
 from celluscan_hf.space.recogniser import Recogniser

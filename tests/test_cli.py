@@ -1,6 +1,7 @@
 """The command `celluscan`: quick help, exit statuses, one line for each error, tracebacks for bugs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -194,9 +195,9 @@ def test_predict_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["predict", "a.png", "--model", "m", "--csv"]) == 0
     assert main(["predict", "a.png", "--model", "m"]) == 0
     assert calls == [
-        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", True),
-        (["a.png"], "m", None, "csv", 3, 64, None, False),
-        (["a.png"], "m", None, None, 3, 64, None, False),
+        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, True),
+        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, False),
+        (["a.png"], "m", None, None, 3, 64, None, 0.9, False),
     ]
 
 
@@ -251,3 +252,18 @@ def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPat
 def test_stopped_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(raising(monkeypatch, KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "\nstopped\n"
+
+
+def test_calibrate_and_recalibrate_say_what_they_did(
+    calibrated: Path, data_set: Path, tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(calibrated, tmp_path / "run")
+    assert main(["calibrate", str(run), "--dataset", str(data_set)]) == 0
+    assert "28 validation cells: accuracy" in capsys.readouterr().out
+    for seed in range(8):
+        write_image(tmp_path / "cells" / "LY" / f"{seed}.png", seed)
+    more = ["--source", f"imagefolder={tmp_path / 'cells'}", "--output", str(tmp_path / "mine")]
+    assert main(["recalibrate", str(run), *more]) == 0
+    assert "8 cells, each by a fit without it" in capsys.readouterr().out
+    assert main(["recalibrate", str(run), *more]) == 1
+    assert "exists already" in capsys.readouterr().err

@@ -52,6 +52,18 @@ import sys
 def look():
     return sorted({"torch", "transformers.models.auto.configuration_auto", "datasets"} & set(sys.modules))
 """
+LOOK_FOR_THE_TASK = """
+import huggingface_hub.dataclasses, torch.distributed.tensor, torchvision  # heavy: once for all forks
+
+def look():
+    from transformers.pipelines import PIPELINE_REGISTRY, check_task
+
+    return check_task("wbc-classification")[1]["impl"].__name__
+"""
+PIPELINES = {
+    "package, pipeline": "import celluscan_hf; from transformers import pipeline",
+    "pipeline, package": "from transformers import pipeline; import celluscan_hf",
+}
 LOOK_FOR_OURS = """
 import huggingface_hub.dataclasses, torch.distributed.tensor, torchvision  # heavy: once for all forks
 
@@ -99,3 +111,8 @@ def test_the_auto_classes_know_our_models_in_every_order_of_imports(registered, 
         "celluscan_hf.modeling.modeling_celluscan.CelluScanModel",
         "celluscan_hf.modeling.modeling_celluscan.CelluScanForImageClassification",
     ]
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_known_in_either_order_of_imports(tmp_path):
+    assert in_forks(LOOK_FOR_THE_TASK, PIPELINES, tmp_path) == dict.fromkeys(PIPELINES, "WhiteBloodCellPipeline")

@@ -24,10 +24,13 @@ RECALL = "recall.png"
 MISTAKES = "hard_mistakes.png"
 ROC = "abnormal_roc.png"
 RELIABILITY = "reliability.png"
+RISK = "risk_coverage.png"
 EXAMPLES = "examples.json"
 IMAGES = "examples"  # the one folder in it, with the images that `EXAMPLES` describes
 IMAGE_FILES = {cell.name: f"{cell.code}.jpg" for cell in taxonomy.CLASSES}
-FILES = frozenset({METRICS, PREDICTIONS, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY, EXAMPLES})
+FILES = frozenset(
+    {METRICS, PREDICTIONS, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY, RISK, EXAMPLES}
+)
 _SHOWN = 3
 
 

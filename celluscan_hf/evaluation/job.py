@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from .. import __version__
 from ..dataset.workers import progress
 from ..errors import CelluScanError
-from ..inference.loading import load_classifier
+from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
 from ..sources import Dropped
 from ..whole import whole
@@ -103,7 +103,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         with progress("predicting", len(cells.kept), "cell") as advance:
             found, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
         dropped = [*cells.dropped, *bad]
-        metrics = measure(found, settings.resamples) | {
+        metrics = measure(found, settings.resamples, load_reliability(model)) | {
             "model": described_model(settings.model, model, processor),
             "data": {**cells.described, "n": len(found), "dropped": dict(Counter(item.reason for item in dropped))},
             "versions": {name: version(name) for name in _SOFTWARE},
@@ -180,6 +180,7 @@ def draw(found: Predictions, metrics: dict[str, Any], cells: Cells, output: Path
     plots.confusion_matrix(metrics, output / folder.CONFUSION)
     plots.recall(metrics, output / folder.RECALL)
     plots.reliability(metrics, output / folder.RELIABILITY)
+    plots.risk_coverage(metrics["risk_coverage"], output / folder.RISK)
     if metrics["abnormal"]:
         plots.abnormal_roc(found, metrics["abnormal"], output / folder.ROC)
     images = {cell.image_id: cell.read for cell in cells.kept}

@@ -5,19 +5,21 @@ from typing import Any
 import numpy as np
 
 from .. import taxonomy
-from . import calibration, haematology
+from ..modeling.reliability_celluscan import Reliability
+from . import calibration, haematology, trust
 from .intervals import proportion
 from .predictions import Predictions
 from .wbc_metrics.wbc_metrics import RESAMPLES, figures
 
 
-def measure(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any]:
+def measure(cells: Predictions, resamples: int = RESAMPLES, known: Reliability | None = None) -> dict[str, Any]:
     """The figures of `wbc_metrics`, and beside them, with None where the cells say nothing about it:
 
     `groups`, how many there are; `majority_share`, the accuracy of always answering the most frequent class;
     `recall_ci95` {class: [low, high]}; `related` (names), `maturation`, `abnormal`, `hard_sets` of `haematology`;
-    `calibration`, the bins behind `ece`. `parent_level` has the classes of the taxonomy without a parent.
-    `resamples` is of the bootstrap; 0 leaves its intervals out.
+    `calibration`, the bins behind `ece`; `brier`; `risk_coverage` and, of a calibrated model, `sets` of `trust`, over
+    all cells and by class. `parent_level` has the classes of the taxonomy without a parent. `resamples` is of the
+    bootstrap; 0 leaves its intervals out.
     """
     result = figures(
         cells.probabilities.astype(np.float64),
@@ -37,6 +39,9 @@ def measure(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any]:
         "abnormal": haematology.abnormal(cells, resamples),
         "hard_sets": haematology.hard_sets(cells),
         "calibration": calibration.bins(cells),
+        "brier": trust.brier(cells.probabilities, cells.labels),
+        "risk_coverage": trust.risk_coverage(cells),
+        "sets": [*trust.sets(cells, known), *trust.sets(cells, known, by_class=True)] if known else None,
     }
 
 

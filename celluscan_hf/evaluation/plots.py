@@ -15,17 +15,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from .. import taxonomy
 from ..whole import whole
 from .haematology import THRESHOLD, abnormal_score, abnormal_truth, roc
 from .predictions import Predictions
+from .wbc_metrics.wbc_metrics import BINS
 
+Floats = NDArray[np.floating]
 RESOLUTION = 120  # dots per inch
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
 _CODES = ("MYO", "PMY", "MY", "MMY", "IG", "BNE", "SNE", "NEU", "EO", "BA", "MO", "LY", "ERB", "PLT")
 ORDER = tuple(taxonomy.lookup(code) for code in _CODES)
 _IDS = [taxonomy.LABEL2ID[cell.name] for cell in ORDER]
+_LEAST_OF_BIN = 10  # cells; the accuracy of fewer is chance
 _DARK = 0.55  # share from which the text of a field is white
 _NO_CELLS = "no cells in this evaluation"
 
@@ -109,6 +113,45 @@ def reliability(metrics: Mapping[str, Any], path: Path) -> None:
     bottom.set_xlabel("confidence: probability of the predicted class")
     for axes in (top, bottom):
         _bare(axes)
+    save(figure, path)
+
+
+def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], path: Path) -> None:
+    """Accuracy against confidence, before and after calibration: logits (n, classes) each, labels (n,)."""
+    figure, axes = _figure(5.6, 5.4)
+    axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
+    for logits, name, colour, style in ((before, "before", GREY, "s:"), (after, "after", BLUE, "o-")):
+        probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=1))
+        confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        shown = [bins == one for one in np.unique(bins) if (bins == one).sum() >= _LEAST_OF_BIN]
+        points = np.array([(confidence[here].mean(), hit[here].mean()) for here in shown]).reshape(-1, 2)
+        error = sum(abs((hit - confidence)[bins == one].sum()) for one in np.unique(bins)) / len(labels)
+        axes.plot(*points.T, style, color=colour, ms=6, clip_on=False, label=f"{name}, calibration error {error:.3f}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_title(f"{len(labels):,} validation cells, in bins of {_LEAST_OF_BIN} or more")
+    axes.set_xlabel("confidence: probability of the predicted class")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(color="#E0E0E0")
+    _percent(axes, "both")
+    _bare(axes)
+    save(figure, path)
+
+
+def risk_coverage(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy of those answers that are given, against the share of cells that are answered, surest first."""
+    figure, axes = _figure(5.6, 4.6)
+    axes.plot(found["share"], found["accuracy"], color=BLUE, lw=2, clip_on=False)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(min(0.5, *found["accuracy"]), 1)
+    axes.set_title(f"mean share of mistakes {found['aurc']:.3f}")
+    axes.set_xlabel("share of cells that are answered, surest first")
+    axes.set_ylabel("accuracy among them")
+    axes.grid(color="#E0E0E0")
+    _percent(axes, "both")
+    _bare(axes)
     save(figure, path)
 
 

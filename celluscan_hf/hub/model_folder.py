@@ -21,6 +21,8 @@ from ..inference.loading import load_classifier
 from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.naming import WeightsError
+from ..modeling.reliability_celluscan import ARRAYS, FACTS
+from ..reliability.calibrate import PICTURE as CALIBRATION
 from ..training.record import ASKED, DONE
 from .model_card import ModelFacts, evaluation_results, render
 
@@ -126,6 +128,7 @@ def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | Non
             f"{trained.run} cannot be published as {variant.repository}, which needs transformers alone ({error}): "
             "give --handbuilt OWNER/NAME and no other repository"
         ) from error
+    _copy_reliability(trained, variant, folder)
     _copy_figures(trained, variant, folder)
     parameters = model.num_parameters()
     revision = variant.revision
@@ -133,6 +136,15 @@ def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | Non
         revision = f"content-{_digest(folder, _card(trained, variant, folder, '', parameters))[:12]}"
     (folder / "README.md").write_text(_card(trained, variant, folder, revision or "main", parameters), "utf-8")
     return revision
+
+
+def _copy_reliability(trained: TrainedModel, variant: Variant, folder: Path) -> None:
+    """What is known of how far to trust the model, for both variants: their logits are equal."""
+    if not (trained.run / FACTS).is_file():  # trained with --calibrate false
+        return
+    _write(folder / FACTS, public(_read(trained.run / FACTS), trained, variant))
+    shutil.copyfile(trained.run / ARRAYS, folder / ARRAYS)
+    shutil.copyfile(trained.run / CALIBRATION, folder / CALIBRATION)
 
 
 def _copy_figures(trained: TrainedModel, variant: Variant, folder: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 
 from ..errors import CelluScanError
+from ..modeling.reliability_celluscan import Reliability, find
 
 _SAVE = "save it with model.save_pretrained(folder) and processor.save_pretrained(folder)"
 
@@ -63,6 +64,18 @@ def load_classifier(
             f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another"
         )
     return model.eval(), processor
+
+
+def load_reliability(model: PreTrainedModel) -> Reliability | None:
+    """What is known of how far to trust a model that `load_classifier` gave; None where it was not calibrated.
+
+    Raises:
+        CelluScanError: What lies beside its weights cannot be used, or is of other weights.
+    """
+    try:
+        return find(model)
+    except ValueError as error:
+        raise CelluScanError(f"{error} (celluscan calibrate MODEL --dataset FOLDER)") from error
 
 
 def _check_name(name: str | Path) -> None:

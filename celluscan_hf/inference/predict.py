@@ -8,6 +8,9 @@ The fields of a row:
   taxonomy knows of that label. They are empty where it knows none, as for a model whose labels are not our 14 names;
 - `top`: the likeliest classes, each with `label` and `score`. In CSV, where a cell holds one value, the first is
   `label` and `score`, the others are `label_2`, `score_2` and so on;
+- `set`, the classes it may be, likeliest first (in CSV between semicolons; as often as `coverage` asks, the true class
+  is one of them), `abstain`, whether no plain answer can be given, and `reason`, why: for a model that `celluscan
+  calibrate` has been at; of others these three are empty;
 - `error`: why the image could not be used; then all other fields but `image` are empty.
 """
 
@@ -23,22 +26,23 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import BadImage, CelluScanError
-from ..taxonomy import CLASSES, LABEL2ID
+from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, Reliability, facts_of
+from ..taxonomy import CLASSES
 from ..whole import whole
 from .inputs import Images, find_images
-from .loading import load_classifier
-from .prediction import best_device, probabilities
+from .loading import load_classifier, load_reliability
+from .prediction import Output, best_device, outputs
 
 Format = Literal["csv", "json"]
 Row = dict[str, Any]
 ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
-FACTS = ("code", "lineage", "stage", "parent", "abnormal_in_blood")
-FIELDS = ("image", "label", "score", *FACTS, "top", "error")
+FACTS = FACT_NAMES
+TRUST = ("set", "abstain", "reason")  # of models that were calibrated
+FIELDS = ("image", "label", "score", *FACTS, "top", *TRUST, "error")
 _DECIMALS = 6  # of a score, a float32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell of a spreadsheet begins to compute
 
@@ -65,6 +69,7 @@ def predict(
     top_k: int = 3,
     batch_size: int = 64,
     device: str | None = None,
+    coverage: float = COVERAGE,
     trust_remote_code: bool = False,
 ) -> Summary:
     """Write a row for each image, in the order in which they were named.
@@ -77,6 +82,7 @@ def predict(
         top_k: How many labels of each image, at most.
         batch_size: Images in one forward pass, at most.
         device: Where the model runs, such as `"cuda:1"`; None for a GPU where there is one.
+        coverage: How often a `set` is to hold the true class, above 0 and below 1.
         trust_remote_code: Run code that lies in the checkpoint.
 
     Raises:
@@ -87,60 +93,72 @@ def predict(
     for name, value in {"--top-k": top_k, "--batch-size": batch_size}.items():
         if value < 1:
             raise CelluScanError(f"{name} {value}: expected 1 or more")
+    if not 0 < coverage < 1:
+        raise CelluScanError(f"--coverage {coverage}: expected a share above 0 and below 1, such as 0.9")
     found = find_images(images)
     classifier, processor = load_classifier(model, trust_remote_code)
+    known = load_reliability(classifier)
     _place(classifier, device)
-    with _opened(output) as file, closing(_results(found, classifier, processor, batch_size)) as results:
+    rows = _rows(found, classifier, processor, known, batch_size, top_k, coverage)
+    with _opened(output) as file, closing(rows) as results:
         watched = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())  # rows are progress enough
         with tqdm(results, total=len(found), unit=" images", leave=False, disable=not watched) as bar:
-            done, first_error = _write(bar, file, form, classifier.config.id2label, top_k)
+            done, first_error = _write(bar, file, form, min(top_k, classifier.config.num_labels))
     if done.unusable == done.images:
         raise CelluScanError(f"no image could be used, of {done.images}; the first, {first_error}")
     return done
 
 
-def row(name: str, result: NDArray[np.float32] | BadImage, labels: Mapping[int, str], top_k: int) -> Row:
-    """The fields of one image, from its probabilities (classes,) or from why it has none."""
+def row(
+    name: str,
+    result: Output | BadImage,
+    labels: Mapping[int, str],
+    top_k: int,
+    known: Reliability | None = None,
+    coverage: float = COVERAGE,
+) -> Row:
+    """The fields of one image, from what the model gave for it or from why it cannot be used."""
     empty = dict.fromkeys(FIELDS) | {"image": name, "top": []}
     if isinstance(result, BadImage):
         return empty | {"error": " ".join(str(result).split())}
-    likeliest = np.argsort(-result, kind="stable")[:top_k].tolist()
-    top = [{"label": labels[index], "score": round(float(result[index]), _DECIMALS)} for index in likeliest]
-    return empty | top[0] | _facts(top[0]["label"]) | {"top": top}
+    likeliest = np.argsort(-result.probabilities, kind="stable")[:top_k].tolist()
+    scores = result.probabilities
+    top = [{"label": labels[index], "score": round(float(scores[index]), _DECIMALS)} for index in likeliest]
+    fields = empty | top[0] | facts_of(labels[likeliest[0]], CLASSES) | {"top": top}
+    if known is None or result.features is None:
+        return fields
+    said = known.answer(scores, result.features, coverage)
+    return fields | {field: said[field] for field in TRUST}
 
 
-def _facts(label: Any) -> Row:
-    cell = CLASSES[LABEL2ID[label]] if label in LABEL2ID else None
-    return {name: getattr(cell, name, None) for name in FACTS}
-
-
-def _results(
-    found: Images, model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int
-) -> Generator[tuple[str, NDArray[np.float32] | BadImage], None, None]:
-    """The name of each image with its result."""
+def _rows(
+    found: Images,
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    known: Reliability | None,
+    batch_size: int,
+    top_k: int,
+    coverage: float,
+) -> Generator[Row, None, None]:
+    """The row of each image."""
     named, read_ahead = tee(found)
     reads = (image.read for image in read_ahead)
-    with closing(probabilities(reads, model, processor, batch_size=batch_size)) as results:
-        yield from zip((image.name for image in named), results, strict=True)
+    results = outputs(reads, model, processor, batch_size=batch_size, with_features=known is not None)
+    with closing(results):
+        for image, result in zip(named, results, strict=True):
+            yield row(image.name, result, model.config.id2label, top_k, known, coverage)
 
 
-def _write(
-    results: Iterable[tuple[str, NDArray[np.float32] | BadImage]],
-    file: TextIO,
-    form: Format,
-    labels: Mapping[int, str],
-    top_k: int,
-) -> tuple[Summary, str]:
+def _write(rows: Iterable[Row], file: TextIO, form: Format, count: int) -> tuple[Summary, str]:
     """Write all rows; what was done, and the first image that could not be used with the reason."""
     started, images, unusable, first_error = time.perf_counter(), 0, 0, ""
-    write = _csv_writer(file, min(top_k, len(labels))) if form == "csv" else _json_writer(file)
-    for name, result in results:
-        fields = row(name, result, labels, top_k)
+    write = _csv_writer(file, count) if form == "csv" else _json_writer(file)
+    for fields in rows:
         write(fields)
         images += 1
         if fields["error"]:
             unusable += 1
-            first_error = first_error or f"{name}: {fields['error']}"
+            first_error = first_error or f"{fields['image']}: {fields['error']}"
     return Summary(images, unusable, time.perf_counter() - started), first_error
 
 
@@ -160,7 +178,8 @@ def _csv_writer(file: TextIO, count: int) -> Callable[[Row], object]:
 def _flat(fields: Row) -> Row:
     """A row with its `top` spread over columns, from the second on."""
     spread = {f"{key}_{place}": best[key] for place, best in enumerate(fields["top"], 1) if place > 1 for key in best}
-    return {key: value for key, value in fields.items() if key != "top"} | spread
+    within = None if fields["set"] is None else "; ".join(fields["set"])
+    return {key: value for key, value in fields.items() if key != "top"} | spread | {"set": within}
 
 
 def csv_cell(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -17,6 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..curation.decoding import MAX_PIXELS
 from ..dataset.settings import cores
 from ..errors import BadImage, CelluScanError
+from ..modeling.reliability_celluscan import forward
 
 MAX_SQUARE_PIXELS = 2 * MAX_PIXELS  # of the square that an image is padded to; 16 x 2,500,000 would take terabytes
 MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
@@ -25,18 +27,43 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Of one image: `probabilities` and `logits` (classes,), and `features` (D,), what the classifier read."""
+
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+
+
 def probabilities(
     images: Iterable[ReadImage], model: PreTrainedModel, processor: BaseImageProcessor, *, batch_size: int = 64
 ) -> Generator[NDArray[np.float32] | BadImage, None, None]:
-    """One result per image, in order: probabilities (classes,), or why the image cannot be used.
+    """The probabilities of `outputs`, which has the arguments and errors: (classes,) for each image."""
+    with closing(outputs(images, model, processor, batch_size=batch_size)) as found:
+        for item in found:
+            yield item if isinstance(item, BadImage) else item.probabilities
 
-    They are those of `pipeline("image-classification")`. About two batches are in memory at a time, as `pixel_values`.
+
+def outputs(
+    images: Iterable[ReadImage],
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    *,
+    batch_size: int = 64,
+    with_features: bool = False,
+) -> Generator[Output | BadImage, None, None]:
+    """One result per image, in order: what the model gives for it, or why the image cannot be used.
+
+    Probabilities are those of `pipeline("image-classification")`. About two batches are in memory at a time, as
+    `pixel_values`.
 
     Args:
         images: Read once, in this thread; each image is then decoded in another.
         model: Runs where and as precisely as it was placed (`model.to(device, dtype)`).
         processor: The image processor of its checkpoint.
         batch_size: Images in one forward pass, at most.
+        with_features: Keep what the classifier reads; for models that end in one linear map.
 
     Raises:
         CelluScanError: The model predicts a quantity, not classes, gives no finite numbers, or a batch does not fit
@@ -46,9 +73,9 @@ def probabilities(
         prepared = _ahead(pool, partial(_prepare, processor), images, batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [item for item in batch if isinstance(item, torch.Tensor)]
-            scores = iter(_scores(model, torch.stack(good)) if good else ())
+            done = iter(_outputs(model, torch.stack(good), with_features) if good else ())
             for item in batch:
-                yield item if isinstance(item, BadImage) else next(scores)
+                yield item if isinstance(item, BadImage) else next(done)
 
 
 def best_device() -> torch.device:
@@ -101,13 +128,17 @@ def _prepare(processor: BaseImageProcessor, read: ReadImage) -> torch.Tensor | B
 
 
 @torch.inference_mode()
-def _scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-    """(B, C, H, W) to probabilities (B, classes), in evaluation mode."""
+def _outputs(model: PreTrainedModel, pixel_values: torch.Tensor, with_features: bool) -> list[Output]:
+    """(B, C, H, W) to the output of each image, in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
-        logits = model(pixel_values=pixel_values.to(model.device, model.dtype)).logits  # (B, classes)
-        scores: NDArray[np.float32] = _normalised(logits.float(), model.config).cpu().numpy()
+        placed = pixel_values.to(model.device, model.dtype)
+        if with_features:
+            logits, features = forward(model, placed)  # (B, classes), (B, D)
+        else:
+            logits, features = model(pixel_values=placed).logits.float(), None
+        scores: NDArray[np.float32] = _normalised(logits, model.config).cpu().numpy()
     except torch.OutOfMemoryError as error:
         raise CelluScanError(
             f"{len(pixel_values)} images at once do not fit into the memory of {model.device}; lower --batch-size "
@@ -119,7 +150,8 @@ def _scores(model: PreTrainedModel, pixel_values: torch.Tensor) -> NDArray[np.fl
         raise CelluScanError(
             f"the model gives scores that are no numbers; its weights are damaged, or {model.dtype} is too narrow"
         )
-    return scores
+    read = [None] * len(scores) if features is None else features.cpu().numpy()
+    return [Output(*one) for one in zip(scores, logits.cpu().numpy(), read, strict=True)]
 
 
 def _normalised(logits: torch.Tensor, config: object) -> torch.Tensor:

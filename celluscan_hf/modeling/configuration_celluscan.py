@@ -92,6 +92,8 @@ class CelluScanConfig(PreTrainedConfig):
     problem_type: Literal["single_label_classification"] = "single_label_classification"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if __name__.startswith("celluscan_hf."):  # where the package knows the pipeline, a checkpoint's own is not run
+            kwargs.pop("custom_pipelines", None)
         if self.id2label is None and kwargs.get("num_labels") is None:
             self.id2label = dict(enumerate(LABELS))
         super().__post_init__(**kwargs)

@@ -1,6 +1,8 @@
 """Our models as those of other libraries, with equal logits: in memory, and as safetensors on disk."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +13,22 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer
 from transformers import BaseImageProcessor, ViTConfig, ViTForImageClassification
+from transformers.utils import CONFIG_NAME
 
 from .configuration_celluscan import CelluScanConfig
 from .conversion import POOLING, TIMM_ACT_LAYERS
 from .modeling_celluscan import CelluScanForImageClassification
 from .naming import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, Naming, WeightsError
 
+# What `pipeline("wbc-classification")` finds in a checkpoint folder.
+PIPELINE_FILES = ("pipeline_celluscan.py", "reliability_celluscan.py")
+CUSTOM_PIPELINES = {
+    "wbc-classification": {
+        "impl": "pipeline_celluscan.WhiteBloodCellPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    }
+}
 TIMM_ARCHITECTURE = "vit_base_patch16_224"  # whose sizes are then given
 
 
@@ -156,8 +168,16 @@ def export_native(
 def export_hand_built(
     model: CelluScanForImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
-    """Writes our own checkpoint, with the two Python files that `trust_remote_code` runs. Arguments as above."""
+    """Writes our own checkpoint, with the Python files that `trust_remote_code` runs. Arguments as above.
+
+    Beside those of the model there are two for `pipeline("wbc-classification")`, which its config then names.
+    """
     model.save_pretrained(folder)
+    config = Path(folder) / CONFIG_NAME
+    described = json.loads(config.read_text("utf-8")) | {"custom_pipelines": CUSTOM_PIPELINES}
+    config.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+    for name in PIPELINE_FILES:
+        shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
     _save_processor(processor, folder)
 
 

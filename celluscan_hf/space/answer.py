@@ -1,22 +1,13 @@
-"""From probabilities to what is said: a class, its parent where children compete, or that the model is unsure."""
+"""What the page says of one cell: the verdict that everything of this project gives, in a headline and a sentence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..modeling.reliability_celluscan import ABNORMAL, SURE, Certainty, Reliability, Verdict, verdict
 from ..taxonomy import CLASSES, CellClass
-
-SURE = 0.7  # from this probability on an answer is given without doubt; not tuned
-_COMPETES = 0.1  # a child with less is not named
-ABNORMAL = 0.5  # from this sum of probabilities on a cell is flagged; not tuned
-
-
-class Certainty(Enum):
-    """How far an answer goes."""
-
-    CLASS = "sure of the class"
-    PARENT = "sure of the parent class only"
-    UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
@@ -27,6 +18,8 @@ class Answer:
     - `headline`: the answer in a few words; `sentence` says how sure the model is of it.
     - `score`: the probability of the headline; where unsure, of the likeliest class.
     - `abnormal`: the probability that the cell is of a class not expected in the blood of a healthy adult.
+    - `within`: the classes it may be, likeliest first; none where the model was not calibrated.
+    - `strange`: whether the picture is unlike those that the model knows.
     """
 
     ranking: tuple[tuple[CellClass, float], ...]
@@ -35,6 +28,8 @@ class Answer:
     score: float
     sentence: str
     abnormal: float
+    within: tuple[str, ...] = ()
+    strange: bool = False
 
     @property
     def best(self) -> CellClass:
@@ -45,37 +40,36 @@ class Answer:
         return self.abnormal >= ABNORMAL
 
 
-def answer(probabilities: Sequence[float]) -> Answer:
-    """The answer for the probabilities of the 14 classes, in their order."""
+def answer(
+    probabilities: Sequence[float],
+    known: Reliability | None = None,
+    features: NDArray[np.floating] | None = None,
+) -> Answer:
+    """The answer for the probabilities of the 14 classes, in their order.
+
+    With what is known of a calibrated model, and what its classifier read (D,), also set and strangeness.
+    """
     scored = zip(CLASSES, map(float, probabilities), strict=True)
     ranking = tuple(sorted(scored, key=lambda pair: -pair[1]))
     abnormal = sum(probability for cell, probability in ranking if cell.abnormal_in_blood)
-    return Answer(ranking, *_said(ranking), abnormal)
+    said = verdict(ranking, SURE if known is None else known.sure)
+    worded = Answer(ranking, said.certainty, *_worded(said, ranking), abnormal)
+    if known is None or features is None:
+        return worded
+    more = known.answer(np.asarray(probabilities, np.float64), features)
+    return replace(worded, within=tuple(more["set"]), strange=more["strangeness"] > 1)
 
 
-def _said(ranking: tuple[tuple[CellClass, float], ...]) -> tuple[Certainty, str, float, str]:
-    (best, probability), (second, _) = ranking[:2]
-    if probability >= SURE:
-        return Certainty.CLASS, best.name, probability, f"The model gives this class {_percent(probability)}."
-    parent = best.parent or best.name
-    family = [(cell, share) for cell, share in ranking if parent in (cell.name, cell.parent)]
-    together = sum(share for _, share in family)
-    if len(family) > 1 and together >= SURE:
-        competing = [
-            cell.name for cell, share in family if cell.name != parent and share >= _COMPETES
-        ]  # likeliest first
-        return (
-            Certainty.PARENT,
-            parent,
-            together,
-            f"{' or '.join(competing)}: the model is unsure which, but gives them {_percent(together)} together.",
-        )
-    return (
-        Certainty.UNSURE,
-        f"Unsure: {best.name} or {second.name}",
-        probability,
-        f"The likeliest class has only {_percent(probability)}. Take this as a guess.",
-    )
+def _worded(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> tuple[str, float, str]:
+    """Headline, score and sentence."""
+    share = _percent(said.score)
+    if said.certainty is Certainty.CLASS:
+        return said.label, said.score, f"The model gives this class {share}."
+    if said.certainty is Certainty.PARENT:
+        competing = " or ".join(said.competing)
+        return said.label, said.score, f"{competing}: the model is unsure which, but gives them {share} together."
+    headline = f"Unsure: {said.label} or {ranking[1][0].name}"
+    return headline, said.score, f"The likeliest class has only {share}. Take this as a guess."
 
 
 def _percent(share: float) -> str:

@@ -125,8 +125,8 @@ def _api(recogniser: Recogniser) -> None:
 
 
 def record(seen: Seen) -> dict[str, Any]:
-    """One picture as a row: fields of `COLUMNS`, and `top`, all classes with their scores."""
-    empty = dict.fromkeys(COLUMNS) | {"file": seen.name, "top": []}
+    """One picture as a row: fields of `COLUMNS`; `set`, the classes it may be; `top`, all with their scores."""
+    empty = dict.fromkeys(COLUMNS) | {"file": seen.name, "set": [], "top": []}
     if seen.answer is None or seen.doubt:
         return empty | {"note": seen.problem or f"not a stained blood cell: {seen.doubt}"}
     said = seen.answer
@@ -136,6 +136,8 @@ def record(seen: Seen) -> dict[str, Any]:
         "certainty": said.certainty.value,
         "score": round(said.score, 4),
         "abnormal": round(said.abnormal, 4),
+        "note": texts.STRANGE if said.strange else None,
+        "set": list(said.within),
         "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in said.ranking],
         **{name: getattr(best, name) for name in FACTS},
     }

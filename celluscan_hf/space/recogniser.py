@@ -8,6 +8,7 @@ from threading import Lock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
@@ -16,8 +17,9 @@ from ..curation.decoding import decode
 from ..errors import BadImage, CelluScanError
 from ..inference.attention import record_attention
 from ..inference.explain import LEAST_TOP, TINT, displayed, smooth
-from ..inference.loading import load_classifier
+from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
+from ..modeling.reliability_celluscan import watched
 from . import stain
 from .answer import Answer, answer
 
@@ -65,6 +67,7 @@ class Recogniser:
                 f"{model} has the classes {', '.join(map(str, labels.values()))}: expected the "
                 f"{len(taxonomy.NAMES)} of CelluScan in their order; train it with scripts/train.py"
             )
+        self.known = load_reliability(self.model)
         device = best_device()
         self.model.to(device).eval()
         self._bfloat16 = computes_bfloat16(device)
@@ -91,24 +94,30 @@ class Recogniser:
         pixel_values = torch.cat(
             [self.processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
         )
-        logits, maps = self._run(pixel_values, overlay)
+        logits, features, maps = self._run(pixel_values, overlay)
         cells = functional.resize(pixel_values, [_SHOWN, _SHOWN], antialias=True)
+        rows = logits.softmax(dim=-1).tolist()
+        answers = [answer(row, self.known, read) for row, read in zip(rows, features, strict=True)]
         return [
-            Seen("", answer(row), stain.doubt(image), None, *self._pictures(cell, attention))
-            for image, row, cell, attention in zip(images, logits.softmax(dim=-1).tolist(), cells, maps, strict=True)
+            Seen("", said, stain.doubt(image), None, *self._pictures(cell, attention))
+            for image, said, cell, attention in zip(images, answers, cells, maps, strict=True)
         ]
 
-    def _run(self, pixel_values: torch.Tensor, overlay: bool) -> tuple[torch.Tensor, Iterable[torch.Tensor | None]]:
-        """Logits (B, 14), and for each picture its attention rollout (rows, columns), 1 where it is even, or None."""
+    def _run(
+        self, pixel_values: torch.Tensor, overlay: bool
+    ) -> tuple[torch.Tensor, NDArray[np.float32], Iterable[torch.Tensor | None]]:
+        """Logits (B, 14), features (B, D), and for each picture its attention rollout (rows, columns), or None.
+
+        The rollout is 1 where attention is even.
+        """
         device = self.model.device
-        with self._one_at_a_time, torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16)
+        with self._one_at_a_time, torch.inference_mode(), precision, watched(self.model) as read:
             self.model.set_attn_implementation("eager" if overlay else "sdpa")
-            if overlay:
-                record = record_attention(self.model, pixel_values)
-                return record.logits.float(), record.rollout() * record.grid[0] * record.grid[1]
-            with torch.inference_mode():
-                logits = self.model(pixel_values.to(device)).logits
-            return logits.float(), [None] * len(logits)
+            record = record_attention(self.model, pixel_values) if overlay else None
+            logits = record.logits if record else self.model(pixel_values.to(device)).logits
+            maps = record.rollout() * record.grid[0] * record.grid[1] if record else [None] * len(logits)
+        return logits.float().cpu(), read[0].float().cpu().numpy(), maps
 
     def _pictures(self, cell: torch.Tensor, attention: torch.Tensor | None) -> tuple[Image.Image, Image.Image | None]:
         """What the model saw of a picture, and with its attention the same under warm colours."""

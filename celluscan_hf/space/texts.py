@@ -7,8 +7,9 @@ from io import BytesIO
 
 from PIL import Image
 
+from ..modeling.reliability_celluscan import COVERAGE, Certainty
 from ..taxonomy import lookup
-from .answer import Answer, Certainty
+from .answer import Answer
 from .facts import CellFacts, LookAlike, Statement, load_facts
 from .pictures import maturation
 from .recogniser import Seen
@@ -18,6 +19,7 @@ NOTICE = (
     "diagnosis. A single cell never supports one: clinicians look at the whole smear, the counts and the person.</p>"
 )
 EMPTY = "<p class='hint'>Upload, paste or photograph one stained blood cell, or take one of the examples.</p>"
+STRANGE = "Unlike the cells that the model learned from: another stain or microscope, or no cell. Take this as a guess."
 _SHOWN = 3
 _THUMBNAIL = 72  # pixels
 _KIND = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure"}
@@ -48,10 +50,19 @@ def _answered(said: Answer, seconds: float) -> str:
     )
     return (
         f"<section class='card {_KIND[said.certainty]}' aria-live='polite'><h2>{escape(said.headline)}</h2>"
-        f"<p>{escape(said.sentence)}</p>{flag}{_bars(said)}"
+        f"<p>{escape(said.sentence)}</p>{_trust(said)}{flag}{_bars(said)}"
         f"<p class='lineage'>Lineage: {escape(said.best.lineage)}</p>{maturation(said)}"
         f"<p class='time'>{seconds:.2f} s</p></section>"
     )
+
+
+def _trust(said: Answer) -> str:
+    """What calibration adds: that the picture is strange, and between which classes the true one is to be sought."""
+    strange = f"<p class='flag' role='alert'>{STRANGE}</p>" if said.strange else ""
+    if len(said.within) < 2:
+        return strange
+    named = escape(", ".join(said.within))
+    return f"{strange}<p class='hint'>Cannot be ruled out, so that {COVERAGE:.0%} of such sets are right: {named}.</p>"
 
 
 def _bars(said: Answer) -> str:
@@ -83,6 +94,7 @@ def _row(seen: Seen) -> str:
         return f"<tr class='problem'><td>{_thumbnail(seen.cell)}</td>{name}<td colspan='3'>{escape(why)}</td></tr>"
     said = seen.answer
     flag = "<br><span class='flag'>not expected in healthy adult blood</span>" if said.flagged else ""
+    flag += "<br><span class='flag'>unlike the cells the model knows</span>" if said.strange else ""
     return (
         f"<tr class='{_KIND[said.certainty]}'><td>{_thumbnail(seen.cell)}</td>{name}"
         f"<td><strong>{escape(said.headline)}</strong>{flag}</td>"

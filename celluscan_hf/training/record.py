@@ -33,6 +33,7 @@ _SOFTWARE = (
 # settings that a run may go on with changed: where, how fast and how loud, but not what is learned; the batch is
 # compared as a whole, however it is split
 _FREE = {
+    "calibrate",
     "dataset",
     "ddp_find_unused_parameters",
     "disable_tqdm",

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -20,6 +21,8 @@ from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
+from ..modeling.reliability_celluscan import ARRAYS, FACTS
+from ..reliability.calibrate import calibrate
 from . import record
 from .augmentation import View
 from .callbacks import TrainingTable
@@ -53,7 +56,7 @@ def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
         if number > 1:
             settings.start = str(output / f"stage-{number - 1}")
         logger.info("stage %d of %d: %s", number, len(stages), folder)
-        _Stage(recipe, settings).run(resume)
+        _Stage(recipe, settings, last=number == len(stages)).run(resume)
     PartialState().destroy_process_group()  # whose threads would abort a process that ends before the others
     return output
 
@@ -75,8 +78,9 @@ def _check_output(output: Path, resume: str | None) -> None:
 class _Stage:
     """One stage: its data, model and trainer, and the folder it leaves."""
 
-    def __init__(self, recipe: str, settings: TrainingSettings) -> None:
+    def __init__(self, recipe: str, settings: TrainingSettings, last: bool) -> None:
         self.settings = settings
+        self.calibrated = last and settings.calibrate
         self.folder = Path(settings.output_dir)
         set_seed(settings.seed)
         with settings.main_process_first():  # the others find downloads and caches ready
@@ -117,10 +121,18 @@ class _Stage:
                 "images_per_second": round(done.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
                 "best_step": self.trainer.state.best_global_step,
                 "validation": {name: figures[f"eval_{name}"] for name in SCALARS},
+                "calibration": self._calibrate(),
                 "history": history,
             }
             record.finish(self.folder, outcome)
         self.trainer.accelerator.wait_for_everyone()  # the next stage reads what is published
+
+    def _calibrate(self) -> dict[str, Any] | None:
+        """Calibrate what was published, which is then the trained model; figures of validation before and after."""
+        if not self.calibrated:
+            return None
+        found = calibrate(self.folder, self.settings.dataset, command="scripts/train.py")
+        return {name: found[name] for name in ("temperature", "sure", "strange")} | found["validation"]
 
     def _checkpoint(self, resume: str | None) -> str | None:
         """Where to go on: the checkpoint that was named, where it is of this stage, else the last whole one, if any."""
@@ -169,8 +181,11 @@ def _images(rows: Dataset, settings: TrainingSettings, view: View) -> CellImages
 def publish(trained: Path, processor: BaseImageProcessor, folder: Path) -> None:
     """Writes the trained model of a folder into another, and removes the first.
 
-    As a plain ViT, which needs transformers alone, or as ours where it is none.
+    As a plain ViT, which needs transformers alone, or as ours where it is none. What was measured of weights that a
+    run cut here had published goes.
     """
+    for name in (FACTS, ARRAYS):
+        (folder / name).unlink(missing_ok=True)
     model = start_model(str(trained), taxonomy.ID2LABEL)
     plain = model.config.patch_stem == "linear" and model.config.pooling == "cls"
     (export_native if plain else export_hand_built)(model, folder, processor)

@@ -66,6 +66,9 @@ class TrainingSettings(TrainingArguments):
     ema_decay: float = field(
         default=0.0, metadata={"help": "evaluate and save a running average of weights; 0 for not"}
     )
+    calibrate: bool = field(
+        default=True, metadata={"help": "at the end, fit temperature, sets and abstention on validation"}
+    )
     cache_images: bool = field(default=False, metadata={"help": "decode all images once and keep them in memory"})
 
     bf16: bool = False

@@ -33,17 +33,20 @@ def test_the_native_folder_holds_all_that_a_repository_should_and_no_code(plain:
     assert assemble(TrainedModel(plain.run, plain.evaluation), NATIVE, tmp_path / "folder") is None
     paths = {path for path, _ in listing(tmp_path / "folder")}
     wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "metrics.json", RESULTS}
+    wanted |= {"reliability.json", "reliability.safetensors", "calibration.png"}
     assert wanted | {"confusion_matrix.png", "settings.json", "training.json", "curves.png"} <= paths
     assert not [path for path in paths if path.endswith((".py", ".bin", ".pt", ".pkl"))]
     assert json.loads((tmp_path / "folder/config.json").read_text())["model_type"] == "vit"
 
 
-def test_the_hand_built_folder_has_its_two_python_files_and_pins_its_content(plain: Trained, tmp_path: Path) -> None:
+def test_the_hand_built_folder_has_its_python_files_and_pins_its_content(plain: Trained, tmp_path: Path) -> None:
     trained = TrainedModel(plain.run, plain.evaluation)
     tag = assemble(trained, HAND_BUILT, tmp_path / "folder")
     assert {path for path, _ in listing(tmp_path / "folder") if path.endswith(".py")} == {
         "configuration_celluscan.py",
         "modeling_celluscan.py",
+        "pipeline_celluscan.py",
+        "reliability_celluscan.py",
     }
     assert f'revision="{tag}"' in (tmp_path / "folder/README.md").read_text()
     assert assemble(trained, HAND_BUILT, tmp_path / "again") == tag

@@ -17,11 +17,12 @@ from transformers import LlavaImageProcessor, PreTrainedModel, pipeline
 from celluscan_hf.errors import BadImage, CelluScanError
 from celluscan_hf.inference import predict as module
 from celluscan_hf.inference.predict import predict, row
+from celluscan_hf.inference.prediction import Output
 from celluscan_hf.taxonomy import ID2LABEL, NAMES
 
 Write = Callable[..., Path]
 _SECOND_AND_THIRD = ["label_2", "score_2", "label_3", "score_3"]
-COLUMNS = [*module.FIELDS[:-2], *_SECOND_AND_THIRD, "error"]
+COLUMNS = [*(name for name in module.FIELDS[:-4] if name != "top"), *_SECOND_AND_THIRD, *module.FIELDS[-4:]]
 
 
 @pytest.fixture
@@ -43,10 +44,11 @@ def read_json(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def scores(**known: float) -> np.ndarray:
-    """Probabilities with the given ones for names with `_` for a space."""
+def scores(**known: float) -> Output:
+    """The output with the given probabilities, of names with `_` for a space."""
     values = {name.replace("_", " "): score for name, score in known.items()}
-    return np.array([values.get(name, 0.0) for name in NAMES], np.float32)
+    probabilities = np.array([values.get(name, 0.0) for name in NAMES], np.float32)
+    return Output(probabilities, probabilities, None)
 
 
 def test_json_lines_say_what_the_pipeline_says(
@@ -85,8 +87,27 @@ def test_the_columns_are_those_that_were_promised(
 ) -> None:
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint)
-    header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_2,score_2,label_3,score_3,error"
+    header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_2,score_2,label_3,score_3,"
+    header += "set,abstain,reason,error"
     assert capsys.readouterr().out.splitlines()[0] == header
+
+
+def test_a_calibrated_model_says_set_and_abstention_in_both_formats(
+    cells: Path, calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    predict([cells / "0.jpg", cells / "1b.jpg"], calibrated, coverage=0.8)
+    table = read_csv(capsys.readouterr().out)
+    predict([cells / "0.jpg", cells / "1b.jpg"], calibrated, form="json", coverage=0.8)
+    said, bad = read_json(capsys.readouterr().out)
+    answer = pipeline("wbc-classification", model=str(calibrated), device="cpu", coverage=0.8)(str(cells / "0.jpg"))
+    assert {name: said[name] for name in module.TRUST} == {name: answer[name] for name in module.TRUST}
+    assert table[0]["set"] == "; ".join(answer["set"])
+    assert table[0]["abstain"] == str(answer["abstain"]).lower()
+    assert [bad[name] for name in module.TRUST] == [None, None, None]
+    assert table[1]["set"] == ""
+    with pytest.raises(CelluScanError, match=r"--coverage 90: expected a share"):
+        predict([cells / "0.jpg"], calibrated, coverage=90)
 
 
 def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
@@ -101,6 +122,9 @@ def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
         "parent": "Immature Granulocyte",
         "abnormal_in_blood": True,
         "top": [{"label": "Myelocyte", "score": 0.7}, {"label": "Metamyelocyte", "score": 0.2}],
+        "set": None,
+        "abstain": None,
+        "reason": None,
         "error": None,
     }
 

@@ -140,9 +140,14 @@ def test_a_native_folder_without_a_processor_has_none(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_a_hand_built_folder_carries_its_two_files_of_code(written):
+def test_a_hand_built_folder_carries_its_files_of_code(written):
     _, folder = written("celluscan")
-    assert {path.name for path in folder.glob("*.py")} == {"configuration_celluscan.py", "modeling_celluscan.py"}
+    assert {path.name for path in folder.glob("*.py")} == {
+        "configuration_celluscan.py",
+        "modeling_celluscan.py",
+        "pipeline_celluscan.py",
+        "reliability_celluscan.py",
+    }
 
 
 @pytest.mark.parametrize("library", [name for name in EXPORTS if name != "timm"])

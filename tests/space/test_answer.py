@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 
-from celluscan_hf.space.answer import Certainty, answer
+from celluscan_hf.modeling.reliability_celluscan import Certainty, Reliability
+from celluscan_hf.space.answer import answer
 from celluscan_hf.space.pictures import maturation
+from celluscan_hf.space.recogniser import Seen
+from celluscan_hf.space.texts import result
 from celluscan_hf.taxonomy import CLASSES
 
 
@@ -39,6 +43,15 @@ def test_doubt_between_strangers_is_said_in_words() -> None:
 
 def test_children_that_do_not_reach_far_together_are_no_parent() -> None:
     assert answer(shares(BNE=0.3, SNE=0.3, LY=0.4)).certainty is Certainty.UNSURE
+
+
+def test_a_calibrated_model_adds_its_set_and_says_what_is_strange() -> None:
+    known = Reliability(CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), np.zeros((1, 2)), np.eye(2), 1.0, 0.5)
+    said = answer(shares(MO=0.6, LY=0.4), known, np.array([0.1, 0.0]))
+    assert (said.certainty, said.within, said.strange) == (Certainty.CLASS, ("Monocyte", "Lymphocyte"), False)
+    assert answer(shares(MO=0.6, LY=0.4), known, np.array([3.0, 0.0])).strange
+    assert "Unlike the cells" in result(Seen("a.png", answer(shares(MO=1.0), known, np.array([3.0, 0.0]))))
+    assert "Monocyte, Lymphocyte" in result(Seen("a.png", said))
 
 
 def test_abnormal_is_the_sum_over_its_classes() -> None:

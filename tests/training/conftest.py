@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
     "logging_steps": 1,
     "dataloader_num_workers": 0,
     "use_cpu": True,
+    "calibrate": False,
     "disable_tqdm": True,
 }
 

@@ -72,6 +72,16 @@ def test_what_is_published_gives_the_figures_of_the_record(run: Path, cells: Cel
     assert figures["accuracy"] > 2 / 14  # it has learned
 
 
+def test_a_run_ends_calibrated_unless_told_otherwise(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    found = record(run)["calibration"]
+    assert found["n"] == 28
+    assert found["after"]["nll"] <= found["before"]["nll"]
+    assert pipeline("wbc-classification", model=str(run), device="cpu").reliability.sure == found["sure"]["threshold"]
+    assert trained(recipe(max_steps=2), tmp_path / "plain") == 0  # which says calibrate: false
+    assert record(tmp_path / "plain")["calibration"] is None
+    assert not (tmp_path / "plain" / "reliability.json").exists()
+
+
 def test_the_record_says_what_made_the_model(run: Path, cells: CellDataset) -> None:
     found = record(run, "settings")
     assert found["data"]["fingerprint"] == cells.fingerprint
@@ -192,7 +202,7 @@ def test_training_reads_no_cell_of_test(recipe: Recipe, data_set: Path, tmp_path
     folder = Path(shutil.copytree(data_set, tmp_path / "cells"))
     for file in (folder / "data").rglob("test-*.parquet"):
         file.write_bytes(b"not to be read")
-    assert trained(recipe(dataset=str(folder), max_steps=2), tmp_path / "run") == 0
+    assert trained(recipe(dataset=str(folder), max_steps=2, calibrate=True), tmp_path / "run") == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])

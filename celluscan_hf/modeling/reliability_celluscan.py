@@ -1,0 +1,302 @@
+"""What a model says of a cell beyond its scores: which classes it may be, whether to answer at all, and why not.
+
+- **Prediction sets** are split conformal (Vovk et al. 2005; Angelopoulos & Bates 2021, https://arxiv.org/abs/2107.07511)
+  with the score of Sadinle et al. 2019 (https://arxiv.org/abs/1609.00451), one minus the probability of a class; of the
+  likeliest class it is 0, so that no set is empty. A set holds the true class as often as asked, of cells that come as
+  those did on which the model was calibrated.
+- **Strangeness** is the squared distance of Mahalanobis, of what the classifier reads, from the nearest of some centres
+  (Lee et al. 2018, https://arxiv.org/abs/1807.03888; one centre and no classes: Ren et al. 2021,
+  https://arxiv.org/abs/2106.09022).
+- **The verdict** names a class, or its parent where children compete, or says that it would be a guess.
+
+Two files beside the weights hold what was measured on validation: `reliability.json`, to be read, and
+`reliability.safetensors`. This file is shipped with every checkpoint as remote code, so it stands alone: it imports
+nothing of this package.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from torch import nn
+from transformers.utils.hub import cached_file
+
+FACTS, ARRAYS = "reliability.json", "reliability.safetensors"
+VERSION = 1  # of what the two files hold
+COVERAGE = 0.9  # of a set, unless asked otherwise
+SURE = 0.7  # from this probability on an answer is given without doubt, where nothing was measured
+COMPETES = 0.1  # a child with less is not named
+ABNORMAL = 0.5  # from this sum of probabilities on a cell is flagged; not tuned
+_SAME_HEAD = 0.01  # by which half precision may change the norm of a head
+Floats = NDArray[np.floating[Any]]
+
+
+class CellFacts(Protocol):
+    """What is known of a class; `stage` is 1 to 6 on the line of neutrophil maturation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def parent(self) -> str | None: ...
+    @property
+    def lineage(self) -> str: ...
+    @property
+    def stage(self) -> int | None: ...
+    @property
+    def abnormal_in_blood(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class StoredFacts:
+    """`CellFacts` as `reliability.json` holds them."""
+
+    name: str
+    code: str
+    parent: str | None
+    lineage: str
+    stage: int | None
+    abnormal_in_blood: bool
+
+
+FACT_NAMES = ("code", "lineage", "stage", "parent", "abnormal_in_blood")  # of an answer, in this order
+
+
+class Certainty(Enum):
+    """How far a verdict goes."""
+
+    CLASS = "sure of the class"
+    PARENT = "sure of the parent class only"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one cell.
+
+    - `label`: a class; where children compete, their parent; where unsure, the likeliest class.
+    - `score`: its probability, of a parent that of its family together.
+    - `competing`: the children between which the model is unsure, likeliest first.
+    - `reason`: why it is no plain answer, in words; empty where it is one.
+    """
+
+    certainty: Certainty
+    label: str
+    score: float
+    competing: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        if self.certainty is Certainty.PARENT:
+            return f"children of {self.label} compete"
+        return "low confidence" if self.certainty is Certainty.UNSURE else ""
+
+
+def verdict(ranking: Sequence[tuple[CellFacts, float]], sure: float = SURE) -> Verdict:
+    """The verdict on classes and their probabilities, likeliest first; `sure` is the least probability of an answer."""
+    best, probability = ranking[0]
+    if probability >= sure:
+        return Verdict(Certainty.CLASS, best.name, probability)
+    parent = best.parent or best.name
+    family = [(cell, share) for cell, share in ranking if parent in (cell.name, cell.parent)]
+    together = sum(share for _, share in family)
+    if len(family) > 1 and together >= sure:
+        competing = tuple(cell.name for cell, share in family if cell.name != parent and share >= COMPETES)
+        return Verdict(Certainty.PARENT, parent, together, competing)
+    return Verdict(Certainty.UNSURE, best.name, probability)
+
+
+def conformity(probabilities: Floats) -> NDArray[np.float64]:
+    """How badly each class fits each cell, (n, classes) in [0, 1]: low is good, and 0 the likeliest class."""
+    scores = 1 - probabilities.astype(np.float64)
+    scores[np.arange(len(scores)), probabilities.argmax(axis=1)] = 0
+    return scores
+
+
+def threshold(scores: Floats, coverage: float) -> float:
+    """What a share `coverage` of cells like these stays within: the ceil((n + 1) coverage)-th of the n scores.
+
+    It is infinite where they are too few to tell.
+    """
+    place = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 * 10 is a bit more than 9
+    return float(np.partition(scores, place - 1)[place - 1]) if place <= len(scores) else math.inf
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What was measured of a model on cells that it was not trained on.
+
+    - `classes`: what is known of each of its classes, in its order.
+    - `scores`, `labels` (n,): conformity of the true class of each of these cells, and its number.
+    - `centres` (k, D), `whitening` (D, R): of what the classifier reads, for the strangeness.
+    - `strange`: the strangeness above which a picture is no cell that the model knows.
+    - `sure`: the least probability of an answer.
+    - `record`: all of `reliability.json`.
+    """
+
+    classes: tuple[CellFacts, ...]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    centres: NDArray[np.float64]
+    whitening: NDArray[np.float64]
+    strange: float
+    sure: float
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def thresholds(self, coverage: float = COVERAGE, by_class: bool = False) -> NDArray[np.float64]:
+        """The worst conformity of a class that enters a set, (classes,).
+
+        By class, each class is covered as often as asked; one with too few cells takes the threshold of all.
+
+        Raises:
+            ValueError: `coverage` is not between 0 and 1.
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must be above 0 and below 1, such as 0.9, got {coverage}")
+        found = np.full(len(self.classes), threshold(self.scores, coverage))
+        if by_class:
+            own = [threshold(self.scores[self.labels == number], coverage) for number in range(len(found))]
+            found = np.where(np.isfinite(own), own, found)
+        return found
+
+    def sets(self, probabilities: Floats, coverage: float = COVERAGE, by_class: bool = False) -> NDArray[np.bool_]:
+        """Which classes each cell may be: probabilities (n, classes) -> (n, classes)."""
+        within: NDArray[np.bool_] = conformity(probabilities) <= self.thresholds(coverage, by_class)
+        return within
+
+    def strangeness(self, features: Floats) -> NDArray[np.float64]:
+        """How far what the classifier reads, (n, D), lies from that of known cells: (n,), 0 or more."""
+        wide = features.astype(np.float64)
+        away = [(((wide - centre) @ self.whitening) ** 2).sum(axis=1) for centre in self.centres]
+        nearest: NDArray[np.float64] = np.min(away, axis=0)
+        return nearest
+
+    def answer(
+        self,
+        probabilities: Floats,
+        features: Floats,
+        coverage: float = COVERAGE,
+        by_class: bool = False,
+        top_k: int = 5,
+    ) -> dict[str, Any]:
+        """All that is said of one cell, from its probabilities (classes,) and what the classifier read (D,).
+
+        `label` and `score` (as `Verdict`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
+        `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first;
+        `abstain`, whether no plain answer can be given, and `reason`, why, or None; `strangeness`, over 1 for what the
+        model does not know; `top`, the `top_k` likeliest classes with their scores.
+        """
+        order = np.argsort(-probabilities, kind="stable").tolist()
+        ranking = [(self.classes[number], float(probabilities[number])) for number in order]
+        within = self.sets(probabilities[None], coverage, by_class)[0]
+        strangeness = float(self.strangeness(features[None])[0] / self.strange)
+        said = verdict(ranking, self.sure)
+        reason = "out of distribution" if strangeness > 1 else said.reason
+        return {
+            "label": said.label,
+            "score": said.score,
+            **facts_of(said.label, self.classes),
+            "abnormal": sum(share for cell, share in ranking if cell.abnormal_in_blood),
+            "set": [self.classes[number].name for number in order if within[number]],
+            "abstain": bool(reason),
+            "reason": reason or None,
+            "strangeness": strangeness,
+            "top": [{"label": cell.name, "score": share} for cell, share in ranking[:top_k]],
+        }
+
+
+def facts_of(label: str, classes: Sequence[CellFacts]) -> dict[str, Any]:
+    """What is known of a label, by `FACT_NAMES`; None of one that is not among the classes."""
+    cell = next((cell for cell in classes if cell.name == label), None)
+    return {name: getattr(cell, name, None) for name in FACT_NAMES}
+
+
+def stored(classes: Sequence[CellFacts]) -> list[dict[str, Any]]:
+    """Classes as `reliability.json` holds them."""
+    return [asdict(StoredFacts(cell.name, **facts_of(cell.name, classes))) for cell in classes]
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The linear map at the end of a classifier: of the library's ViT, or of ours.
+
+    Raises:
+        ValueError: It ends in something else.
+    """
+    head = getattr(model, "classifier", None)
+    head = getattr(head, "linear", head)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"{type(model).__name__} does not end in one linear classifier, as a ViT does")
+    return head
+
+
+def head_norm(model: nn.Module) -> float:
+    """The norm of the head's weights, by which files of other weights are told."""
+    return float(head_of(model).weight.detach().double().norm())
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """A list that takes, of every forward pass within, what the classifier reads: (B, D) of float32."""
+    found: list[torch.Tensor] = []
+    hook = head_of(model).register_forward_pre_hook(lambda head, inputs: found.append(inputs[0].float()))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def forward(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One forward pass: logits (B, classes), and what the classifier reads (B, D), both of float32."""
+    with watched(model) as features:
+        logits = model(pixel_values=pixel_values).logits
+    return logits.float(), features[0]
+
+
+def find(model: Any) -> Reliability | None:
+    """What is stored beside the weights that a model was loaded from; None where nothing is.
+
+    Raises:
+        ValueError: It cannot be read, or is of other weights.
+    """
+    name, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    facts, arrays = (cached_file(name, file, **options) if name else None for file in (FACTS, ARRAYS))
+    if facts is None or arrays is None:
+        return None
+    found = read(Path(facts), Path(arrays))
+    if [cell.name for cell in found.classes] != [label for _, label in sorted(model.config.id2label.items())]:
+        raise ValueError(f"{name}: {FACTS} is of other classes than the model; calibrate it again")
+    if not math.isclose(head_norm(model), found.record["head_norm"], rel_tol=_SAME_HEAD):
+        raise ValueError(f"{name}: {FACTS} is of other weights than the model has; calibrate it again")
+    return found
+
+
+def read(facts: Path, arrays: Path) -> Reliability:
+    """The two files. Raises a `ValueError` where they cannot be read."""
+    try:
+        record = json.loads(facts.read_text("utf-8"))
+        if record["version"] != VERSION:
+            raise ValueError(f"version {record['version']}, expected {VERSION}")
+        held = {name: values.astype(np.float64) for name, values in load_file(arrays).items()}
+        return Reliability(
+            tuple(StoredFacts(**cell) for cell in record["classes"]),
+            held["scores"],
+            held["labels"].astype(np.int64),
+            held["centres"],
+            held["whitening"],
+            record["strange"]["threshold"],
+            record["sure"]["threshold"],
+            record,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{facts} cannot be used ({error!r}); calibrate the model again") from error

@@ -1,0 +1,110 @@
+"""How far to trust a calibrated model: its probabilities, its sets, what is strange to it, and new microscopes."""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from celluscan_hf.evaluation.cells import cells_of_sources, cells_of_split
+from celluscan_hf.evaluation.predictions import FACTS, Predictions
+from celluscan_hf.evaluation.trust import risk_coverage, scalars, sets
+from celluscan_hf.inference.loading import load_reliability
+from celluscan_hf.modeling.reliability_celluscan import Reliability
+from celluscan_hf.reliability import strangers
+from celluscan_hf.reliability.calibrate import load_folder, look
+from celluscan_hf.reliability.examine import SCORES, looked_at, noticed, recalibration_gain, strangeness_of
+from celluscan_hf.space import stain
+
+_EACH = 150  # pictures of a kind
+
+
+def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Figures of the test split, and the shares of strange pictures that are noticed."""
+    model, processor = load_folder(arguments.model)
+    known = _known(model)
+    cells = cells_of_split(arguments.dataset, "test")
+    seen = look(cells.kept, model, processor)
+    facts = {name: [getattr(cell, name) for cell in cells.kept] for name in FACTS}
+    exponents = np.exp(seen.logits - seen.logits.max(axis=1, keepdims=True))
+    found = Predictions(facts, seen.labels, (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32))
+    curve = risk_coverage(found)
+    answered = found.confidence >= known.sure
+    return {
+        "data": cells.described["fingerprint"],
+        "temperature": known.record["total_temperature"],
+        "test": {
+            "n": len(found),
+            "before": scalars(seen.logits * known.record["total_temperature"], seen.labels),
+            "after": scalars(seen.logits, seen.labels),
+        },
+        "sets": [*sets(found, known), *sets(found, known, by_class=True)],
+        "aurc": curve["aurc"],
+        "plain_answers": {
+            "least_probability": known.sure,
+            "share": float(answered.mean()),
+            "right": float((found.predicted == found.labels)[answered].mean()),
+        },
+        "strangers": _strangers(arguments, model, processor, known),
+    }
+
+
+def _strangers(arguments: argparse.Namespace, model: Any, processor: Any, known: Reliability) -> dict[str, Any]:
+    validation, test = (cells_of_split(arguments.dataset, name).kept for name in ("validation", "test"))
+    chosen = np.random.default_rng(0).permutation(len(validation))[:_EACH]
+    usual = [validation[row].read() for row in chosen.tolist()]
+    scored = {
+        name: strangeness_of(looked_at((cell.read for cell in cells), model, processor), known)
+        for name, cells in (("validation", validation), ("test", test))
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for name, pictures in _kinds(arguments, usual):
+        scores = strangeness_of(looked_at((one.copy for one in pictures), model, processor), known)
+        rows[name] = {one: noticed(scores[one], scored["validation"][one], scored["test"][one]) for one in SCORES}
+        rows[name] |= {"n": len(pictures), "stain": float(np.mean([stain.doubt(one) is not None for one in pictures]))}
+    own = {one: noticed(scored["test"][one], scored["validation"][one], scored["test"][one]) for one in SCORES}
+    stained = float(np.mean([stain.doubt(cell.read()) is not None for cell in test]))
+    return {"test cells, false alarms": own | {"n": len(test), "stain": stained}, **rows}
+
+
+def _kinds(arguments: argparse.Namespace, usual: list[Image.Image]) -> Iterator[tuple[str, list[Image.Image]]]:
+    yield "drawn cells", list(strangers.drawn_cells(10))
+    if arguments.bccd:
+        yield "red cells", list(strangers.red_cells_of(arguments.bccd))
+    for name, change in strangers.STAINS.items():
+        yield name, [change(cell) for cell in usual]
+    yield "noise", list(strangers.noise(100))
+    from sklearn.datasets import load_sample_images  # two photographs, which come with it
+
+    yield "photographs", list(strangers.pieces([Image.fromarray(one) for one in load_sample_images().images], 50))
+
+
+def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Figures on the other cells of a source, before and after fitting to some of them."""
+    model, processor = load_folder(arguments.model)
+    _known(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        cells = cells_of_sources([arguments.source], Path(scratch))
+        seen = look(cells.kept, model, processor)
+    groups = np.unique([cell.group_id for cell in cells.kept], return_inverse=True)[1]
+    return {
+        "data": cells.described["fingerprint"],
+        "cells": len(seen.labels),
+        "groups": int(groups.max()) + 1,
+        "all": scalars(seen.logits, seen.labels),
+        "sizes": recalibration_gain(seen, groups, arguments.sizes, arguments.draws),
+    }
+
+
+def _known(model: Any) -> Reliability:
+    known = load_reliability(model)
+    if known is None:
+        raise SystemExit("the model was not calibrated: run celluscan calibrate MODEL --dataset FOLDER")
+    return known
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    """What is missing is said when it is asked for."""

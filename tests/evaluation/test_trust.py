@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from celluscan_hf.evaluation.trust import brier, least_sure, risk_coverage, sets
+from celluscan_hf.modeling.reliability_celluscan import Reliability
+from celluscan_hf.taxonomy import CLASSES
+
+
+def test_the_brier_score_is_the_squared_distance_from_the_truth() -> None:
+    assert brier(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0])) == pytest.approx((2 + 0.5) / 2)
+
+
+def test_answers_from_the_least_sure_probability_on_are_right_as_often_as_wanted() -> None:
+    probabilities = np.array([[p, 1 - p] for p in (0.95, 0.9, 0.8, 0.7, 0.6)])
+    assert least_sure(probabilities, np.array([0, 0, 0, 1, 1]), 0.95) == 0.8
+    assert least_sure(probabilities, np.array([0, 0, 0, 1, 0]), 0.8) == 0.6
+    assert least_sure(probabilities, np.array([1, 1, 1, 1, 1]), 0.95) == 0.99
+
+
+def test_the_surest_are_answered_first(predicted) -> None:
+    found = risk_coverage(predicted([("BA", "BA", 0.9), ("LY", "LY", 0.8), ("MO", "LY", 0.7), ("EO", "BA", 0.6)]))
+    assert found["share"] == [0.25, 0.5, 0.75, 1.0]
+    assert found["accuracy"] == pytest.approx([1, 1, 2 / 3, 0.5])
+    assert found["aurc"] == pytest.approx((1 / 3 + 1 / 2) / 4)
+
+
+def test_sets_are_counted_over_all_and_by_class_in_the_order_of_the_model(predicted) -> None:
+    cells = predicted([("BA", "BA", 0.9), ("LY", "MO", 0.9), ("MO", "MO", 0.6)])
+    model = tuple(reversed(CLASSES))
+    known = Reliability(model, np.linspace(0, 0.95, 99), np.zeros(99, int), np.zeros((1, 1)), np.eye(1), 1.0, 0.7)
+    found = sets(cells, known)
+    assert [one["asked"] for one in found] == [0.9, 0.95]
+    assert found[0]["coverage"] == pytest.approx(2 / 3)
+    assert found[0]["per_class"] == {"Basophil": 1.0, "Lymphocyte": 0.0, "Monocyte": 1.0}
+    assert found[0]["size"] == found[0]["single"] == 1

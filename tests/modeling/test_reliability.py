@@ -1,0 +1,115 @@
+"""Sets that hold what they promise, the distance of what is strange, and the verdict's reasons."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from celluscan_hf.modeling.reliability_celluscan import Reliability, conformity, facts_of, threshold, verdict
+from celluscan_hf.taxonomy import CLASSES, lookup
+
+
+def known(scores: np.ndarray, labels: np.ndarray, **changes: object) -> Reliability:
+    fields = dict(centres=np.zeros((1, 3)), whitening=np.eye(3), strange=1.0, sure=0.7) | changes
+    return Reliability(CLASSES, scores, labels, **fields)  # type: ignore[arg-type]
+
+
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (count, 14), and labels that follow a sharper version of them: badly calibrated ones."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, 14))
+    labels = (2 * logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)), labels
+
+
+def fitted(probabilities: np.ndarray, labels: np.ndarray) -> Reliability:
+    return known(conformity(probabilities)[np.arange(len(labels)), labels], labels)
+
+
+def test_the_threshold_is_the_score_at_its_finite_sample_place() -> None:
+    scores = np.arange(9) / 10
+    assert threshold(scores, 0.9) == 0.8  # the 9th of 9: ceil(10 * 0.9)
+    assert threshold(scores, 0.5) == 0.4
+    assert threshold(scores, 0.91) == math.inf
+
+
+@pytest.mark.parametrize("asked", [0.85, 0.9, 0.95])
+def test_sets_cover_as_often_as_asked_whatever_the_probabilities_are_worth(asked: float) -> None:
+    """Of other cells like these, over 20 draws; the mean is sharper than that of one draw."""
+    covered = []
+    for seed in range(20):
+        probabilities, labels = drawn(600, 100 + seed)
+        within = fitted(*drawn(600, seed)).sets(probabilities, asked)
+        assert within.any(axis=1).all()
+        covered.append(within[np.arange(len(labels)), labels].mean())
+    assert np.mean(covered) == pytest.approx(asked, abs=0.01)
+
+
+def test_a_set_always_holds_the_likeliest_class_and_grows_with_coverage() -> None:
+    found, (probabilities, _) = fitted(*drawn(600, 0)), drawn(100, 1)
+    narrow, wide = found.sets(probabilities, 0.3), found.sets(probabilities, 0.99)
+    assert narrow[np.arange(100), probabilities.argmax(axis=1)].all()
+    assert (wide | ~narrow).all()
+    assert wide.sum() > narrow.sum()
+
+
+def test_by_class_a_hard_class_is_covered_too_and_a_rare_one_takes_the_common_limit() -> None:
+    labels = np.array([0] * 500 + [1] * 100 + [2] * 3)
+    scores = np.concatenate([np.linspace(0, 0.1, 500), np.linspace(0.5, 0.9, 100), np.full(3, 0.2)])
+    common, own = (known(scores, labels).thresholds(0.9, by_class) for by_class in (False, True))
+    assert len(set(common)) == 1
+    assert own[0] < common[0] < own[1]
+    assert own[2] == own[13] == common[0]
+
+
+def test_sets_hold_everything_where_there_were_too_few_cells() -> None:
+    assert fitted(*drawn(5, 0)).sets(drawn(3, 1)[0], 0.9).all()
+
+
+@pytest.mark.parametrize("asked", [0, 1, -0.5, 90, math.nan])
+def test_a_coverage_that_is_no_share_is_refused(asked: float) -> None:
+    with pytest.raises(ValueError, match="coverage must be above 0 and below 1"):
+        fitted(*drawn(5, 0)).thresholds(asked)
+
+
+def test_strangeness_is_the_squared_distance_of_mahalanobis_from_the_nearest_centre() -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(3, 3))
+    precision = root @ root.T + np.eye(3)
+    centres, features = rng.normal(size=(2, 3)), rng.normal(size=(10, 3)).astype(np.float32)
+    found = known(np.zeros(1), np.zeros(1), centres=centres, whitening=np.linalg.cholesky(precision))
+    expected = cdist(features, centres, "mahalanobis", VI=precision).min(axis=1) ** 2
+    assert found.strangeness(features) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shares", "features", "label", "reason"),
+    [
+        ({"BA": 0.9, "LY": 0.1}, 0.1, "Basophil", None),
+        ({"BA": 0.9, "LY": 0.1}, 9.0, "Basophil", "out of distribution"),
+        ({"BNE": 0.5, "SNE": 0.4, "LY": 0.1}, 0.1, "Neutrophil", "children of Neutrophil compete"),
+        ({"MO": 0.5, "LY": 0.5}, 0.1, "Lymphocyte", "low confidence"),
+    ],
+)
+def test_an_answer_abstains_with_its_reason(
+    shares: dict[str, float], features: float, label: str, reason: str | None
+) -> None:
+    probabilities = np.array([shares.get(cell.code, 0.0) for cell in CLASSES])
+    answer = fitted(*drawn(600, 0)).answer(probabilities, np.full(3, features), top_k=2)
+    assert (answer["label"], answer["reason"], answer["abstain"]) == (label, reason, reason is not None)
+    assert answer["code"] == lookup(label).code
+    assert len(answer["top"]) == 2
+    assert answer["set"][0] == answer["top"][0]["label"]
+    if label == "Neutrophil":
+        assert answer["score"] == pytest.approx(0.9)
+
+
+def test_the_least_sure_probability_is_that_of_the_model() -> None:
+    ranking = [(lookup("BA"), 0.6), (lookup("LY"), 0.4)]
+    assert verdict(ranking).reason == "low confidence"
+    assert verdict(ranking, sure=0.55).reason == ""
+
+
+def test_a_label_that_is_none_of_the_classes_has_no_facts() -> None:
+    assert set(facts_of("Tabby", CLASSES).values()) == {None}

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from celluscan_hf.reliability.outliers import fit_known, some_of_each
+
+
+def test_known_cells_are_centred_by_class_and_of_size_one() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 500)
+    features = rng.normal(size=(1000, 4)) * (1, 2, 1.5, 3) + 50 * labels[:, None]
+    known = fit_known(features, labels)
+    white = (features - known.centres[labels]) @ known.whitening
+    assert (white**2).mean() == pytest.approx(1, rel=0.1)
+    assert known.centres[1] == pytest.approx(features[labels == 1].mean(axis=0))
+
+
+def test_rare_classes_have_no_centre_and_few_cells_one_together() -> None:
+    features = np.random.default_rng(0).normal(size=(12, 3))
+    assert len(fit_known(features, np.array([0] * 10 + [1] * 2)).centres) == 1
+    alone = fit_known(features[:2], np.array([0, 1]))
+    assert alone.centres[0] == pytest.approx(features[:2].mean(axis=0))
+    assert np.isfinite(alone.whitening).all()
+
+
+def test_equal_features_can_still_be_inverted() -> None:
+    assert np.isfinite(fit_known(np.ones((10, 3)), np.zeros(10, np.int64)).whitening).all()
+
+
+def test_some_of_each_takes_at_most_so_many_always_the_same() -> None:
+    labels = np.array([0] * 300 + [5] * 3)
+    rows = some_of_each(labels, 100)
+    assert np.bincount(labels[rows]).tolist() == [100, 0, 0, 0, 0, 3]
+    assert rows.tolist() == sorted(set(rows.tolist())) == some_of_each(labels, 100).tolist()
