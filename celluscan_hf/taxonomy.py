@@ -47,6 +47,8 @@ NAMES: tuple[str, ...] = tuple(cell.name for cell in CLASSES)
 LABEL2ID: dict[str, int] = {name: label for label, name in enumerate(NAMES)}
 ID2LABEL: dict[int, str] = dict(enumerate(NAMES))
 
+PARENTS: dict[str, str] = {cell.name: cell.parent for cell in CLASSES if cell.parent}  # of the finer names
+
 # File prefixes of the seed's own collection, where they differ from the code.
 SEED_PREFIXES: dict[str, str] = {"NGS": "Segmented Neutrophil"}
 
@@ -84,6 +86,12 @@ def _unknown(text: str) -> str:
 def is_ancestor(parent: str, child: str) -> bool:
     """Whether `child` is a finer name for what `parent` names ("Neutrophil", "Band Neutrophil")."""
     return CLASSES[LABEL2ID[child]].parent == parent
+
+
+def stages(name: str) -> tuple[int, ...]:
+    """The stages that a label leaves open: (3,) for Myelocyte, (5, 6) for Neutrophil, () off the maturation line."""
+    family = [cell for cell in CLASSES if name in (cell.name, cell.parent)]
+    return tuple(sorted(cell.stage for cell in family if cell.stage is not None))
 
 
 def finest(names: set[str]) -> str | None:

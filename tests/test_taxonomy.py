@@ -29,6 +29,13 @@ def test_class_of_each_label_id(label, row):
     assert (cell.name, cell.code, cell.parent, cell.lineage, cell.stage, cell.abnormal_in_blood) == row
 
 
+@pytest.mark.parametrize(
+    ("code", "stages"), [("MYO", (1,)), ("MY", (3,)), ("IG", (2, 3, 4)), ("NEU", (5, 6)), ("LY", ())]
+)
+def test_stages_that_a_label_leaves_open(code, stages):
+    assert taxonomy.stages(taxonomy.lookup(code).name) == stages
+
+
 def test_there_are_no_more_classes():
     assert len(taxonomy.CLASSES) == len(TABLE)
 

@@ -8,6 +8,7 @@ and a class with one original needs thousands.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,22 @@ _DRAWS_PER_DEPTH = 8
 _MAX_DEPTH = 4
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch uses one thread: images are small, and the processes share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def write_augmented(task: ShardTask) -> int:
     """Write one shard of augmented images; the number of its rows."""
-    torch.set_num_threads(1)  # the processes share the cores
     square = task.squares()
-    rows = [row for parent in task.plan().to_pylist() for row in variants(parent, square(parent), task.seed)]
+    with one_thread():
+        rows = [row for parent in task.plan().to_pylist() for row in variants(parent, square(parent), task.seed)]
     rows = [rows[position] for position in seeded_order([row["image_id"] for row in rows], task.seed)]
     groups = (rows[start : start + ROW_GROUP] for start in range(0, len(rows), ROW_GROUP))
     write_groups((_table(group) for group in groups), task.path)

@@ -31,6 +31,7 @@ def maturation(cells: Predictions) -> dict[str, Any] | None:
     - `left_line`: the other cells of `n`; `to_parent`: those of them told as the parent of their class, which is
       not wrong but coarser.
     - `adjacent_share`: of the mistakes on the line, with `ci95`; both None where there are none.
+    - `rates`: `exact`, `adjacent`, `distant` and `left_line` as shares of `n`, with `ci95` of each.
     """
     true, predicted = _STAGES[cells.labels], _STAGES[cells.predicted]
     staged = true > 0
@@ -52,7 +53,20 @@ def maturation(cells: Predictions) -> dict[str, Any] | None:
         "to_parent": int((staged & (_PARENTS[cells.labels] == cells.predicted)).sum()),
         "adjacent_share": float((distance[mistakes] == 1).mean()) if mistakes.any() else None,
         "ci95": proportion(distance[mistakes] == 1, cells.groups[mistakes]),
+        "rates": _rates(distance[staged], on_line[staged], cells.groups[staged]),
     }
+
+
+def _rates(distance: NDArray[np.int64], on_line: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, Any]:
+    """How often cells with a stage were told how far off, with intervals."""
+    outcomes = {
+        "exact": on_line & (distance == 0),
+        "adjacent": on_line & (distance == 1),
+        "distant": on_line & (distance > 1),
+        "left_line": ~on_line,
+    }
+    rates: dict[str, Any] = {name: float(hits.mean()) for name, hits in outcomes.items()}
+    return rates | {"ci95": {name: proportion(hits, groups) for name, hits in outcomes.items()}}
 
 
 def related_names(cells: Predictions) -> dict[str, Any]:

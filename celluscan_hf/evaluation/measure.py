@@ -16,7 +16,8 @@ def measure(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any]:
 
     `groups`, how many there are; `majority_share`, the accuracy of always answering the most frequent class;
     `recall_ci95` {class: [low, high]}; `related` (names), `maturation`, `abnormal`, `hard_sets` of `haematology`;
-    `calibration`, the bins behind `ece`. `resamples` is of the bootstrap; 0 leaves its intervals out.
+    `calibration`, the bins behind `ece`. `parent_level` has the classes of the taxonomy without a parent.
+    `resamples` is of the bootstrap; 0 leaves its intervals out.
     """
     result = figures(
         cells.probabilities.astype(np.float64),
@@ -25,6 +26,7 @@ def measure(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any]:
         groups=cells.groups.tolist(),
         sources=cells.sources,
         resamples=resamples,
+        parents=taxonomy.PARENTS,
     )
     return result | {
         "groups": int(cells.groups.max()) + 1,

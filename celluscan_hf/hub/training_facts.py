@@ -28,6 +28,8 @@ _DECISIVE = (
     "loss",
     "focal_gamma",
     "class_balanced_beta",
+    "parent_share",
+    "maturation_weight",
     "label_smoothing_factor",
     "sampler",
     "per_device_train_batch_size",
@@ -61,7 +63,9 @@ class TrainingFacts:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        settings: Mapping[str, Any] = self.record["settings"]
+        """All settings; one that is younger than the record has its default, which is what was done before."""
+        defaults = {name: one.default for name, one in TrainingSettings.__dataclass_fields__.items()}
+        settings: Mapping[str, Any] = defaults | self.record["settings"]
         return settings
 
     @cached_property
@@ -171,9 +175,12 @@ class TrainingFacts:
         extra = {
             "focal": f", gamma {one['focal_gamma']:g}",
             "class_balanced": f", beta {one['class_balanced_beta']:g}",
+            "hierarchical": f", parent share {one['parent_share']:g}",
         }.get(one["loss"], "")
-        smoothing = one["label_smoothing_factor"]
-        return f"{one['loss'].replace('_', ' ')}{extra}" + (f", label smoothing {smoothing:g}" if smoothing else "")
+        smoothing, maturation = one["label_smoothing_factor"], one["maturation_weight"]
+        extra += f", label smoothing {smoothing:g}" if smoothing else ""
+        extra += f", {maturation:g} of the squared distance in maturation" if maturation else ""
+        return f"{one['loss'].replace('_', ' ')}{extra}"
 
     def _augmentation(self) -> str:
         one = self.settings

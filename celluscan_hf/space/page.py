@@ -47,7 +47,7 @@ def _file(payload: Any) -> str | None:
 
 def _one_cell(recogniser: Recogniser, examples: Sequence[tuple[Path, str]]) -> None:
     def show(files: list[str | None]) -> tuple[list[str], list[Any], list[str]]:
-        seen = iter(recogniser.recognise([file for file in files if file]))
+        seen = iter(recogniser.recognise([file for file in files if file], overlay=True))
         rows = [(texts.EMPTY, gr.update(visible=False), "") if not file else _shown(next(seen)) for file in files]
         cards, overlays, facts = map(list, zip(*rows, strict=True))
         return cards, overlays, facts

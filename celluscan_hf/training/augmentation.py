@@ -5,14 +5,14 @@ its draw number: a counter-based generator (Salmon et al. 2011, https://doi.org/
 so nothing needs to be saved, or kept in step between processes, workers and devices.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from ..dataset.augment import one_thread
 from ..errors import CelluScanError
 
 Colour = tuple[float, float, float]
@@ -65,7 +65,7 @@ class View:
         factors = factors.to(pixels.device, non_blocking=True)
         scaled = pixels.new_empty((len(pixels), 3, self.side, self.side), dtype=torch.float32)
         at_once = _IN_CACHE if pixels.device.type == "cpu" else len(pixels)
-        with _one_thread():
+        with one_thread():
             for start in range(0, len(pixels), at_once):
                 part = slice(start, start + at_once)
                 seen = cut(pixels[part], corners[part], turns[part], self.side)
@@ -116,17 +116,6 @@ class Augmentation:
         turns = (chance[:, 2] * (8 if self.dihedral else 1)).long()
         factors = 1 + self.color_jitter * (2 * chance[:, 3:] - 1)
         return view.gathered(pixels, corners.tolist(), turns.tolist(), factors)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """So little work gains nothing from a second thread, which would wait for more on a core that decodes images."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=64)

@@ -85,11 +85,17 @@ def begin(folder: Path, asked: dict[str, Any]) -> None:
         return
     before, now = _decisive(json.loads(path.read_text(encoding="utf-8"))), _decisive(json.loads(_text(asked)))
     for name in now:
-        if before.get(name) != now[name]:
+        if (begun := before.get(name, _default(name))) != now[name]:
             raise CelluScanError(
-                f"{folder} was begun with {name} {before.get(name)}, now it is {now[name]}: keep that, or choose a "
+                f"{folder} was begun with {name} {begun}, now it is {now[name]}: keep that, or choose a "
                 "new --output_dir"
             )
+
+
+def _default(name: str) -> Any:
+    """Of a setting that is younger than a run: what the run did."""
+    known = TrainingSettings.__dataclass_fields__.get(name)
+    return known.default if known else None
 
 
 def _decisive(asked: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import BaseImageProcessor, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 
 from .. import taxonomy
 from ..dataset.reading import CellDataset, open_dataset
@@ -90,7 +89,7 @@ class _Stage:
         self.processor = build_image_processor(view.side, mean, std, view.resized)
         self.trainer = CellTrainer(model, settings, train, validation, view, processing_class=self.processor)
         if not settings.disable_tqdm:
-            self.trainer.remove_callback(ProgressCallback)
+            self.trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # another one in a notebook
             self.trainer.add_callback(TrainingTable())
         counts = {"train": len(train.labels), "validation": len(validation)}
         if settings.process_index == 0:

@@ -45,9 +45,19 @@ class TrainingSettings(TrainingArguments):
     color_jitter: float = field(default=0.0, metadata={"help": "scale brightness, contrast, saturation by 1 ± this"})
     mixup_alpha: float = field(default=0.0, metadata={"help": "mix pairs of images (Zhang et al. 2018); 0 for not"})
     cutmix_alpha: float = field(default=0.0, metadata={"help": "paste boxes of others (Yun et al. 2019); 0 for not"})
-    loss: Literal["cross_entropy", "class_balanced", "focal"] = "cross_entropy"
+    loss: Literal["cross_entropy", "class_balanced", "focal", "hierarchical"] = field(
+        default="cross_entropy",
+        metadata={"help": "focal: more of hard images; hierarchical: a parent's label is met by it or any child"},
+    )
     focal_gamma: float = field(default=2.0, metadata={"help": "of --loss focal"})
     class_balanced_beta: float = field(default=0.999, metadata={"help": "of --loss class_balanced"})
+    parent_share: float = field(
+        default=0.1,
+        metadata={"help": "of --loss hierarchical: how far a parent's label asks for the parent itself, 0 to 1"},
+    )
+    maturation_weight: float = field(
+        default=0.0, metadata={"help": "mistakes on the maturation line cost more the further they are off; 0 for not"}
+    )
     sampler: Literal["natural", "balanced"] = field(
         default="natural", metadata={"help": "every image once per epoch, or every class equally often"}
     )
@@ -145,6 +155,8 @@ _RANGES = (
     ("mixup_alpha", 0.0, 10.0),
     ("cutmix_alpha", 0.0, 10.0),
     ("focal_gamma", 0.0, 10.0),
+    ("parent_share", 0.0, 1.0),
+    ("maturation_weight", 0.0, 10.0),
     ("class_balanced_beta", 0.0, 0.999999),
     ("layer_decay", 0.0, 1.0),
     ("ema_decay", 0.0, 0.999999),

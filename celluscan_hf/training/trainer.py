@@ -72,7 +72,14 @@ class CellTrainer(Trainer):
             data_collator=as_batch,
             train_dataset=train,
             eval_dataset=validation,
-            compute_loss_func=CellLoss(args.loss, args.label_smoothing_factor, args.focal_gamma, weights),
+            compute_loss_func=CellLoss(
+                args.loss,
+                args.label_smoothing_factor,
+                args.focal_gamma,
+                weights,
+                parent_share=args.parent_share,
+                maturation_weight=args.maturation_weight,
+            ),
             compute_metrics=_metrics,
             **options,
         )

@@ -1,10 +1,12 @@
-"""How soon the page answers: one picture from file to answer, one client, and many clients at once.
+"""How soon the page answers: one picture from file to answer and overlay, one client, and many clients at once.
 
 The page runs as users start it, `celluscan demo`, in a process of its own; clients ask its `/recognise` over HTTP.
 """
 
 import argparse
+import http.client
 import itertools
+import json
 import socket
 import statistics
 import subprocess
@@ -13,13 +15,35 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 CELLS = ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Platelet")
 ALONE = 12  # requests of the one client in a round
+
+
+class _Client:
+    """The three requests of `celluscan_hf/space/README.md` and no more."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, picture: Path) -> Any:
+        """The record of one picture."""
+        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n' % picture.name.encode()
+        body = form + picture.read_bytes() + b"\r\n--x--\r\n"
+        (file,) = json.loads(self._send("POST", "upload", body, "multipart/form-data; boundary=x"))
+        asked = {"data": [{"path": file, "meta": {"_type": "gradio.FileData"}}]}
+        event = json.loads(self._send("POST", "call/recognise", json.dumps(asked).encode(), "application/json"))
+        told = self._send("GET", f"call/recognise/{event['event_id']}").decode()
+        return json.loads(told.partition("event: complete\ndata: ")[2])[0]
+
+    def _send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, f"/gradio_api/{path}", body, {"Content-Type": kind} if kind else {})
+            return connection.getresponse().read()
 
 
 def serving(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -71,15 +95,15 @@ def _file_to_answer(model: str, pictures: Sequence[Path], threads: int) -> dict[
     recogniser = Recogniser(model)
     seconds = []
     for picture in [*pictures, *pictures, *pictures]:
-        (seen,) = recogniser.recognise([picture])
+        (seen,) = recogniser.recognise([picture], overlay=True)
         seconds.append(seen.seconds)
     later = seconds[len(pictures) :]  # the first are the warm-up
     return {"median": round(statistics.median(later), 3), "longest": round(max(later), 3)}
 
 
 def _page(model: str, pictures: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
-    with _served(model) as address, ThreadPoolExecutor(arguments.clients) as pool:
-        clients = list(pool.map(_client, [address] * arguments.clients))
+    with _served(model) as port, ThreadPoolExecutor(arguments.clients) as pool:
+        clients = [_Client(port) for _ in range(arguments.clients)]
         list(pool.map(_ask, clients, itertools.cycle(pictures)))  # warm-up
         rounds = [_round(clients, pictures, pool, arguments.requests) for _ in range(arguments.rounds)]
     alone, together = ([each[who] for each in rounds] for who in ("one", "many"))
@@ -93,7 +117,9 @@ def _page(model: str, pictures: Sequence[Path], arguments: argparse.Namespace) -
     }
 
 
-def _round(clients: Sequence[Any], pictures: Sequence[Path], pool: ThreadPoolExecutor, requests: int) -> dict[str, Any]:
+def _round(
+    clients: Sequence[_Client], pictures: Sequence[Path], pool: ThreadPoolExecutor, requests: int
+) -> dict[str, Any]:
     """Answers per second of the first client by itself, then of all: each asks again once it was answered."""
     asked = list(itertools.islice(itertools.cycle(pictures), requests))
     began = time.perf_counter()
@@ -105,32 +131,24 @@ def _round(clients: Sequence[Any], pictures: Sequence[Path], pool: ThreadPoolExe
     return {"one": one, "many": requests / (time.perf_counter() - began), "errors": errors}
 
 
-def _ask_each(client: Any, pictures: Sequence[Path]) -> int:
+def _ask_each(client: _Client, pictures: Sequence[Path]) -> int:
     """How many of the pictures, one after the other, got no answer."""
     return sum(_ask(client, picture) for picture in pictures)
 
 
-def _client(address: str) -> Any:
-    from gradio_client import Client
-
-    return Client(address, verbose=False)
-
-
-def _ask(client: Any, picture: Path) -> int:
+def _ask(client: _Client, picture: Path) -> int:
     """1 where the answer is an error."""
-    from gradio_client import handle_file
-
     try:
-        told = client.predict(handle_file(str(picture)), api_name="/recognise")
+        told = client.ask(picture)
     except Exception as error:  # whatever it is, it is counted
-        print(f"{picture.name}: {error}", file=sys.stderr)
+        print(f"{picture.name}: {error!r}", file=sys.stderr)
         return 1
     return int(told["file"] != picture.name or not told["top"])
 
 
 @contextmanager
-def _served(model: str) -> Iterator[str]:
-    """The page of a model at the address that is yielded."""
+def _served(model: str) -> Iterator[int]:
+    """The page of a model at the port that is yielded."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -138,7 +156,7 @@ def _served(model: str) -> Iterator[str]:
     page = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(port, page)
-        yield f"http://127.0.0.1:{port}"
+        yield port
     finally:
         page.terminate()
         page.wait()

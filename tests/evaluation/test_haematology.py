@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from celluscan_hf import taxonomy
 from celluscan_hf.evaluation import haematology
 from celluscan_hf.evaluation.calibration import bins
+from celluscan_hf.evaluation.intervals import wilson
 from celluscan_hf.evaluation.measure import measure
 
 
@@ -19,6 +21,15 @@ def test_stages_are_counted_by_their_distance(predicted):
     assert found["distances"] == {"0": 1, "1": 2, "2": 1, "3": 0, "4": 0, "5": 1}
     assert found["mean_distance"] == pytest.approx((0 + 1 + 1 + 5 + 2) / 5)
     assert found["adjacent_share"] == 0.5
+
+
+def test_rates_are_of_all_cells_with_a_stage(predicted):
+    cells = predicted(outcomes("MY>MY", "MY>PMY", "SNE>BNE", "MYO>SNE", "MY>IG", "LY>MY"))
+    rates = haematology.maturation(cells)["rates"]
+    ends = rates.pop("ci95")
+    assert rates == {"exact": 0.2, "adjacent": 0.4, "distant": 0.2, "left_line": 0.2}
+    for name, rate in rates.items():
+        assert ends[name] == pytest.approx(wilson(rate, 4))  # five cells, one degree of freedom less
 
 
 def test_cells_that_left_the_line_are_no_stage_apart(predicted):
@@ -99,6 +110,19 @@ def test_every_class_has_a_recall_interval_or_none_where_it_has_no_cells(everyth
             assert 0 <= interval[0] <= one["recall"] <= interval[1] <= 1
         else:
             assert (name, interval, one["recall"]) == ("Myeloblast", None, None)
+
+
+def test_children_are_judged_as_their_parent_too(predicted):
+    pairs = outcomes("NEU>SNE", "BNE>NEU", "SNE>BNE", "MY>IG", "PMY>MMY", "MYO>PMY", "LY>LY", "EO>NEU")
+    found = measure(predicted(pairs, groups=list("aabbccdd")), 30)
+    coarse = found["parent_level"]
+    assert coarse["classes"] == [cell.name for cell in taxonomy.CLASSES if cell.parent is None]
+    assert len(coarse["classes"]) == 9
+    assert (found["accuracy"], coarse["accuracy"]) == (1 / 8, 6 / 8)
+    assert coarse["balanced_accuracy"] == pytest.approx((1 + 1 + 0 + 1 + 0) / 5)  # NEU, IG, MYO, LY, EO
+    assert coarse["macro_f1"] == pytest.approx((6 / 7 + 4 / 5 + 0 + 1 + 0) / 5)
+    assert coarse["ci95"]["accuracy"][0] <= 6 / 8 <= coarse["ci95"]["accuracy"][1]
+    assert "ci95" not in measure(predicted(pairs), 0)["parent_level"]
 
 
 def test_always_the_most_frequent_class_is_what_accuracy_is_held_against(predicted):

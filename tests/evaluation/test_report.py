@@ -70,6 +70,23 @@ def test_what_cannot_be_measured_is_said(predicted):
     assert "All cells come from one source, `drawn`." in text
 
 
+def test_both_levels_stand_side_by_side(everything):
+    found, text = measure(everything, 20), report(everything)
+    for level, one in (("14 classes", found), ("9 classes, children as their parent", found["parent_level"])):
+        low, high = one["ci95"]["accuracy"]
+        assert f"| {level} | {one['accuracy']:.3f} | {low:.3f}–{high:.3f} |" in text
+        assert f"| {one['macro_f1']:.3f} | " in text
+    assert re.search(r"\| 9 classes, children as their parent \| 0\.\d{3} \| – \|", report(everything, 0))
+
+
+def test_distant_mistakes_have_a_rate_and_its_interval(everything):
+    line = measure(everything, 0)["maturation"]
+    low, high = line["rates"]["ci95"]["distant"]
+    share = f"{100 * line['distant'] / line['n']:.1f}\N{NO-BREAK SPACE}%"
+    ends = f"{100 * low:.1f}–{100 * high:.1f}\N{NO-BREAK SPACE}%"
+    assert f"| two or more stages away | {line['distant']} | {share} | {ends} |" in report(everything)
+
+
 def test_several_sources_have_a_table(everything):
     text = report(everything)
     assert "| `one` | 69 |" in text and "| `two` | 69 |" in text

@@ -125,13 +125,51 @@ def test_each_source_has_its_own_figures():
     assert found["one"] == {name: alone[name] for name in ("n", *SCALARS, "ci95")}
 
 
+PARENTS = {"b": "a", "d": "c"}
+BECOMES = np.array([0, 0, 1, 1, 2])  # a b | c d | e
+
+
+def test_children_count_as_their_parent():
+    told, true = [0, 1, 3, 2, 4, 4], [1, 1, 2, 0, 4, 1]
+    found = figures(np.array(told), np.array(true), letters(5), resamples=0, parents=PARENTS)["parent_level"]
+    assert found["classes"] == ["a", "c", "e"]
+    assert found["confusion_matrix"] == {"labels": ["a", "c", "e"], "matrix": [[2, 1, 1], [0, 1, 0], [0, 0, 1]]}
+    assert (found["n"], found["accuracy"]) == (6, pytest.approx(4 / 6))
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 3)
+    assert found["per_class"]["a"]["recall"] == 0.5
+
+
+def test_the_parent_is_told_by_the_sum_of_its_children():
+    probabilities = np.array([[0.1, 0.3, 0.0, 0.35, 0.25], [0.0, 0.0, 0.3, 0.3, 0.4]])
+    found = figures(probabilities, np.array([0, 4]), letters(5), resamples=0, parents=PARENTS)["parent_level"]
+    assert found["confusion_matrix"]["matrix"] == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert found["nll"] == pytest.approx(-(np.log(0.4) + np.log(0.4)) / 2)
+
+
+def test_parent_level_has_the_figures_of_merged_classes_and_changes_no_other():
+    probabilities, references = guesses()
+    options: dict[str, Any] = {"groups": np.arange(300) // 2, "sources": ["one"] * 300, "resamples": 50}
+    found = figures(probabilities, references, letters(5), **options, parents=PARENTS)
+    coarse = found.pop("parent_level")
+    assert found == figures(probabilities, references, letters(5), **options)
+    del options["sources"]
+    merged = np.stack([probabilities[:, np.equal(BECOMES, label)].sum(axis=1) for label in range(3)], axis=1)
+    alone = figures(merged, BECOMES[references], ["a", "c", "e"], **options)
+    assert list(coarse["ci95"]) == list(SCALARS)
+    assert coarse["ci95"]["macro_f1"] == pytest.approx(alone["ci95"]["macro_f1"])
+    assert coarse["per_class"] == alone["per_class"]
+
+
 @pytest.mark.parametrize("probabilities", [True, False])
 def test_the_folder_loads_offline_as_a_metric_of_evaluate(probabilities, tmp_path):
     predictions, references = guesses(60)
     given: Any = predictions if probabilities else predictions.argmax(axis=1)
     metric = evaluate.load(str(Path(wbc_metrics.__file__).parent), cache_dir=str(tmp_path))
-    found = metric.compute(predictions=given, references=references, label_names=letters(5), resamples=20)
-    assert found == figures(given, references, letters(5), resamples=20)
+    found = metric.compute(
+        predictions=given, references=references, label_names=letters(5), resamples=20, parents=PARENTS
+    )
+    assert found == figures(given, references, letters(5), resamples=20, parents=PARENTS)
 
 
 PROBABILITIES, REFERENCES = guesses(4, 3)
@@ -149,6 +187,8 @@ PROBABILITIES, REFERENCES = guesses(4, 3)
         ({"references": np.array([0, -1, 2, 1])}, "references: expected class indices from 0 to 2, got -1 to 2"),
         ({"groups": ["a"]}, "groups: expected 4.*got 1"),
         ({"sources": ["a"]}, "sources: expected 4.*got 1"),
+        ({"parents": {"b": "z"}}, "parents: expected names among label_names, got 'b': 'z'"),
+        ({"parents": {"b": "a", "c": "b"}}, "parents: expected one level, got 'c': 'b': 'a'"),
     ],
     ids=str,
 )

@@ -398,6 +398,21 @@ def test_the_command_has_what_was_changed():
     assert command.endswith("""--model '{"hidden_size": 96}' --muon false --learning_rate 0.004""")
 
 
+def test_a_loss_that_knows_the_taxonomy_is_told_with_its_settings():
+    changed = {"loss": "hierarchical", "parent_share": 0.2, "maturation_weight": 0.5}
+    trained = TrainingFacts(recorded("cpu-small", **changed))
+    told = "hierarchical, parent share 0.2, label smoothing 0.1, 0.5 of the squared distance in maturation"
+    assert dict(trained.rows())["loss"] == told
+    assert (trained.command(DATASET) or "").endswith("--loss hierarchical --parent_share 0.2 --maturation_weight 0.5")
+
+
+def test_a_record_older_than_an_option_is_read_as_if_it_was_left_out():
+    record = recorded("cpu-small")
+    del record["settings"]["maturation_weight"], record["settings"]["parent_share"]
+    assert TrainingFacts(record).rows() == TrainingFacts(recorded("cpu-small")).rows()
+    assert TrainingFacts(record).command(DATASET) == TrainingFacts(recorded("cpu-small")).command(DATASET)
+
+
 def test_a_recipe_of_ones_own_has_no_command_and_no_folder(facts):
     record = recorded("cpu-small") | {"recipe": "secret/folder/mine.yaml"}
     text = render(change(facts, settings=record))

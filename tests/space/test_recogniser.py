@@ -8,24 +8,29 @@ from celluscan_hf.space import recogniser as module
 from celluscan_hf.space.recogniser import Recogniser
 
 
+@pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-4), (True, 0.02)])
 def test_answers_are_those_of_the_pipeline_and_do_not_depend_on_the_batch(
-    checkpoint: Path, pictures: dict[str, Path]
+    bfloat16: bool, tolerance: float, checkpoint: Path, pictures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: bfloat16)
     files = [pictures["Basophil"], pictures["Monocyte"]]
     recogniser = Recogniser(str(checkpoint))
     together = recogniser.recognise(files)
     classify = pipeline("image-classification", model=str(checkpoint))
-    for file, seen in zip(files, together, strict=True):
+    overlaid = recogniser.recognise(files, overlay=True)
+    for file, seen, other in zip(files, together, overlaid, strict=True):
         expected = {found["label"]: found["score"] for found in classify(str(file), top_k=14)}
         (alone,) = recogniser.recognise([file])
-        for answer in (seen.answer, alone.answer):
+        assert seen.overlay is None
+        assert other.overlay is not None
+        for answer in (seen.answer, alone.answer, other.answer):
             assert answer is not None
-            assert {cell.name: share for cell, share in answer.ranking} == pytest.approx(expected, abs=1e-4)
+            assert {cell.name: share for cell, share in answer.ranking} == pytest.approx(expected, abs=tolerance)
 
 
 def test_a_bad_file_is_told_and_takes_no_others_place(checkpoint: Path, pictures: dict[str, Path]) -> None:
     files = [pictures[name] for name in ("broken", "Basophil", "wide", "meadow", "Monocyte")]
-    broken, first, wide, meadow, last = Recogniser(str(checkpoint)).recognise(files)
+    broken, first, wide, meadow, last = Recogniser(str(checkpoint)).recognise(files, overlay=True)
     assert "not an image" in str(broken.problem)
     assert "5000 x 100 pixels" in str(wide.problem)
     assert "colours that no stained smear has" in str(meadow.doubt)

@@ -81,6 +81,9 @@ def test_a_recipe_of_ones_own_that_is_wrong_is_refused(content: str, words: str,
     ("options", "words"),
     [
         ({"ema_decay": 1.5}, "--ema_decay 1.5: expected 0.0 to"),
+        ({"parent_share": 1.1}, "--parent_share 1.1: expected 0.0 to 1.0"),
+        ({"maturation_weight": -1}, "--maturation_weight -1: expected 0.0 to 10.0"),
+        ({"loss": "hierarchic"}, "--loss hierarchic: expected one of .*, hierarchical"),
         ({"cache_images": True, "dataloader_num_workers": 2}, "--dataloader_num_workers"),
         ({"streaming": True, "sampler": "balanced"}, "--streaming reads images in order"),
         ({"dataloader_drop_last": True}, "leave cells out of validation"),
@@ -93,6 +96,13 @@ def test_settings_that_cannot_be_met_are_refused(
 ) -> None:
     with pytest.raises(CelluScanError, match=words):
         recipes.stages(str(recipe(**options)), ["--output_dir", "out/run"])
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_take_every_class_as_it_is_named(name: str) -> None:
+    for settings in recipes.stages(name, GIVEN):
+        assert settings.loss != "hierarchical"
+        assert settings.maturation_weight == 0
 
 
 def test_a_mistyped_option_is_named_with_the_nearest() -> None:

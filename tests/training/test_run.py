@@ -136,6 +136,28 @@ def test_fewer_classes_than_fourteen_train_a_head_of_fourteen(
     assert list(model.config.id2label.values()) == list(taxonomy.NAMES)
 
 
+def test_parents_explained_by_children_and_stages_train_on_mixed_images(recipe: Recipe, tmp_path: Path) -> None:
+    chosen = recipe(max_steps=4, mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing_factor=0.1)
+    assert trained(chosen, tmp_path / "run", "--loss", "hierarchical", "--maturation_weight", 0.5) == 0
+    settings = record(tmp_path / "run", "settings")["settings"]
+    assert [settings[name] for name in ("loss", "parent_share", "maturation_weight")] == ["hierarchical", 0.1, 0.5]
+    assert all(0 < line["loss"] < 10 for line in record(tmp_path / "run")["history"] if "loss" in line)
+
+
+def test_a_run_that_is_older_than_an_option_goes_on_without_it(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen, run = recipe(max_steps=2), tmp_path / "run"
+    assert trained(chosen, run) == 0
+    (run / "training.json").unlink()
+    asked = record(run, "settings")
+    asked["settings"].pop("maturation_weight")
+    (run / "settings.json").write_text(json.dumps(asked))
+    assert trained(chosen, run, "--resume_from_checkpoint", "last", "--maturation_weight", 0.5) == 2
+    assert "was begun with maturation_weight 0.0, now it is 0.5" in capsys.readouterr().err
+    assert trained(chosen, run, "--resume_from_checkpoint", "last") == 0
+
+
 def test_a_folder_with_another_run_is_refused(run: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained(recipe(), run) == 2
     assert "holds another run" in (error := capsys.readouterr().err)

@@ -7,7 +7,7 @@ error over 15 equal bins of the highest probability (Guo et al. 2017, https://ar
 This file is an `evaluate` metric that stands alone: `evaluate.load("<this folder>")` works offline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -29,10 +29,13 @@ Args:
     sources: The data set of each image (n,); by default `per_source` is left out.
     resamples: Of the bootstrap; 0 leaves `ci95` out.
     seed: Of the bootstrap.
+    parents: The coarser class of each class that has one, {name: name}; by default `parent_level` is left out.
 Returns:
     n; accuracy; balanced_accuracy and macro_f1, over the classes that occur among the references; nll, in nats, and
     ece; ci95 {metric: [low, high]}; per_class {name: precision, recall, f1, support}, None where not defined;
-    confusion_matrix {labels, matrix}, true classes as rows; per_source {source: n, the scalars, ci95}.
+    confusion_matrix {labels, matrix}, true classes as rows; per_source {source: n, the scalars, ci95};
+    parent_level {classes, n, the scalars, ci95, per_class, confusion_matrix}: all of this where each class counts as
+    its parent, probabilities of one parent are added up, and the class with the largest sum is the predicted one.
 """
 
 
@@ -63,13 +66,15 @@ def figures(
     sources: Sequence[Any] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    parents: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All figures of one evaluation, without `evaluate` around them. Arguments and result as `INPUTS` says.
 
     Raises:
-        ValueError: No images; lengths, classes or groups that do not fit; or rows that are not probabilities.
+        ValueError: No images; lengths, classes, groups or parents that do not fit; or rows that are not probabilities.
     """
     _check(predictions, references, len(label_names), groups, sources)
+    _check_parents(parents or {}, label_names)
     outcomes = _Outcomes(predictions, references, len(label_names))
     result = {"n": len(references)} | _with_intervals(outcomes, groups, resamples, seed)
     matrix = outcomes.confusion(np.ones((1, len(references))))[0]
@@ -82,7 +87,22 @@ def figures(
             for here in [np.asarray(sources) == source]
             for members in [None if groups is None else np.asarray(groups)[here].tolist()]
         }
+    if parents is not None:
+        merged, true, classes = _merged(predictions, references, label_names, parents)
+        coarse = figures(merged, true, classes, groups, resamples=resamples, seed=seed)
+        result["parent_level"] = {"classes": classes} | coarse
     return result
+
+
+def _merged(
+    predictions: NDArray[Any], references: NDArray[np.int64], label_names: Sequence[str], parents: Mapping[str, str]
+) -> tuple[NDArray[Any], NDArray[np.int64], list[str]]:
+    """Predictions and references where each class is its parent, and the classes that are left, in their order."""
+    classes = [name for name in label_names if name not in parents]
+    becomes = np.array([classes.index(parents.get(name, name)) for name in label_names])
+    if predictions.ndim == 1:
+        return becomes[predictions], becomes[references], classes
+    return predictions @ np.eye(len(classes))[becomes], becomes[references], classes
 
 
 class _Outcomes:
@@ -200,3 +220,12 @@ def _check(
         raise ValueError(f"predictions: expected the shape ({count}, {classes}), got {predictions.shape}")
     if not (predictions >= 0).all() or np.abs(predictions.sum(axis=1) - 1).max() > 1e-3:
         raise ValueError("predictions: expected probabilities, rows that sum to one, got others; apply a softmax first")
+
+
+def _check_parents(parents: Mapping[str, str], label_names: Sequence[str]) -> None:
+    """Raises a ValueError where a class or its parent is unknown, or a parent has a parent."""
+    for name, parent in parents.items():
+        if name not in label_names or parent not in label_names:
+            raise ValueError(f"parents: expected names among label_names, got {name!r}: {parent!r}")
+        if parent in parents:
+            raise ValueError(f"parents: expected one level, got {name!r}: {parent!r}: {parents[parent]!r}")
