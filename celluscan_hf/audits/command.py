@@ -11,9 +11,10 @@ from ..dataset.build import build
 from ..dataset.card import table
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.settings import BuildSettings, cores
+from ..dataset.shortcuts import table_rows
 from ..errors import CelluScanError
 from ..training.memory import keep_freed_memory
-from . import leak, result
+from . import leak, result, shortcut
 
 _FAILED, _INTERRUPTED = 2, 130
 
@@ -39,7 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="audits", required=True, metavar="AUDIT")
     _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
     leaking = commands.choices["leak"]
+    leaking.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
+    leaking.add_argument("--steps", type=int, default=700, help="of each training (700)")
     leaking.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
+    _add(commands, "shortcut", "how much of the class stands around the cell, and how much a model takes", _shortcut)
+    commands.choices["shortcut"].add_argument("--model", help="a trained model; its answers where the cell is covered")
     return parser
 
 
@@ -58,8 +63,6 @@ def _add(
     cells.add_argument("--dataset", help="a built data set folder, or its name on the Hub")
     parser.add_argument("--output", type=Path, required=True, help="a folder for data, models and evaluations")
     parser.add_argument("--json", type=Path, help="a file that takes the figures; its picture goes beside it")
-    parser.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    parser.add_argument("--steps", type=int, default=700, help="of each training (700)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
 
@@ -73,7 +76,9 @@ def _data(chosen: argparse.Namespace) -> CellDataset:
 
 
 def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: dict[str, Any], draw: Any) -> None:
-    settings = {name: value for name, value in vars(chosen).items() if name in ("recipe", "steps", "target_per_class")}
+    settings = {
+        name: value for name, value in vars(chosen).items() if name in ("recipe", "steps", "target_per_class", "model")
+    }
     path = chosen.json or chosen.output / f"{what}.json"
     result.write(result.result(what, data, chosen.seed, settings, figures), path)
     draw(figures, path.with_suffix(".png"))
@@ -90,3 +95,13 @@ def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
     ]
     heads = ("protocol", "train images", "test with kin in train", "accuracy", "… aside", "macro-F1", "… aside")
     return table(list(heads), rows)
+
+
+def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
+    figures = shortcut.audit(data, chosen.model, chosen.seed, chosen.num_proc)
+    _write("shortcut", data, chosen, figures, shortcut.draw)
+    rows = table_rows(figures["surroundings"])
+    if chosen.model:
+        covered = figures["covered"]
+        rows.append(("the model, cell covered", f"{covered['balanced_accuracy']:.2f}", f"{covered['chance']:.2f}"))
+    return table(["told from", "balanced accuracy on test", "chance"], rows)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .. import taxonomy
 from ..curation.splits import SPLITS, TIERS, seeded_order
-from ..dataset.augment import variants
+from ..dataset.augment import one_thread, variants
 from ..dataset.features import SCHEMA, Part
 from ..dataset.plan import SHARD_ROWS, variants_per_parent
 from ..dataset.reading import CellDataset, open_dataset
@@ -99,10 +99,8 @@ def _with_counts(rows: pa.Table, counts: Any, chosen: Sequence[int]) -> list[dic
 
 
 def _augment(task: _Parents) -> pa.Table:
-    import torch
-
-    torch.set_num_threads(1)  # the processes share the cores
-    made = [row for parent in task.rows for row in variants(parent, decoded(parent), task.seed)]
+    with one_thread():
+        made = [row for parent in task.rows for row in variants(parent, decoded(parent), task.seed)]
     return pa.table({name: [row[name] for row in made] for name in SCHEMA.names}, schema=SCHEMA)
 
 

@@ -54,19 +54,24 @@ def audit(data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
 
 def _run(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
     folder = settings.output / name
-    said = {"protocol": name, "target_per_class": settings.target_per_class}
-    made = derived.derive(folder / "data", data, said, settings.seed, partial(_parts, name, data, settings))
+    made = data_set(name, data, folder / "data", settings)
     model = trained(settings.recipe, made, folder / "run", settings.steps, settings.seed)
     metrics = judged(model, {"own": made, "aside": data}, folder)
     figures: dict[str, Any] = {test: summary(found) for test, found in metrics.items()}
-    figures |= _kinship(made)
+    figures |= kinship(made)
     figures["optimism"] = {
         metric: round(figures["own"][metric] - figures["aside"][metric], 4) for metric in ("accuracy", "macro_f1")
     }
     return figures
 
 
-def _kinship(made: CellDataset) -> dict[str, Any]:
+def data_set(name: str, data: CellDataset, folder: Path, settings: LeakSettings) -> CellDataset:
+    """What a protocol trains and tests on."""
+    said = {"protocol": name, "target_per_class": settings.target_per_class}
+    return derived.derive(folder, data, said, settings.seed, partial(_parts, name, data, settings))
+
+
+def kinship(made: CellDataset) -> dict[str, Any]:
     """How many images there are, and the share of test images with one of the same group in train."""
     train, test = (made.split(derived.CONFIG, split)["group_id"][:] for split in (SPLITS[0], SPLITS[2]))
     known = set(train)

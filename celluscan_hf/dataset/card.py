@@ -181,7 +181,7 @@ def taxonomy_table() -> str:
 
 def shortcut_table(statistics: dict[str, Any]) -> str:
     """How well the class is told from what is not the cell; empty where there is no test split to tell it on."""
-    rows = shortcuts.rows_for_table(statistics["shortcuts"])
+    rows = shortcuts.table_rows(statistics["shortcuts"])
     return table(["told from", "balanced accuracy on test", "chance"], rows) if rows else ""
 
 

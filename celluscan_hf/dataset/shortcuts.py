@@ -36,7 +36,8 @@ class Seen:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        return self.rows["label"].to_numpy()
+        labels: NDArray[np.int64] = self.rows["label"].to_numpy()
+        return labels
 
     def features(self, like: "Seen | None" = None) -> dict[str, Features]:
         """By what it is, (rows, features) each; names are told as those of `like`."""
@@ -56,7 +57,8 @@ def _coding(rows: pa.Table) -> list[str]:
 
 
 def _one_hot(values: Sequence[str], known: Sequence[str]) -> Features:
-    return (np.array(values, object)[:, None] == np.array(sorted(set(known)), object)).astype(np.float32)
+    told: Features = (np.array(values, object)[:, None] == np.array(sorted(set(known)), object)).astype(np.float32)
+    return told
 
 
 def ring(content: Image.Image) -> Features:
@@ -108,7 +110,7 @@ def _told(
     }
 
 
-def rows_for_table(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def table_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was seen, its balanced accuracy and that of chance, for a table."""
     return [
         (_WORDS[name], f"{figures['balanced_accuracy']:.2f}", f"{figures['chance']:.2f}")

@@ -14,6 +14,7 @@ from ..curation.curate import QUALITIES, Curated, Duplicate
 from ..curation.splits import SPLITS, TIERS
 from ..sources import Source
 from . import shortcuts
+from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
 from .listing import Listing
 
@@ -127,17 +128,14 @@ def _confounding(rows: pa.Table, column: str) -> dict[str, dict[str, int]]:
 
 
 def _shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
-    """How well the class is told from what is not the cell."""
-    train, test = (
-        [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
-        for split in (SPLITS[0], SPLITS[2])
-    )
-    if not train or not test:
-        return {}
-    learned, judged = (
-        shortcuts.Seen(
-            pa.concat_tables([report.rows for report in part]), np.concatenate([report.rings for report in part])
-        )
-        for part in (train, test)
-    )
+    """How well the class is told from what is not the cell; empty where there is nothing to learn from, or to judge."""
+    learned, judged = seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2])
     return shortcuts.audit(learned, judged, seed, num_proc)
+
+
+def seen_of(reports: Iterable[FileReport], split: str) -> shortcuts.Seen:
+    """What is seen of the originals of a split beside their cells."""
+    own = [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
+    rows = pa.concat_tables([report.rows for report in own]) if own else SCHEMA.empty_table()
+    rings = np.concatenate([np.empty((0, shortcuts.RING_FEATURES), np.float32), *(report.rings for report in own)])
+    return shortcuts.Seen(rows, rings)
