@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import taxonomy
 from ..curation.splits import SPLITS
 from ..sources.licenses import hub_name
+from . import shortcuts
 from .features import CONFIGS, FEATURES, HELD_OUT, Part
 from .inspection import FileReport
 
@@ -57,7 +58,7 @@ def render(
         source_table=source_table(statistics),
         taxonomy_table=taxonomy_table(),
         dropped_table=table(["reason", "files or boxes"], statistics["dropped"].items()),
-        confounding_table=confounding_table(statistics),
+        shortcut_table=shortcut_table(statistics),
     )
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
@@ -178,14 +179,10 @@ def taxonomy_table() -> str:
     return table(["label", "class", "code", "parent", "lineage", "maturation", "abnormal in adult blood"], rows)
 
 
-def confounding_table(statistics: dict[str, Any]) -> str:
-    """How well source and acquisition alone tell the class; empty where there is no test split to tell it on."""
-    rows = [
-        [column, str(found["balanced_accuracy"]), str(found["chance"]), len(found["counts"])]
-        for column, found in statistics["confounding"].items()
-        if "balanced_accuracy" in found
-    ]
-    return table(["told from", "balanced accuracy on test", "chance", "different values"], rows) if rows else ""
+def shortcut_table(statistics: dict[str, Any]) -> str:
+    """How well the class is told from what is not the cell; empty where there is no test split to tell it on."""
+    rows = shortcuts.table_rows(statistics["shortcuts"])
+    return table(["told from", "balanced accuracy on test", "chance"], rows) if rows else ""
 
 
 def draw_grid(cells: dict[str, list[Image.Image]]) -> Image.Image:

@@ -48,7 +48,7 @@ def describe(
     dropped = sorted([*listing.dropped, *curated.dropped], key=lambda item: (item.path, item.reason))
     settings = {**work.settings.content, "sources": [source.name for source in sources]}
     reasons = Counter(item.reason for item in dropped)
-    figures = statistics(settings, listing, sources, reasons, curated, reports)
+    figures = statistics(settings, listing, sources, reasons, curated, reports, work.settings.num_proc)
     facts = {source.name: _facts(source, figures) for source in sources}
     curation = work.final / "curation"
     _write_csv(curation / "dropped.csv", ("path", "reason", "detail"), ((d.path, d.reason, d.detail) for d in dropped))
@@ -56,7 +56,7 @@ def describe(
     write_text(curation / "sources.json", _json(facts))
     with progress("verifying", figures["rows"]["originals"], "image") as advance:
         broken = invariants.check(work.final, reports, listing.seen, work.settings.target_per_class, advance)
-    audit = {"invariants": _checked(broken), "confounding": figures["confounding"]}
+    audit = {"invariants": _checked(broken), "shortcuts": figures["shortcuts"], "confounding": figures["confounding"]}
     write_text(curation / "audit.json", _json(audit))
     _save_grid(curated.rows, work, padding_colour(curated.rows, work.settings.image_size))
     write_text(work.final / "README.md", card.render(figures, facts, card.metadata(reports, figures)))

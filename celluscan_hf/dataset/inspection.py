@@ -16,6 +16,7 @@ from ..curation import squares
 from ..curation.fingerprints import pixel_digest
 from ..errors import CelluScanError
 from .features import SCHEMA, Part
+from .shortcuts import RING_FEATURES, ring
 
 _NAME = re.compile(r"(?P<kind>originals|augmented)/(?P<split>[a-z]+)(?:-(?P<tier>tier\d+))?-\d{5}-of-\d{5}\.parquet$")
 _COLUMNS = [name for name in SCHEMA.names if name != "image"]
@@ -26,13 +27,15 @@ class FileReport:
     """What one file holds.
 
     `rows` has the columns of the data set but for the image, and `pixels`, a digest of each decoded image, and
-    `position`, its row in the file. `sums` and `squares` (3,) add up its images' channels in grey levels over
-    `values` pixels.
+    `position`, its row in the file. `rings` (rows, features) describe what lies around the cells of originals, as
+    `shortcuts.ring` does; of augmented images there are none. `sums` and `squares` (3,) add up its images' channels
+    in grey levels over `values` pixels.
     """
 
     path: Path
     part: Part
     rows: pa.Table
+    rings: NDArray[np.float32]
     memory_bytes: int
     sums: NDArray[np.int64]
     squares: NDArray[np.int64]
@@ -59,12 +62,16 @@ def inspect(task: FileTask) -> FileReport:
         raise CelluScanError(f"{task.path} has the columns {file.schema_arrow.names}, expected {SCHEMA.names}")
     tables: list[pa.Table] = []
     digests: list[bytes] = []
+    rings: list[NDArray[np.float32]] = []
+    part = part_of(task.path)
     histogram = np.zeros((3, 256), np.int64)
     memory_bytes = 0
     for batch in file.iter_batches(batch_size=128):
         memory_bytes += batch.nbytes
-        for row in batch.column("image").to_pylist():
-            image = _decoded(row["bytes"], task)
+        for row in batch.select(["image", "width", "height"]).to_pylist():
+            image = _decoded(row["image"]["bytes"], task)
+            if part.kind == "originals":
+                rings.append(ring(image.crop(squares.content_box(row["width"], row["height"], image.width))))
             digests.append(pixel_digest(np.asarray(image)))
             histogram += np.asarray(image.histogram(), np.int64).reshape(3, 256)
         tables.append(pa.Table.from_batches([batch]).select(_COLUMNS))
@@ -73,7 +80,14 @@ def inspect(task: FileTask) -> FileReport:
     levels = np.arange(256)
     values = int(histogram[0].sum())
     return FileReport(
-        task.path, part_of(task.path), rows, memory_bytes, histogram @ levels, histogram @ levels**2, values
+        task.path,
+        part,
+        rows,
+        np.array(rings, np.float32).reshape(-1, RING_FEATURES),
+        memory_bytes,
+        histogram @ levels,
+        histogram @ levels**2,
+        values,
     )
 
 

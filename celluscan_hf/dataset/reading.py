@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,13 +92,20 @@ class CellDataset:
     @cached_property
     def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Mean and standard deviation of the channels of the train originals, in [0, 1]."""
+        (r, g, b), (s, t, u) = self._measured("channel_mean"), self._measured("channel_std")
+        return (r, g, b), (s, t, u)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the stored images, in pixels."""
+        return int(self._measured("settings")["image_size"])
+
+    def _measured(self, name: str) -> Any:
         path = self.folder / "curation" / "statistics.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            (r, g, b), (s, t, u) = found["channel_mean"], found["channel_std"]
+            return json.loads(path.read_text(encoding="utf-8"))[name]
         except (OSError, ValueError, KeyError) as error:
-            raise CelluScanError(f"{path} with channel_mean and channel_std cannot be read; {_BUILD}") from error
-        return (r, g, b), (s, t, u)
+            raise CelluScanError(f"{path} with {name} cannot be read; {_BUILD}") from error
 
 
 def open_dataset(name: str | Path) -> CellDataset:

@@ -13,6 +13,8 @@ from .. import taxonomy
 from ..curation.curate import QUALITIES, Curated, Duplicate
 from ..curation.splits import SPLITS, TIERS
 from ..sources import Source
+from . import shortcuts
+from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
 from .listing import Listing
 
@@ -20,12 +22,13 @@ _SOFTWARE = ("celluscan_hf", "ImageHash", "numpy", "pillow", "pyarrow", "torch",
 
 
 def statistics(
-    settings: dict[str, object],
+    settings: dict[str, Any],
     listing: Listing,
     sources: Sequence[Source],
     dropped: Counter[str],
     curated: Curated,
     reports: Sequence[FileReport],
+    num_proc: int,
 ) -> dict[str, Any]:
     """Counts per class, split, source and tier, drops by reason, shortcuts, and the channel statistics of train.
 
@@ -52,7 +55,8 @@ def statistics(
         "found": {source.name: dict(sorted(listing.found[source.name].items())) for source in sources},
         "published": {source.name: dict(source.info.published) for source in sources},
         "licenses": _per_license(reports),
-        "confounding": {name: confounding(rows, name) for name in ("source", "acquisition")},
+        "confounding": {name: _confounding(rows, name) for name in ("source", "acquisition")},
+        "shortcuts": _shortcuts(reports, settings["seed"], num_proc),
         "channel_mean": mean,
         "channel_std": std,
         "software": software_versions(),
@@ -115,31 +119,23 @@ def _where(rows: pa.Table, column: str, value: str, wanted: str) -> list[str]:
     return [other for found, other in pairs if found == value]
 
 
-def confounding(rows: pa.Table, column: str) -> dict[str, Any]:
-    """How well `column` (source or acquisition) alone tells the class: a shortcut a model can take.
-
-    Each value of the column predicts the class most common for it in train; judged on test by balanced accuracy over
-    the classes there, beside the accuracy of chance. `counts` holds the classes of each value.
-    """
+def _confounding(rows: pa.Table, column: str) -> dict[str, dict[str, int]]:
+    """The classes of each value of `column` (source or acquisition), counted."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    train: dict[str, Counter[str]] = defaultdict(Counter)
-    test: list[tuple[str, str]] = []
-    for value, split, label in zip(*(rows[name].to_pylist() for name in (column, "split", "label")), strict=True):
+    for value, label in zip(rows[column].to_pylist(), rows["label"].to_pylist(), strict=True):
         counts[value][label] += 1
-        if split == "train":
-            train[value][label] += 1
-        elif split == "test":
-            test.append((value, label))
-    result: dict[str, Any] = {"counts": {value: dict(sorted(counts[value].items())) for value in sorted(counts)}}
-    if test:
-        guesses = {value: max(sorted(labels), key=labels.__getitem__) for value, labels in train.items()}
-        right: dict[str, list[bool]] = defaultdict(list)
-        for value, label in test:
-            right[label].append(guesses.get(value) == label)
-        recalls = {label: float(np.mean(hits)) for label, hits in sorted(right.items())}
-        result |= {
-            "balanced_accuracy": round(float(np.mean(list(recalls.values()))), 4),
-            "chance": round(1 / len(recalls), 4),
-            "recall": {label: round(recall, 4) for label, recall in recalls.items() if recall > 0},
-        }
-    return result
+    return {value: dict(sorted(counts[value].items())) for value in sorted(counts)}
+
+
+def _shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
+    """How well the class is told from what is not the cell; empty where there is nothing to learn from, or to judge."""
+    learned, judged = seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2])
+    return shortcuts.audit(learned, judged, seed, num_proc)
+
+
+def seen_of(reports: Iterable[FileReport], split: str) -> shortcuts.Seen:
+    """What is seen of the originals of a split beside their cells."""
+    own = [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
+    rows = pa.concat_tables([report.rows for report in own]) if own else SCHEMA.empty_table()
+    rings = np.concatenate([np.empty((0, shortcuts.RING_FEATURES), np.float32), *(report.rings for report in own)])
+    return shortcuts.Seen(rows, rings)

@@ -133,6 +133,7 @@ def test_audit_says_that_all_invariants_hold(built):
     assert len(audit["invariants"]) == 9
     assert set(audit["invariants"].values()) == {"holds"}
     assert set(audit["confounding"]) == {"source", "acquisition"}
+    assert set(audit["shortcuts"]) == {"ring", "background", "size", "coding", "source", "all"}
 
 
 def test_card_shows_one_row_of_cells_per_class(built):

@@ -1,0 +1,107 @@
+"""The command line of the audits: which one, of which cells; figures to a file, a table to the terminal."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..dataset.build import build
+from ..dataset.card import table
+from ..dataset.reading import CellDataset, open_dataset
+from ..dataset.settings import BuildSettings, cores
+from ..dataset.shortcuts import table_rows
+from ..errors import CelluScanError
+from ..training.memory import keep_freed_memory
+from . import leak, result, shortcut
+
+_FAILED, _INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one audit; the exit status."""
+    chosen = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
+    try:
+        print(chosen.run(_data(chosen), chosen))
+    except CelluScanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="audit.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(title="audits", required=True, metavar="AUDIT")
+    _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
+    leaking = commands.choices["leak"]
+    leaking.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
+    leaking.add_argument("--steps", type=int, default=700, help="of each training (700)")
+    leaking.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
+    _add(commands, "shortcut", "how much of the class stands around the cell, and how much a model takes", _shortcut)
+    commands.choices["shortcut"].add_argument("--model", help="a trained model; its answers where the cell is covered")
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    run: Callable[[CellDataset, argparse.Namespace], str],
+) -> None:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    cells = parser.add_mutually_exclusive_group(required=True)
+    cells.add_argument(
+        "--source", action="append", metavar="KEY=PATH", help="raw cells, as scripts/build_dataset.py has"
+    )
+    cells.add_argument("--dataset", help="a built data set folder, or its name on the Hub")
+    parser.add_argument("--output", type=Path, required=True, help="a folder for data, models and evaluations")
+    parser.add_argument("--json", type=Path, help="a file that takes the figures; its picture goes beside it")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
+
+
+def _data(chosen: argparse.Namespace) -> CellDataset:
+    if chosen.dataset:
+        return open_dataset(chosen.dataset)
+    folder = (chosen.output / "cells").resolve()
+    build(BuildSettings(tuple(chosen.source), folder, target_per_class=0, num_proc=chosen.num_proc, resume=True))
+    return open_dataset(folder)
+
+
+def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: dict[str, Any], draw: Any) -> None:
+    settings = {
+        name: value for name, value in vars(chosen).items() if name in ("recipe", "steps", "target_per_class", "model")
+    }
+    path = chosen.json or chosen.output / f"{what}.json"
+    result.write(result.result(what, data, chosen.seed, settings, figures), path)
+    draw(figures, path.with_suffix(".png"))
+
+
+def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
+    names = ("output", "recipe", "target_per_class", "steps", "seed", "num_proc")
+    figures = leak.audit(data, leak.LeakSettings(**{name: getattr(chosen, name) for name in names}))
+    _write("leak", data, chosen, figures, leak.draw)
+    rows = [
+        [name, found["train_images"], f"{found['related_share']:.0%}"]
+        + [f"{found[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in ("own", "aside")]
+        for name, found in figures.items()
+    ]
+    heads = ("protocol", "train images", "test with kin in train", "accuracy", "… aside", "macro-F1", "… aside")
+    return table(list(heads), rows)
+
+
+def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
+    figures = shortcut.audit(data, chosen.model, chosen.seed, chosen.num_proc)
+    _write("shortcut", data, chosen, figures, shortcut.draw)
+    rows = table_rows(figures["surroundings"])
+    if chosen.model:
+        covered = figures["covered"]
+        rows.append(("the model, cell covered", f"{covered['balanced_accuracy']:.2f}", f"{covered['chance']:.2f}"))
+    return table(["told from", "balanced accuracy on test", "chance"], rows)

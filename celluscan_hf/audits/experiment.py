@@ -1,0 +1,42 @@
+"""One experiment: a recipe trained on a data set, judged on the test splits of others; it goes on where it was cut."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..dataset.reading import CellDataset
+from ..evaluation.job import EvaluationSettings, evaluate
+from ..training import recipes
+from ..training.run import LAST, train
+from . import derived
+
+SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+
+
+def trained(recipe: str, data: CellDataset, output: Path, steps: int, seed: int, *arguments: str) -> Path:
+    """The folder of a model trained on all train rows of a data set, `steps` steps; nothing is chosen on validation.
+
+    `arguments` are further options of `scripts/train.py`.
+    """
+    given = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
+    budget = ["--max_steps", str(steps), "--seed", str(seed), "--resume_from_checkpoint", LAST]
+    last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps"]
+    return train(recipe, recipes.stages(recipe, [*given, *budget, *last, str(max(1, steps // 4)), *arguments]))
+
+
+def judged(model: Path, tests: Mapping[str, CellDataset], output: Path) -> dict[str, dict[str, Any]]:
+    """What `metrics.json` says of a model on the test split of each data set."""
+    return {
+        name: evaluate(EvaluationSettings(str(model), output / name, dataset=str(data.folder)))
+        for name, data in tests.items()
+    }
+
+
+def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a `metrics.json` what a result file keeps: figures with intervals, recall and support of each class."""
+    recalls = {
+        name: {"recall": figures["recall"], "support": figures["support"]}
+        for name, figures in metrics["per_class"].items()
+        if figures["support"]
+    }
+    return {name: metrics[name] for name in SCALARS} | {"ci95": metrics["ci95"], "per_class": recalls}

@@ -1,0 +1,124 @@
+"""How much of a figure is leak: the same model, the same budget, the same cells, split before and after augmentation.
+
+Some cells are put aside first: the test split of a built data set, which no experiment sees in training. From all
+others two data sets are made. `random` is the protocol of the student project: every class is filled up by
+augmentation, then four fifths of all images, picked at random, become train and the rest test, so that copies of one
+cell stand on both sides. `grouped` is ours: a fifth of the groups becomes test, and only train is filled up.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from ..curation.splits import SPLITS, Groups, deal, seeded_order
+from ..dataset.reading import CellDataset
+from ..dataset.workers import Workers
+from ..evaluation import plots
+from . import derived
+from .experiment import judged, summary, trained
+
+TEST_SHARE = 0.2
+PROTOCOLS = ("random", "grouped")
+_LABELS = {"own": "its own test", "aside": "cells put aside"}
+
+
+@dataclass(frozen=True)
+class LeakSettings:
+    """Settings of the audit.
+
+    - `target_per_class`: classes are filled up to it, as the student project did.
+    - `steps`: of training, of both; with the batch of the recipe this is the budget.
+    """
+
+    output: Path
+    recipe: str
+    target_per_class: int
+    steps: int
+    seed: int
+    num_proc: int
+
+
+def audit(data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
+    """Both protocols, each judged on its own test split and on the cells put aside.
+
+    Returns:
+        {protocol: {"own", "aside": figures, "optimism": own less aside, of accuracy and macro-F1}}.
+    """
+    return {name: _run(name, data, settings) for name in PROTOCOLS}
+
+
+def _run(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
+    folder = settings.output / name
+    made = data_set(name, data, folder / "data", settings)
+    model = trained(settings.recipe, made, folder / "run", settings.steps, settings.seed)
+    metrics = judged(model, {"own": made, "aside": data}, folder)
+    figures: dict[str, Any] = {test: summary(found) for test, found in metrics.items()}
+    figures |= kinship(made)
+    figures["optimism"] = {
+        metric: round(figures["own"][metric] - figures["aside"][metric], 4) for metric in ("accuracy", "macro_f1")
+    }
+    return figures
+
+
+def data_set(name: str, data: CellDataset, folder: Path, settings: LeakSettings) -> CellDataset:
+    """What a protocol trains and tests on."""
+    said = {"protocol": name, "target_per_class": settings.target_per_class}
+    return derived.derive(folder, data, said, settings.seed, partial(_parts, name, data, settings))
+
+
+def kinship(made: CellDataset) -> dict[str, Any]:
+    """How many images there are, and the share of test images with one of the same group in train."""
+    train, test = (made.split(derived.CONFIG, split)["group_id"][:] for split in (SPLITS[0], SPLITS[2]))
+    known = set(train)
+    related = sum(group in known for group in test)
+    return {"train_images": len(train), "related_share": round(related / len(test), 4)}
+
+
+def _parts(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, pa.Table]:
+    rows = derived.originals(data, SPLITS[0], SPLITS[1])
+    with Workers(settings.num_proc) as workers:
+        split = _random if name == "random" else _grouped
+        train, test = split(rows, settings, workers)
+    return {SPLITS[0]: train, SPLITS[1]: test, SPLITS[2]: test}  # nothing is chosen on validation
+
+
+def _random(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[pa.Table, pa.Table]:
+    filled = derived.balanced(rows, settings.target_per_class, settings.seed, workers)
+    order = seeded_order(filled["image_id"].to_pylist(), settings.seed)
+    held = round(len(order) * TEST_SHARE)
+    return filled.take(pa.array(order[held:])), filled.take(pa.array(order[:held]))
+
+
+def _grouped(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[pa.Table, pa.Table]:
+    names, members = np.unique(np.array(rows["group_id"].to_pylist(), object), return_inverse=True)
+    labels = rows["label"].to_numpy()
+    strata = np.unique(
+        [f"{a}|{b}" for a, b in zip(labels, rows["source"].to_pylist(), strict=True)], return_inverse=True
+    )[1]
+    parts = deal(Groups(names.tolist(), members, labels, strata), (1 - TEST_SHARE, TEST_SHARE), settings.seed)
+    held = parts[members] == 1
+    train = derived.balanced(rows.filter(pa.array(~held)), settings.target_per_class, settings.seed, workers)
+    return train, rows.filter(pa.array(held))
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Recall of each class under both protocols: on the protocol's own test, and on the cells put aside."""
+    figure = Figure(figsize=(10.4, 4.6), dpi=plots.RESOLUTION, layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), PROTOCOLS, strict=True):
+        cells = [cell for cell in plots.ORDER if cell.name in figures[name]["aside"]["per_class"]]
+        for test, colour, marker in (("own", plots.VERMILION, "D"), ("aside", plots.BLUE, "o")):
+            recall = [figures[name][test]["per_class"].get(cell.name, {}).get("recall") for cell in cells]
+            axes.plot(range(len(cells)), recall, marker, color=colour, label=_LABELS[test], markersize=6)
+        axes.set_xticks(range(len(cells)), [cell.code for cell in cells], rotation=60)
+        own, aside = (figures[name][test]["macro_f1"] for test in ("own", "aside"))
+        axes.set_title(f"{name}: macro-F1 {own:.3f} on its own test, {aside:.3f} on cells put aside")
+        axes.grid(axis="y", color="#E0E0E0")
+        axes.set_axisbelow(True)
+    figure.axes[0].set_ylabel("recall")
+    figure.axes[0].legend(loc="lower left")
+    plots.save(figure, path)

@@ -1,0 +1,66 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from celluscan_hf.audits import derived, leak
+from celluscan_hf.audits.command import main
+from celluscan_hf.dataset.reading import CellDataset, open_dataset
+
+TARGET = 20
+
+
+@pytest.fixture(scope="module")
+def protocols(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellDataset]:
+    """The two data sets of the audit."""
+    folder, data = tmp_path_factory.mktemp("leak"), open_dataset(data_set)
+    settings = leak.LeakSettings(folder, "none", TARGET, 1, 42, 1)
+    return {name: leak.data_set(name, data, folder / name, settings) for name in leak.PROTOCOLS}
+
+
+def test_copies_stand_on_both_sides_of_a_random_split_and_on_one_of_ours(protocols: dict[str, CellDataset]) -> None:
+    assert leak.kinship(protocols["random"])["related_share"] > 0.5
+    assert leak.kinship(protocols["grouped"])["related_share"] == 0
+
+
+def test_cells_put_aside_are_in_neither(protocols: dict[str, CellDataset], data_set: Path) -> None:
+    aside = set(open_dataset(data_set).split("originals", "test")["group_id"])
+    for made in protocols.values():
+        for split in ("train", "test"):
+            assert not aside & set(made.split(derived.CONFIG, split)["group_id"])
+
+
+def test_classes_are_filled_up_before_the_random_split_and_only_in_train_of_ours(
+    protocols: dict[str, CellDataset],
+) -> None:
+    both = Counter(protocols["random"].split(derived.CONFIG, "train")["label"])
+    both.update(protocols["random"].split(derived.CONFIG, "test")["label"])
+    assert set(both.values()) == {TARGET}
+    assert set(Counter(protocols["grouped"].split(derived.CONFIG, "train")["label"]).values()) == {TARGET}
+    assert not any(protocols["grouped"].split(derived.CONFIG, "test")["parent_id"])
+
+
+def test_a_data_set_that_is_there_is_not_made_again(protocols: dict[str, CellDataset], data_set: Path) -> None:
+    made, data = protocols["random"], open_dataset(data_set)
+    settings = leak.LeakSettings(made.folder.parent, "none", TARGET, 1, 42, 1)
+    before = {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")}
+    leak.data_set("random", data, made.folder, settings)
+    assert {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")} == before
+
+
+@pytest.mark.slow
+def test_the_command_trains_both_and_writes_figures_and_picture(
+    data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "leak.json")]
+    assert main(["leak", *given, "--recipe", tiny, "--steps", "2", "--target-per-class", "18", "--num-proc", "1"]) == 0
+    assert "| random |" in capsys.readouterr().out
+    written = json.loads((tmp_path / "leak.json").read_text())
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "target_per_class": 18}
+    assert written["data"]["fingerprint"] == open_dataset(data_set).fingerprint
+    for figures in written["figures"].values():
+        gap = figures["own"]["accuracy"] - figures["aside"]["accuracy"]
+        assert figures["optimism"]["accuracy"] == pytest.approx(gap, abs=1e-4)
+        assert figures["aside"]["n"] == 56
+    assert (tmp_path / "leak.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,47 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from celluscan_hf.audits.command import main
+from celluscan_hf.audits.shortcut import cover
+from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
+from celluscan_hf.modeling.exporting import export_native
+from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+from celluscan_hf.modeling.processor import build_image_processor
+
+
+def test_a_covered_picture_keeps_its_border_and_loses_its_middle() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
+    covered = np.asarray(cover(Image.fromarray(noise), (200, 190, 180)))
+    assert (covered[50, 16:84] == (200, 190, 180)).all()
+    assert (covered[:10] == noise[:10]).all()
+    assert (covered[:, :10] == noise[:, :10]).all()
+
+
+def test_the_command_tells_of_data_and_model(
+    data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    config = CelluScanConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    processor = build_image_processor(32, (0.87, 0.75, 0.72), (0.16, 0.19, 0.08))
+    export_native(CelluScanForImageClassification(config).eval(), tmp_path / "model", processor)
+    given = ["--dataset", str(data_set), "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
+    assert main(["shortcut", *given, "--num-proc", "1"]) == 0
+    assert "outer ring of pixels" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "out" / "shortcut.json").read_text())["figures"]
+    assert set(figures["surroundings"]) == {"ring", "background", "size", "coding", "source", "all"}
+    assert figures["covered"]["chance"] == pytest.approx(1 / 14, abs=1e-4)
+    assert (tmp_path / "out" / "shortcut.png").is_file()
+
+
+def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shortcut", "--dataset", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
