@@ -1,0 +1,199 @@
+"""Every figure that the project's texts claim comes from a file of `results/`, to the last digit that is shown.
+
+Each test writes the lines that the files give, and looks for them in the text. What is left over with a figure in it,
+and is not known to be someone else's, or no measurement, fails.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURE = re.compile(r"(?<![\w.])\d+\.\d{2,}\b|\b\d+(?:\.\d+)?\s?%")
+NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\{\{.*?\}\}|\{%.*?%\}|\]\([^)]*\)|https?://\S+|95 % interval", re.S)
+# not measured here: versions, settings, what others report; the beginning of their lines
+OTHERS = {
+    "README.md": (
+        "three minutes on two cores. Python 3.11 to 3.13.",
+        "validation or in a tier; without a 5 % tier",
+        "4. **Split** 70/10/20 by group",
+        "cores without pretrained weights; checkpoints were chosen on validation; intervals are of 95 %.",
+    ),
+    "celluscan_hf/reliability/README.md": ("98 % of validation.",),
+    "model_card.md": (
+        "## The 88.93 %",
+        "CelluScan began as a student project",
+        "| accuracy | 88.93 %",
+        "95 % interval",
+    ),
+    "dataset_card.md": (),
+}
+STUDENT = 0.8893  # of the last confusion matrix of the student project
+
+
+@cache
+def result(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / "results" / f"{name}.json").read_text("utf-8"))
+    return content
+
+
+def figures(name: str) -> Any:
+    return result(name)["figures"]
+
+
+def cells(line: str) -> list[str]:
+    """Of a table's row."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def row(document: str, *beginning: str) -> list[str]:
+    """The one row of a document's tables that begins with these cells; what follows them."""
+    lines = map(cells, (ROOT / document).read_text("utf-8").splitlines())
+    (found,) = [line for line in lines if line[: len(beginning)] == list(beginning)]
+    return found[len(beginning) :]
+
+
+def interval(metrics: dict[str, Any], name: str) -> str:
+    low, high = metrics["ci95"][name]
+    return f"{metrics[name]:.3f} ({low:.3f}–{high:.3f})"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "beside"),
+    [
+        ("cpu-small", ("6,190 cells of PBC, 13 classes", "1,771 others, no cell on both sides")),
+        ("cpu-best", ("the same", "the same")),
+    ],
+)
+def test_a_recipe_reaches_what_readme_says(recipe: str, beside: tuple[str, str]) -> None:
+    found, test = figures(recipe), figures(recipe)["test"]
+    macro_f1, accuracy, minutes = row("README.md", f"`{recipe}`", *beside)
+    assert (macro_f1, accuracy) == (interval(test, "macro_f1"), interval(test, "accuracy"))
+    assert minutes == f"{found['training_seconds'] / 60:.1f}"
+    assert found["data"]["rows"]["train"] == 6190
+    assert test["n"] == 1771
+
+
+@pytest.mark.parametrize("recipe", ["cpu-small", "cpu-best"])
+def test_a_recipe_says_what_it_reaches(recipe: str) -> None:
+    found = figures(recipe)["test"]
+    text = (ROOT / "celluscan_hf/training/recipes" / f"{recipe}.yaml").read_text("utf-8")
+    assert f"test macro-F1 {found['macro_f1']:.3f}, accuracy {found['accuracy']:.3f}" in text
+
+
+def test_the_student_project_reports_what_readme_says() -> None:
+    assert f"{STUDENT:.3f}" in row("README.md", "the student project: a frozen ViT-B/16 with a new head")
+    assert f"| accuracy | {STUDENT:.2%}".replace("%", " %") in (ROOT / "model_card.md").read_text("utf-8")
+
+
+RELIABILITY = "celluscan_hf/reliability/README.md"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("accuracy", "accuracy"),
+        ("negative log-likelihood", "nll"),
+        ("calibration error", "ece"),
+        ("Brier score", "brier"),
+    ],
+)
+def test_temperature_does_what_is_said(words: str, name: str) -> None:
+    test = figures("reliability")["test"]
+    assert row(RELIABILITY, words) == [f"{test[when][name]:.3f}" for when in ("before", "after")]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_sets_cover_what_is_said(number: int) -> None:
+    found = figures("reliability")["sets"][number]
+    limit = "by class" if found["by_class"] else "over all"
+    least = min(found["per_class"], key=found["per_class"].__getitem__)
+    expected = [f"{found['coverage']:.1%}", f"{found['size']:.2f}", f"{least}, {found['per_class'][least]:.1%}"]
+    assert row(RELIABILITY, f"{found['asked']:.0%}", limit) == expected
+
+
+def test_coverage_is_within_two_points_of_what_was_asked() -> None:
+    for found in figures("reliability")["sets"]:
+        if not found["by_class"]:
+            assert found["coverage"] == pytest.approx(found["asked"], abs=0.02)
+
+
+def test_plain_answers_are_as_is_said() -> None:
+    found, text = figures("reliability"), " ".join((ROOT / RELIABILITY).read_text("utf-8").split())
+    plain = found["plain_answers"]
+    assert f"temperature of {found['temperature']:.3f}" in text
+    assert f"a probability of {plain['least_probability']:.2f} on" in text
+    assert f"test {plain['share']:.1%} of the cells get a plain class, and {plain['right']:.1%} of those" in text
+    assert f"the surest first, {found['aurc']:.3f} of" in text
+
+
+@pytest.mark.parametrize("kind", list(figures("reliability")["strangers"]))
+def test_strange_pictures_are_noticed_as_is_said(kind: str) -> None:
+    found = figures("reliability")["strangers"][kind]
+    expected = [f"{found['n']:,}"]
+    for score in ("distance", "energy"):
+        expected += [f"{found[score]['0.98']:.0%}", f"{found[score]['auroc']:.2f}"]
+    assert row(RELIABILITY, kind) == [*expected, f"{found['stain']:.0%}"]
+
+
+@pytest.mark.parametrize(("title", "name"), [("AML-Cytomorphology_LMU", "aml_lmu"), ("BCCD", "bccd")])
+def test_recalibration_does_what_is_said(title: str, name: str) -> None:
+    for found in figures(f"recalibration-{name}")["sizes"]:
+        expected = [
+            f"{found['before'][metric]['mean']:.2f} → {found['after'][metric]['mean']:.2f} "
+            f"(±{found['gain'][metric]['sd']:.2f})"
+            for metric in ("accuracy", "nll", "ece")
+        ]
+        assert row(RELIABILITY, title, str(found["cells"])) == expected
+
+
+CHECKED = {  # how the lines begin that the tests above compare
+    "README.md": ("| `cpu-small` | 6,190", "| `cpu-best` | the same", "| the student project"),
+    RELIABILITY: (
+        "temperature of",
+        *(f"| {words} |" for words in ("accuracy", "negative log-likelihood", "calibration error", "Brier score")),
+        *(f"| {asked}% | {limit} |" for asked in (90, 95) for limit in ("over all", "by class")),
+        "An answer is plain from",
+        "test 85",
+        *(f"| {kind} |" for kind in figures("reliability")["strangers"]),
+        "| AML-Cytomorphology_LMU |",
+        "| BCCD |",
+    ),
+}
+
+
+@pytest.mark.parametrize("document", list(OTHERS))
+def test_no_figure_is_left_over(document: str) -> None:
+    known = (*CHECKED.get(document, ()), *OTHERS[document])
+    left = [line for line in figured(document) if not line.startswith(known)]
+    assert left == [], "write where it comes from: a file of results/ and a test here"
+
+
+def figured(document: str) -> Iterator[str]:
+    """The lines of prose and tables with a figure in them."""
+    text = (ROOT / document).read_text("utf-8")
+    blank = NOT_PROSE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    for line, shown in zip(text.splitlines(), blank.splitlines(), strict=True):
+        if FIGURE.search(shown):
+            yield line.strip()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").glob("*.json")), ids=lambda file: file.stem)
+def test_a_result_says_where_it_comes_from(file: Path) -> None:
+    content = json.loads(file.read_text("utf-8"))
+    assert content["command"].startswith("python scripts/")
+    assert content["software"]["python"]
+    assert content["figures"]
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu-small", "cpu-best", "reliability", "recalibration-aml_lmu", "recalibration-bccd"]
+)
+def test_a_result_of_a_model_names_its_data(name: str) -> None:
+    data = figures(name)["data"]
+    assert re.fullmatch(r"[0-9a-f]{64}", data["fingerprint"] if isinstance(data, dict) else data)
