@@ -5,7 +5,7 @@ its draw number: a counter-based generator (Salmon et al. 2011, https://doi.org/
 so nothing needs to be saved, or kept in step between processes, workers and devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from ..dataset.augment import one_thread
 from ..errors import CelluScanError
+from . import surroundings
 
 Colour = tuple[float, float, float]
 _IN_CACHE = 8  # images worked on at once on the CPU: 8 x 224 px are 5 MB of float32
@@ -56,11 +57,17 @@ class View:
         return self.gathered(pixels, [[self.margin] * 2] * images, [0] * images, torch.ones(images, 3))
 
     def gathered(
-        self, pixels: torch.Tensor, corners: list[list[int]], turns: list[int], factors: torch.Tensor
+        self,
+        pixels: torch.Tensor,
+        corners: list[list[int]],
+        turns: list[int],
+        factors: torch.Tensor,
+        repaint: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """As above, each image cut out at its corner, turned (`cut`) and recoloured by its factors (`recolouring`).
 
-        On the CPU a few images at a time, which stay in its cache from one step to the next.
+        Between the two, `repaint` may change some cut-outs, given with their place in the batch. On the CPU a few
+        images at a time, which stay in its cache from one step to the next.
         """
         factors = factors.to(pixels.device, non_blocking=True)
         scaled = pixels.new_empty((len(pixels), 3, self.side, self.side), dtype=torch.float32)
@@ -69,13 +76,14 @@ class View:
             for start in range(0, len(pixels), at_once):
                 part = slice(start, start + at_once)
                 seen = cut(pixels[part], corners[part], turns[part], self.side)
+                seen = repaint(seen, part) if repaint else seen
                 scaled[part] = self.scaled(seen, *recolouring(seen, factors[part]))
         return scaled
 
     def scaled(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """`mix` (B, 3, 3) and `offset` (B, 3) or (3,) applied to the colours in [0, 1], then mean and std: one product.
 
-        (B, 3, H, W) uint8 -> float32.
+        (B, 3, H, W), uint8 or float32 in [0, 255] -> float32.
         """
         mean, std = _constant((self.mean, self.std), pixels.device)
         mix = mix / (255 * std[:, None])
@@ -90,11 +98,13 @@ class Augmentation:
     - `dihedral`: one of the eight turns and mirror images of a square, since a cell has no up.
     - `shift`: the cut-out moves by up to this share of its side, on each axis.
     - `color_jitter`: brightness, contrast and saturation are scaled by a factor from [1 - j, 1 + j] each.
+    - `surroundings`: the share of images in which what lies around the cell is repainted.
     """
 
     dihedral: bool
     shift: float
     color_jitter: float
+    surroundings: float
     seed: int
 
     def check(self, view: View) -> None:
@@ -110,12 +120,16 @@ class Augmentation:
 
     def __call__(self, pixels: torch.Tensor, draws: Sequence[int], view: View) -> torch.Tensor:
         """Images (B, 3, resized, resized) uint8 with their B draw numbers -> (B, 3, side, side) float32."""
-        chance = uniform(torch.tensor(draws), 6, self.seed)
+        chance = uniform(torch.tensor(draws), 6 + surroundings.DRAWS, self.seed)
         reach = int(self.shift * view.side)
         corners = view.margin - reach + (chance[:, :2] * (2 * reach + 1)).long()
         turns = (chance[:, 2] * (8 if self.dihedral else 1)).long()
-        factors = 1 + self.color_jitter * (2 * chance[:, 3:] - 1)
-        return view.gathered(pixels, corners.tolist(), turns.tolist(), factors)
+        factors = 1 + self.color_jitter * (2 * chance[:, 3:6] - 1)
+        repaint = self._repaint(chance[:, 6:].to(pixels.device)) if self.surroundings else None
+        return view.gathered(pixels, corners.tolist(), turns.tolist(), factors, repaint)
+
+    def _repaint(self, chance: torch.Tensor) -> Callable[[torch.Tensor, slice], torch.Tensor]:
+        return lambda seen, part: surroundings.repainted(seen, chance[part], self.surroundings)
 
 
 @lru_cache(maxsize=64)

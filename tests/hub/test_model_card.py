@@ -253,7 +253,7 @@ def test_the_hand_built_model_is_loaded_at_a_pinned_revision(facts):
     assert len(examples) == 2
     assert all('revision="v3.5"' in example for example in examples)
     assert "import celluscan_hf" in examples[0] and "trust_remote_code=True" in examples[1]
-    assert "Read both before you trust them" in text
+    assert "Read them before you trust them" in text
 
 
 def test_examples_in_the_card_are_python(facts):

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from celluscan_hf.sources.drawing import draw_cell
+from celluscan_hf.taxonomy import NAMES
+from celluscan_hf.training.surroundings import DRAWS, cell_mask, repainted
+
+
+@pytest.fixture(scope="module")
+def cells() -> torch.Tensor:
+    """A drawn cell of each class, (14, 3, 96, 96) uint8."""
+    drawn = [np.asarray(draw_cell(name, np.random.default_rng(1), 96)) for name in NAMES]
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
+
+
+def chance(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_cell_is_inside_and_the_field_outside(cells: torch.Tensor) -> None:
+    image = cells.float() / 255
+    mask = cell_mask(image)
+    assert mask.shape == (14, 1, 96, 96)
+    assert mask.min() >= 0
+    assert mask.max() <= 1
+    violet = (image[:, 0] + image[:, 2]) / 2 - image[:, 1]
+    middle = torch.zeros(96, 96, dtype=torch.bool)
+    middle[28:68, 28:68] = True
+    for one, inside in zip(violet, mask[:, 0], strict=True):
+        strongest = (one > one.quantile(0.98)) & middle  # of the nucleus, or a platelet
+        assert inside[strongest].mean() > 0.8
+    assert mask.mean(dim=(1, 2, 3)).max() < 0.8
+
+
+def test_what_is_inside_stays_and_what_is_outside_gets_another_colour(cells: torch.Tensor) -> None:
+    mask = cell_mask(cells.float() / 255)
+    change = (repainted(cells, chance(14), 1.0) - cells.float()).abs()
+    assert change[(mask > 0.99).expand(-1, 3, -1, -1)].max() < 3
+    assert change[(mask < 0.01).expand(-1, 3, -1, -1)].mean() > 10
+
+
+def test_colours_stay_in_range(cells: torch.Tensor) -> None:
+    painted = repainted(cells, chance(14, 5), 1.0)
+    assert painted.min() >= 0
+    assert painted.max() <= 255
+
+
+def test_the_share_is_kept_and_the_others_are_left_alone(cells: torch.Tensor) -> None:
+    many = cells[:1].expand(200, -1, -1, -1)
+    changed = (repainted(many, chance(200), 0.3) - many.float()).abs().amax(dim=(1, 2, 3)) > 1
+    assert 0.2 < changed.float().mean() < 0.4
+    assert torch.equal(repainted(cells, chance(14), 0.0), cells.float())
+
+
+def test_each_image_follows_from_its_own_numbers(cells: torch.Tensor) -> None:
+    drawn = chance(14)
+    together = repainted(cells, drawn, 1.0)
+    assert torch.allclose(together[3:4], repainted(cells[3:4], drawn[3:4], 1.0), atol=1e-3)
+
+
+def test_a_field_without_a_cell_and_a_plain_image_are_no_error() -> None:
+    for image in (torch.full((1, 3, 40, 40), 230, dtype=torch.uint8), torch.zeros(1, 3, 40, 40, dtype=torch.uint8)):
+        assert torch.isfinite(repainted(image, chance(1), 1.0)).all()
