@@ -43,6 +43,7 @@ CHAIN = {  # what is run here, and the arguments that make it small
     "celluscan explain": "",
     "celluscan export-onnx": "",
     "celluscan predict": "",
+    "celluscan calibrate": "",
 }
 ELSEWHERE = {  # who runs the others: a file, and the test or the line in it
     "scripts/test.sh": (".ci/run", "scripts/test.sh"),
@@ -52,6 +53,12 @@ ELSEWHERE = {  # who runs the others: a file, and the test or the line in it
         "tests/training/test_run.py",
         "test_a_launch_config_is_one_that_accelerate_reads_and_opens_with_its_command",
     ),
+    "celluscan recalibrate": ("tests/test_cli.py", "test_calibrate_and_recalibrate_say_what_they_did"),
+    "python scripts/audit.py leak": (
+        "tests/audits/test_leak.py",
+        "test_the_command_trains_both_and_writes_figures_and_picture",
+    ),
+    "python scripts/audit.py shortcut": ("tests/audits/test_shortcut.py", "test_the_command_tells_of_data_and_model"),
     "celluscan demo": ("tests/space/test_demo.py", "test_the_command_serves_the_page"),
     "python scripts/push_dataset.py": (
         "tests/hub/test_push.py",
