@@ -17,6 +17,11 @@ from ..training.memory import keep_freed_memory
 from . import leak, result, shortcut
 
 _FAILED, _INTERRUPTED = 2, 130
+_PICTURES = {  # what the shortcut audit shows a model
+    "untouched": "the model, from the whole picture",
+    "covered": "the model, the cell covered",
+    "repainted": "the model, the surroundings repainted",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,6 +107,7 @@ def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
     _write("shortcut", data, chosen, figures, shortcut.draw)
     rows = table_rows(figures["surroundings"])
     if chosen.model:
-        covered = figures["covered"]
-        rows.append(("the model, cell covered", f"{covered['balanced_accuracy']:.2f}", f"{covered['chance']:.2f}"))
+        for kind, words in _PICTURES.items():
+            found = figures[kind]
+            rows.append((words, f"{found['balanced_accuracy']:.2f}", f"{found['chance']:.2f}"))
     return table(["told from", "balanced accuracy on test", "chance"], rows)

@@ -20,8 +20,9 @@ def trained(recipe: str, data: CellDataset, output: Path, steps: int, seed: int,
     """
     given = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
     budget = ["--max_steps", str(steps), "--seed", str(seed), "--resume_from_checkpoint", LAST]
-    last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps"]
-    return train(recipe, recipes.stages(recipe, [*given, *budget, *last, str(max(1, steps // 4)), *arguments]))
+    last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--calibrate", "false"]
+    saved = ["--save_strategy", "steps", "--save_steps", str(max(1, steps // 4))]
+    return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *arguments]))
 
 
 def judged(model: Path, tests: Mapping[str, CellDataset], output: Path) -> dict[str, dict[str, Any]]:

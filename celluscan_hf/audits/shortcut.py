@@ -1,16 +1,21 @@
 """How much of the class stands around the cell, and how much of that a trained model takes.
 
 What a forest tells from the surroundings alone is a property of the data (`dataset.shortcuts`). What a model takes of
-it is seen when the cell is covered: a disc of the mean colour of the data over the middle of each picture leaves
-nothing of the cell, and a model that looks at the cell alone falls to chance.
+it is seen in two ways. Where the cell is covered by a disc of the mean colour of the data, a model that looks at the
+cell alone falls to chance. Where the surroundings are repainted at random and the cell stays, it says what it said.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torchvision.transforms.v2 import functional
 
 from .. import taxonomy
 from ..curation.splits import SPLITS
@@ -23,7 +28,9 @@ from ..evaluation import plots
 from ..evaluation.cells import cells_of_split
 from ..evaluation.predictions import columns_of
 from ..inference.loading import load_classifier
-from ..inference.prediction import probabilities
+from ..inference.prediction import ReadImage, probabilities
+from ..training import surroundings
+from ..training.augmentation import uniform
 from . import derived
 
 COVERED = 0.72  # diameter of the disc as a share of the picture's side
@@ -33,11 +40,11 @@ def audit(data: CellDataset, model: str | None, seed: int, num_proc: int) -> dic
     """What tells the class of a test cell without the cell.
 
     Returns:
-        `surroundings`: as `dataset.shortcuts.audit`; and of a model `covered`: its balanced accuracy on test pictures
-        whose cell is covered, that of chance, and the recall of each class.
+        `surroundings`: as `dataset.shortcuts.audit`; and of a model `untouched`, `covered` and `repainted`: its
+        balanced accuracy on such test pictures, that of chance, and the recall of each class.
     """
     figures: dict[str, Any] = {"surroundings": _surroundings(data, seed, num_proc)}
-    return figures | ({"covered": _covered(data, model)} if model else {})
+    return figures | (_of_model(data, model, seed) if model else {})
 
 
 def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
@@ -51,21 +58,48 @@ def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]
     return shortcuts.audit(seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2]), seed, num_proc)
 
 
-def _covered(data: CellDataset, name: str) -> dict[str, Any]:
+def _of_model(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
     model, processor = load_classifier(name)
     columns, cells = columns_of(model), cells_of_split(str(data.folder), SPLITS[2]).kept
+    labels = np.array([cell.label for cell in cells])
     mean, _ = data.channel_statistics
     red, green, blue = (round(255 * level) for level in mean)
-    images = (lambda read=cell.read: cover(read(), (red, green, blue)) for cell in cells)
-    told = [np.asarray(found)[columns].argmax() for found in probabilities(images, model, processor)]
-    labels = np.array([cell.label for cell in cells])
-    recalls = {taxonomy.NAMES[label]: float((np.array(told)[labels == label] == label).mean()) for label in set(labels)}
+    changes: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+        "untouched": lambda image, number: image,
+        "covered": lambda image, number: cover(image, (red, green, blue)),
+        "repainted": lambda image, number: repaint(image, number, seed),
+    }
+    found = {}
+    for kind, change in changes.items():
+        images = (partial(_changed, change, cell.read, number) for number, cell in enumerate(cells))
+        with progress(kind, len(cells), "cell") as advance:
+            told = []
+            for answer in probabilities(images, model, processor):
+                told.append(np.asarray(answer)[columns].argmax())
+                advance(1)
+        found[kind] = _recalled(labels, np.array(told))
+    return {"model": name} | found
+
+
+def _changed(change: Callable[[Image.Image, int], Image.Image], read: ReadImage, number: int) -> Image.Image:
+    return change(read(), number)
+
+
+def _recalled(labels: NDArray[np.int64], told: NDArray[np.int64]) -> dict[str, Any]:
+    recalls = {taxonomy.NAMES[label]: float((told[labels == label] == label).mean()) for label in np.unique(labels)}
     return {
-        "model": name,
         "balanced_accuracy": round(float(np.mean(list(recalls.values()))), 4),
         "chance": round(1 / len(recalls), 4),
-        "recall": {name: round(recalls[name], 4) for name in taxonomy.NAMES if recalls.get(name)},
+        "recall": {name: round(recall, 4) for name, recall in recalls.items() if recall},
     }
+
+
+def repaint(image: Image.Image, number: int, seed: int) -> Image.Image:
+    """A picture whose surroundings have another colour and contrast, drawn from the seed and the picture's number."""
+    chance = uniform(torch.tensor([number]), surroundings.DRAWS, seed)
+    painted = surroundings.repainted(functional.pil_to_tensor(image)[None], chance, share=1.0)[0]
+    made: Image.Image = functional.to_pil_image(painted.round().to(torch.uint8))
+    return made
 
 
 def cover(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

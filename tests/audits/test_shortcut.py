@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from celluscan_hf.audits.command import main
-from celluscan_hf.audits.shortcut import cover
+from celluscan_hf.audits.shortcut import cover, repaint
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 from celluscan_hf.modeling.processor import build_image_processor
+from celluscan_hf.sources.drawing import draw_cell
 
 
 def test_a_covered_picture_keeps_its_border_and_loses_its_middle() -> None:
@@ -20,6 +21,14 @@ def test_a_covered_picture_keeps_its_border_and_loses_its_middle() -> None:
     assert (covered[50, 16:84] == (200, 190, 180)).all()
     assert (covered[:10] == noise[:10]).all()
     assert (covered[:, :10] == noise[:, :10]).all()
+
+
+def test_a_repainted_picture_keeps_its_cell_and_follows_from_seed_and_number() -> None:
+    cell = draw_cell("Basophil", np.random.default_rng(0), 96)
+    painted = np.asarray(repaint(cell, 3, 42), int)
+    assert np.array_equal(painted, np.asarray(repaint(cell, 3, 42), int))
+    assert np.abs(painted - np.asarray(repaint(cell, 4, 42), int)).mean() > 3
+    assert np.abs(painted - np.asarray(cell, int))[44:52, 44:52].max() < 4
 
 
 def test_the_command_tells_of_data_and_model(
@@ -36,7 +45,8 @@ def test_the_command_tells_of_data_and_model(
     assert "outer ring of pixels" in capsys.readouterr().out
     figures = json.loads((tmp_path / "out" / "shortcut.json").read_text())["figures"]
     assert set(figures["surroundings"]) == {"ring", "background", "size", "coding", "source", "all"}
-    assert figures["covered"]["chance"] == pytest.approx(1 / 14, abs=1e-4)
+    for kind in ("untouched", "covered", "repainted"):
+        assert figures[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
     assert (tmp_path / "out" / "shortcut.png").is_file()
 
 
