@@ -32,6 +32,7 @@ OTHERS = {
         "95 % interval",
     ),
     "dataset_card.md": (),
+    "celluscan_hf/audits/README.md": (),
 }
 STUDENT = 0.8893  # of the last confusion matrix of the student project
 
@@ -152,6 +153,45 @@ def test_recalibration_does_what_is_said(title: str, name: str) -> None:
         assert row(RELIABILITY, title, str(found["cells"])) == expected
 
 
+AUDITS = "celluscan_hf/audits/README.md"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("outer ring of pixels", "ring"),
+        ("colour of the background", "background"),
+        ("width and height of the file's image", "size"),
+        ("its format and compression", "coding"),
+        ("source", "source"),
+        ("all of these", "all"),
+    ],
+)
+def test_the_class_is_told_without_the_cell_as_is_said(words: str, name: str) -> None:
+    found = figures("shortcut")["surroundings"][name]
+    assert row(AUDITS, words) == [f"{found['balanced_accuracy']:.2f}"]
+    assert f"chance is {found['chance']:.2f}" in (ROOT / AUDITS).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("as they are", "untouched"), ("the cell covered", "covered"), ("the surroundings repainted", "repainted")],
+)
+def test_a_model_hangs_on_the_surroundings_as_is_said(words: str, kind: str) -> None:
+    assert row(AUDITS, words) == [f"{figures('shortcut')[kind]['balanced_accuracy']:.2f}"]
+
+
+def test_recall_falls_as_is_said_where_surroundings_are_repainted() -> None:
+    found, text = figures("shortcut"), " ".join((ROOT / AUDITS).read_text("utf-8").split())
+    fall = {
+        name: (found["untouched"]["recall"][name], found["repainted"]["recall"].get(name, 0))
+        for name in found["untouched"]["recall"]
+    }
+    most = sorted(fall, key=lambda name: fall[name][1] - fall[name][0])[:2]
+    said = " and ".join(f"{name} ({fall[name][0]:.2f} to {fall[name][1]:.2f})" for name in most)
+    assert f"falls most for {said}" in text
+
+
 CHECKED = {  # how the lines begin that the tests above compare
     "README.md": ("| `cpu-small` | 6,190", "| `cpu-best` | the same", "| the student project"),
     RELIABILITY: (
@@ -163,6 +203,17 @@ CHECKED = {  # how the lines begin that the tests above compare
         *(f"| {kind} |" for kind in figures("reliability")["strangers"]),
         "| AML-Cytomorphology_LMU |",
         "| BCCD |",
+    ),
+    AUDITS: (
+        "chance is",
+        *(f"| {words} |" for words in ("outer ring of pixels", "colour of the background")),
+        *(f"| {words} |" for words in ("width and height of the file's image", "its format and compression", "source")),
+        *(
+            f"| {words} |"
+            for words in ("all of these", "as they are", "the cell covered", "the surroundings repainted")
+        ),
+        "field around the same cells in another colour, recall falls most",
+        "0.37), which",
     ),
 }
 

@@ -122,5 +122,6 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     for position, value in enumerate(values):
         axes.text(float(value) + 0.005, position, value, va="center")
     axes.set_xlabel("balanced accuracy on test, without the cell")
-    axes.legend(loc="lower right")
+    axes.set_xlim(0, 1.15 * max(map(float, values)))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     plots.save(figure, path)
