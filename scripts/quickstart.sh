@@ -38,4 +38,10 @@ echo "== 5/6 evaluating it on the test split"
 
 echo "== 6/6 predicting one image: $home/cell.png"
 .venv/bin/celluscan predict "$home/cell.png" --model "$home/run" --json
-echo "== done. In $home: celluscan/wbc (the data set; open README.md), run (the model), evaluation (open report.md)."
+cat << END
+== done. In $home: celluscan/wbc (the data set; open README.md), run (the model), evaluation (open report.md).
+   The model has learned from drawings for a minute: some 60 % right on other drawings, and nothing on real cells.
+   The page with it:
+     source .venv/bin/activate && pip install -e ".[demo]"
+     celluscan demo --model $home/run --evaluation $home/evaluation
+END

@@ -46,7 +46,6 @@ CHAIN = {  # what is run here, and the arguments that make it small
     "celluscan calibrate": "",
 }
 ELSEWHERE = {  # who runs the others: a file, and the test or the line in it
-    "scripts/test.sh": (".ci/run", "scripts/test.sh"),
     'pip install -e ".[demo]"': ("scripts/test.sh", '--editable ".[test]"'),
     "accelerate launch": ("tests/training/test_run.py", "test_accelerate_launches_the_script"),
     "accelerate launch --config_file": (

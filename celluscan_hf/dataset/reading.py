@@ -96,6 +96,11 @@ class CellDataset:
         return (r, g, b), (s, t, u)
 
     @property
+    def sources(self) -> list[str]:
+        """The names of its sources."""
+        return sorted(self._measured("sources"))
+
+    @property
     def image_size(self) -> int:
         """Side of the stored images, in pixels."""
         return int(self._measured("settings")["image_size"])

@@ -6,9 +6,10 @@ of the taxonomy; the schema names them), `probabilities` (14 of float32, the sam
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,11 @@ class Predictions:
         """The probability of the likeliest class, (n,)."""
         highest: NDArray[np.float32] = self.probabilities.max(axis=1)
         return highest
+
+    def where(self, chosen: Sequence[bool]) -> "Predictions":
+        """Those of some cells."""
+        facts = {name: list(compress(values, chosen)) for name, values in self.facts.items()}
+        return Predictions(facts, self.labels[list(chosen)], self.probabilities[list(chosen)])
 
     def write(self, path: Path) -> None:
         """Write the file that the head of this module describes."""

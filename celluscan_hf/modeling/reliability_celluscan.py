@@ -78,6 +78,7 @@ class Certainty(Enum):
     CLASS = "sure of the class"
     PARENT = "sure of the parent class only"
     UNSURE = "unsure"
+    STRANGE = "strange to the model"
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ class Reliability:
         """All that is said of one cell, from its probabilities (classes,) and what the classifier read (D,).
 
         `label` and `score` (as `Verdict`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
-        `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first;
+        `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first, none for
+        what the model does not know;
         `abstain`, whether no plain answer can be given, and `reason`, why, or None; `strangeness`, over 1 for what the
         model does not know; `top`, the `top_k` likeliest classes with their scores.
         """
@@ -201,13 +203,14 @@ class Reliability:
         within = self.sets(probabilities[None], coverage, by_class)[0]
         strangeness = float(self.strangeness(features[None])[0] / self.strange)
         said = verdict(ranking, self.sure)
-        reason = "out of distribution" if strangeness > 1 else said.reason
+        strange = strangeness > 1
+        reason = "out of distribution" if strange else said.reason
         return {
             "label": said.label,
             "score": said.score,
             **facts_of(said.label, self.classes),
             "abnormal": sum(share for cell, share in ranking if cell.abnormal_in_blood),
-            "set": [self.classes[number].name for number in order if within[number]],
+            "set": [] if strange else [self.classes[number].name for number in order if within[number]],
             "abstain": bool(reason),
             "reason": reason or None,
             "strangeness": strangeness,

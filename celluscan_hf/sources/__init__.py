@@ -32,7 +32,8 @@ READERS: dict[str, type[TreeSource]] = {
     "lisc": LISC,
     "imagefolder": ImageFolder,
 }
-KEYS = (*READERS, "synthetic")
+SYNTHETIC = "synthetic"
+KEYS = (*READERS, SYNTHETIC)
 
 __all__ = [
     "KEYS",
@@ -74,8 +75,8 @@ def open_source(spec: str, scratch: Path, seed: int) -> Source:
     if not equals or not value:
         raise CelluScanError(f"--source {spec}: expected KEY=PATH, for example pbc=PBC_dataset_normal_DIB")
     kind, _, name = key.partition(":")
-    if kind == "synthetic":
-        return Synthetic("synthetic", _count(value), seed)
+    if kind == SYNTHETIC:
+        return Synthetic(SYNTHETIC, _count(value), seed)
     if name and kind != "imagefolder":
         raise CelluScanError(f"--source {key}: only imagefolder takes a name of its own; give {kind}=PATH")
     if kind not in READERS:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from ..modeling.reliability_celluscan import ABNORMAL, SURE, Certainty, Reliability, Verdict, verdict
 from ..taxonomy import CLASSES, CellClass
 
+STRANGE = "Unlike the cells the model knows"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -18,8 +20,8 @@ class Answer:
     - `headline`: the answer in a few words; `sentence` says how sure the model is of it.
     - `score`: the probability of the headline; where unsure, of the likeliest class.
     - `abnormal`: the probability that the cell is of a class not expected in the blood of a healthy adult.
-    - `within`: the classes it may be, likeliest first; none where the model was not calibrated.
-    - `strange`: whether the picture is unlike those that the model knows.
+    - `within`: the classes it may be, likeliest first; none where the model was not calibrated, or does not know such
+      pictures.
     """
 
     ranking: tuple[tuple[CellClass, float], ...]
@@ -29,7 +31,6 @@ class Answer:
     sentence: str
     abnormal: float
     within: tuple[str, ...] = ()
-    strange: bool = False
 
     @property
     def best(self) -> CellClass:
@@ -37,7 +38,7 @@ class Answer:
 
     @property
     def flagged(self) -> bool:
-        return self.abnormal >= ABNORMAL
+        return self.abnormal >= ABNORMAL and self.certainty is not Certainty.STRANGE
 
 
 def answer(
@@ -57,7 +58,13 @@ def answer(
     if known is None or features is None:
         return worded
     more = known.answer(np.asarray(probabilities, np.float64), features)
-    return replace(worded, within=tuple(more["set"]), strange=more["strangeness"] > 1)
+    if more["strangeness"] <= 1:
+        return replace(worded, within=tuple(more["set"]))
+    nearest = (
+        f"Another stain or microscope, or no cell. The likeliest class is {ranking[0][0].name}, but nothing of the "
+        "kind was among the pictures that the model learned from, so take it for no more than a guess."
+    )
+    return replace(worded, certainty=Certainty.STRANGE, headline=STRANGE, sentence=nearest)
 
 
 def _worded(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> tuple[str, float, str]:

@@ -3,12 +3,16 @@
 import json
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from huggingface_hub import snapshot_download
+from transformers.utils.hub import cached_file
 
 from ..errors import CelluScanError
 from ..evaluation.folder import EXAMPLES, IMAGES
+from ..sources import SYNTHETIC
+from ..training.record import ASKED
 from .page import build_page, serve
 from .recogniser import Recogniser
 
@@ -37,7 +41,16 @@ def page_of(
     recogniser = Recogniser(model, revision)
     shown = examples(evaluation) if evaluation else [] if Path(model).is_dir() else published_examples(model, revision)
     commit = getattr(recogniser.model.config, "_commit_hash", None)
-    return build_page(recogniser, shown, _links(model, commit, dataset))
+    return build_page(recogniser, shown, _links(model, commit, dataset), _drawn(model, revision))
+
+
+def _drawn(model: str, revision: str | None) -> bool:
+    """Whether a model has learned from drawn cells alone, by the record of its training, where it has one."""
+    record = cached_file(model, ASKED, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if record is None:
+        return False
+    asked: dict[str, Any] = json.loads(Path(record).read_text("utf-8"))
+    return bool(asked["data"].get("sources") == [SYNTHETIC])
 
 
 def _links(model: str, commit: str | None, dataset: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ..inference.predict import FACTS, csv_cell
+from ..modeling.reliability_celluscan import Certainty
 from . import texts
 from .recogniser import AT_ONCE, MAX_BYTES, Recogniser, Seen
 
@@ -21,16 +22,22 @@ MOST = 200  # pictures of one table
 COLUMNS = ("file", "answer", "certainty", "score", *FACTS, "abnormal", "note")
 
 
-def build_page(recogniser: Recogniser, examples: Sequence[tuple[Path, str]], links: str = "") -> gr.Blocks:
+def build_page(
+    recogniser: Recogniser, examples: Sequence[tuple[Path, str]], links: str = "", drawn: bool = False
+) -> gr.Blocks:
     """The page.
 
     Args:
         recogniser: The model behind it.
         examples: Clickable pictures with what they show.
         links: HTML that names model and data with their versions.
+        drawn: Whether the model has learned from drawn cells alone, which the page then warns of.
     """
     with gr.Blocks(title="CelluScan", analytics_enabled=False) as page:
-        gr.HTML(f"<header><h1>CelluScan</h1><p>Which blood cell is this?</p></header>{texts.NOTICE}")
+        gr.HTML(
+            "<header><h1>CelluScan</h1><p>Which blood cell is this?</p></header>"
+            f"{texts.NOTICE}{texts.DRAWN if drawn else ''}"
+        )
         with gr.Tab("One cell"):
             _one_cell(recogniser, examples)
         with gr.Tab("Several cells"):
@@ -130,16 +137,16 @@ def record(seen: Seen) -> dict[str, Any]:
     if seen.answer is None or seen.doubt:
         return empty | {"note": seen.problem or f"not a stained blood cell: {seen.doubt}"}
     said = seen.answer
-    best = said.best
+    strange = said.certainty is Certainty.STRANGE
     return empty | {
         "answer": said.headline,
         "certainty": said.certainty.value,
         "score": round(said.score, 4),
         "abnormal": round(said.abnormal, 4),
-        "note": texts.STRANGE if said.strange else None,
+        "note": said.sentence if strange else None,
         "set": list(said.within),
         "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in said.ranking],
-        **{name: getattr(best, name) for name in FACTS},
+        **({} if strange else {name: getattr(said.best, name) for name in FACTS}),
     }
 
 

@@ -18,11 +18,18 @@ NOTICE = (
     "<p class='notice' role='note'><strong>For education and research.</strong> Not a medical device and not a "
     "diagnosis. A single cell never supports one: clinicians look at the whole smear, the counts and the person.</p>"
 )
-EMPTY = "<p class='hint'>Upload, paste or photograph one stained blood cell, or take one of the examples.</p>"
-STRANGE = "Unlike the cells that the model learned from: another stain or microscope, or no cell. Take this as a guess."
+DRAWN = (
+    "<p class='notice' role='note'><strong>This model has learned from drawings alone.</strong> What it says of real "
+    "cells means nothing.</p>"
+)
+EMPTY = (
+    "<p class='hint'>Upload, paste or photograph one stained blood cell, or take one of the examples. The cell lies in "
+    "the middle and takes up about half of the picture's width; what the model sees of it is shown with the answer.</p>"
+)
 _SHOWN = 3
+_ON_LINE = 0.1  # summed probability of the stages from which their line is drawn
 _THUMBNAIL = 72  # pixels
-_KIND = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure"}
+_KIND = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure", Certainty.STRANGE: "unsure"}
 
 
 def result(seen: Seen) -> str:
@@ -39,30 +46,43 @@ def result(seen: Seen) -> str:
 
 
 def _problem(heading: str, text: str) -> str:
+    text = text[:1].upper() + text[1:]
     return f"<section class='card problem' role='alert'><h2>{heading}</h2><p>{escape(text)}</p></section>"
 
 
 def _answered(said: Answer, seconds: float) -> str:
     flag = (
-        f"<p class='flag'>Not expected in the blood of a healthy adult ({said.abnormal:.0%} of the probability).</p>"
+        "<p class='flag'>Not expected in the blood of a healthy adult "
+        f"(such classes have {said.abnormal:.0%} together).</p>"
         if said.flagged
         else ""
     )
     return (
         f"<section class='card {_KIND[said.certainty]}' aria-live='polite'><h2>{escape(said.headline)}</h2>"
         f"<p>{escape(said.sentence)}</p>{_trust(said)}{flag}{_bars(said)}"
-        f"<p class='lineage'>Lineage: {escape(said.best.lineage)}</p>{maturation(said)}"
-        f"<p class='time'>{seconds:.2f} s</p></section>"
+        f"{_place(said)}<p class='time'>answered in {seconds:.2f} s</p></section>"
     )
 
 
+def _place(said: Answer) -> str:
+    """Lineage, and the line of maturation where the cell may be on it."""
+    if said.certainty is Certainty.STRANGE:
+        return ""
+    likely = said.ranking[:2] if said.certainty is Certainty.UNSURE else said.ranking[:1]
+    lineages = " or ".join(dict.fromkeys(cell.lineage for cell, _ in likely))
+    drawn = maturation(said) if sum(share for cell, share in said.ranking if cell.stage) >= _ON_LINE else ""
+    return f"<p class='lineage'>Lineage: {escape(lineages)}</p>{drawn}"
+
+
 def _trust(said: Answer) -> str:
-    """What calibration adds: that the picture is strange, and between which classes the true one is to be sought."""
-    strange = f"<p class='flag' role='alert'>{STRANGE}</p>" if said.strange else ""
+    """What calibration adds: between which classes the true one is to be sought."""
     if len(said.within) < 2:
-        return strange
-    named = escape(", ".join(said.within))
-    return f"{strange}<p class='hint'>Cannot be ruled out, so that {COVERAGE:.0%} of such sets are right: {named}.</p>"
+        return ""
+    named = escape(" or ".join(said.within))
+    return (
+        f"<p class='hint'>{named}: such sets hold the true class of {COVERAGE:.0%} of cells like those the model was "
+        "checked on.</p>"
+    )
 
 
 def _bars(said: Answer) -> str:
@@ -94,12 +114,11 @@ def _row(seen: Seen) -> str:
         return f"<tr class='problem'><td>{_thumbnail(seen.cell)}</td>{name}<td colspan='3'>{escape(why)}</td></tr>"
     said = seen.answer
     flag = "<br><span class='flag'>not expected in healthy adult blood</span>" if said.flagged else ""
-    flag += "<br><span class='flag'>unlike the cells the model knows</span>" if said.strange else ""
     return (
         f"<tr class='{_KIND[said.certainty]}'><td>{_thumbnail(seen.cell)}</td>{name}"
         f"<td><strong>{escape(said.headline)}</strong>{flag}</td>"
         f"<td class='share' data-label='Score'>{said.score:.0%}</td>"
-        f"<td data-label='Lineage'>{escape(said.best.lineage)}</td></tr>"
+        f"<td data-label='Lineage'>{'' if said.certainty is Certainty.STRANGE else escape(said.best.lineage)}</td></tr>"
     )
 
 
@@ -114,7 +133,7 @@ def _thumbnail(cell: Image.Image | None) -> str:
 
 def background(seen: Seen) -> str:
     """What is known of the class that was named: looks, look-alikes, where it is reported, each with its reference."""
-    if seen.answer is None or seen.doubt:
+    if seen.answer is None or seen.doubt or seen.answer.certainty is Certainty.STRANGE:
         return ""
     said = seen.answer
     named = lookup(said.headline) if said.certainty is Certainty.PARENT else said.best

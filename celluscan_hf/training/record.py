@@ -62,7 +62,13 @@ def describe(
     return {
         "recipe": recipe,
         "seed": settings.seed,
-        "data": {"name": data.name, "config": settings.dataset_config, "fingerprint": data.fingerprint, "rows": rows},
+        "data": {
+            "name": data.name,
+            "config": settings.dataset_config,
+            "sources": data.sources,
+            "fingerprint": data.fingerprint,
+            "rows": rows,
+        },
         "model": config,
         "settings": settings.to_dict(),
         "processes": settings.world_size,

@@ -60,7 +60,7 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
     assert written["settings"] == {"recipe": tiny, "steps": 2, "target_per_class": 18}
     assert written["data"]["fingerprint"] == open_dataset(data_set).fingerprint
     for figures in written["figures"].values():
-        gap = figures["own"]["accuracy"] - figures["aside"]["accuracy"]
+        gap = figures["own_originals"]["accuracy"] - figures["aside"]["accuracy"]
         assert figures["optimism"]["accuracy"] == pytest.approx(gap, abs=1e-4)
         assert figures["aside"]["n"] == 56
     assert (tmp_path / "leak.png").read_bytes().startswith(b"\x89PNG")

@@ -3,9 +3,10 @@ import pytest
 
 from celluscan_hf.modeling.reliability_celluscan import Certainty, Reliability
 from celluscan_hf.space.answer import answer
+from celluscan_hf.space.page import record
 from celluscan_hf.space.pictures import maturation
 from celluscan_hf.space.recogniser import Seen
-from celluscan_hf.space.texts import result
+from celluscan_hf.space.texts import background, result
 from celluscan_hf.taxonomy import CLASSES
 
 
@@ -45,13 +46,13 @@ def test_children_that_do_not_reach_far_together_are_no_parent() -> None:
     assert answer(shares(BNE=0.3, SNE=0.3, LY=0.4)).certainty is Certainty.UNSURE
 
 
-def test_a_calibrated_model_adds_its_set_and_says_what_is_strange() -> None:
-    known = Reliability(CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), np.zeros((1, 2)), np.eye(2), 1.0, 0.5)
-    said = answer(shares(MO=0.6, LY=0.4), known, np.array([0.1, 0.0]))
-    assert (said.certainty, said.within, said.strange) == (Certainty.CLASS, ("Monocyte", "Lymphocyte"), False)
-    assert answer(shares(MO=0.6, LY=0.4), known, np.array([3.0, 0.0])).strange
-    assert "Unlike the cells" in result(Seen("a.png", answer(shares(MO=1.0), known, np.array([3.0, 0.0]))))
-    assert "Monocyte, Lymphocyte" in result(Seen("a.png", said))
+KNOWN = Reliability(CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), np.zeros((1, 2)), np.eye(2), 1.0, 0.5)
+
+
+def test_a_calibrated_model_adds_its_set() -> None:
+    said = answer(shares(MO=0.6, LY=0.4), KNOWN, np.array([0.1, 0.0]))
+    assert (said.certainty, said.within) == (Certainty.CLASS, ("Monocyte", "Lymphocyte"))
+    assert "Monocyte or Lymphocyte: such sets" in result(Seen("a.png", said))
 
 
 def test_abnormal_is_the_sum_over_its_classes() -> None:
@@ -67,3 +68,27 @@ def test_the_line_of_maturation_tells_its_stages_in_words_too() -> None:
     assert "Metamyelocyte 25%" in drawn
     assert drawn.count("<circle") == 12
     assert "lymphoid lineage, not on the line" in maturation(answer(shares(LY=1.0)))
+
+
+def test_what_is_strange_to_the_model_gets_no_class_no_flag_and_no_set() -> None:
+    said = answer(shares(ERB=0.9, LY=0.1), KNOWN, np.array([3.0, 0.0]))
+    assert said.certainty is Certainty.STRANGE
+    assert said.headline == "Unlike the cells the model knows"
+    assert "Erythroblast" in said.sentence
+    assert not said.flagged
+    assert said.within == ()
+    seen = Seen("cell.png", answer=said)
+    assert background(seen) == ""
+    assert "Lineage" not in result(seen)
+    row = record(seen)
+    assert (row["certainty"], row["code"], row["set"]) == ("strange to the model", None, [])
+    assert row["note"] == said.sentence
+
+
+def test_the_line_of_maturation_is_drawn_where_the_cell_may_be_on_it() -> None:
+    assert "<svg" in result(Seen("cell.png", answer=answer(shares(MO=0.8, MMY=0.2))))
+    assert "<svg" not in result(Seen("cell.png", answer=answer(shares(MO=0.95, MMY=0.05))))
+
+
+def test_lineages_of_both_are_named_where_two_strangers_compete() -> None:
+    assert "Lineage: monocytic or lymphoid" in result(Seen("a.png", answer=answer(shares(MO=0.55, LY=0.45))))

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -8,7 +9,7 @@ import pytest
 
 from celluscan_hf.cli import main
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.space.demo import examples
+from celluscan_hf.space.demo import examples, page_of
 
 
 def test_the_command_serves_the_page(checkpoint: Path) -> None:
@@ -42,3 +43,14 @@ def test_examples_are_those_of_an_evaluation(tmp_path: Path) -> None:
     assert examples(tmp_path) == [(tmp_path / "examples/BA.jpg", "Basophil")]
     with pytest.raises(CelluScanError, match=r"has no examples\.json"):
         examples(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(("sources", "warned"), [(["synthetic"], True), (["pbc", "synthetic"], False), (None, False)])
+def test_a_model_that_learned_from_drawings_is_named_as_such(
+    sources: list[str] | None, warned: bool, checkpoint: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    if sources:
+        (model / "settings.json").write_text(json.dumps({"data": {"sources": sources}}))
+    assert ("learned from drawings alone" in json.dumps(page_of(str(model)).config)) == warned
