@@ -199,6 +199,37 @@ def test_recall_falls_as_is_said_where_surroundings_are_repainted() -> None:
     assert f"falls most for {said}" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("random", "after augmentation, at random"), ("grouped", "by group, before augmentation")],
+)
+def test_a_split_leaks_as_is_said(name: str, words: str) -> None:
+    found = figures("leak")[name]
+    tests = ("own", "own_originals", "aside")
+    scores = [f"{found[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in tests]
+    assert row(AUDITS, words) == [f"{found['train_images']:,}", f"{found['related_share']:.0%}", *scores]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("random", "at random, after augmentation"), ("grouped", "by group, before augmentation")],
+)
+def test_the_card_tells_of_the_leak_what_was_measured(name: str, words: str) -> None:
+    found = figures("leak")[name]
+    scores = [f"{found[test]['accuracy']:.3f}" for test in ("own_originals", "aside")]
+    assert row("dataset_card.md", words) == [f"{found['related_share']:.0%}", *scores]
+
+
+def test_the_leak_flatters_as_is_said() -> None:
+    found, text = figures("leak"), " ".join((ROOT / AUDITS).read_text("utf-8").split())
+    random, grouped = (found[name]["optimism"] for name in ("random", "grouped"))
+    assert f"flatters by {random['accuracy']:.3f} in accuracy and {random['macro_f1']:.3f} in macro-F1" in text
+    assert f"and ours by {grouped['accuracy']:.3f} and {grouped['macro_f1']:.3f}." in text
+    low, high = found["random"]["aside"]["ci95"]["accuracy"]
+    assert low < found["random"]["own_originals"]["accuracy"] < high  # within the intervals
+    assert f"{result('leak')['settings']['steps']} steps of 96 pictures" in text
+
+
 CHECKED = {  # how the lines begin that the tests above compare
     "README.md": ("| `cpu-small` | 6,190", "| `cpu-best` | the same", "| the student project"),
     RELIABILITY: (
@@ -211,7 +242,12 @@ CHECKED = {  # how the lines begin that the tests above compare
         "| AML-Cytomorphology_LMU |",
         "| BCCD |",
     ),
+    "dataset_card.md": ("| at random, after augmentation |", "| by group, before augmentation |"),
     AUDITS: (
+        "| after augmentation, at random |",
+        "| by group, before augmentation |",
+        "own test the random split flatters by",
+        "0.001 and -0.003.",
         "chance is",
         *(f"| {words} |" for words in ("outer ring of pixels", "colour of the background")),
         *(f"| {words} |" for words in ("width and height of the file's image", "its format and compression", "source")),

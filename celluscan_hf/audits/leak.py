@@ -28,7 +28,7 @@ from .experiment import judged, summary, trained
 
 TEST_SHARE = 0.2
 PROTOCOLS = ("random", "grouped")
-TESTS = {"own": "its own test", "own_originals": "its originals", "aside": "cells put aside"}
+TESTS = {"own": "its own test", "own_originals": "originals of its own test", "aside": "cells put aside"}
 
 
 @dataclass(frozen=True)
@@ -138,5 +138,5 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axes.grid(axis="y", color="#E0E0E0")
         axes.set_axisbelow(True)
     figure.axes[0].set_ylabel("recall")
-    figure.axes[0].legend(loc="lower left")
+    figure.axes[1].legend(loc="lower right")
     plots.save(figure, path)
