@@ -180,11 +180,17 @@ def test_the_class_is_told_without_the_cell_as_is_said(words: str, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
-    [("as they are", "untouched"), ("the cell covered", "covered"), ("the surroundings repainted", "repainted")],
+    ("words", "name"),
+    [
+        ("`cpu-best`", "shortcut"),
+        ("`cpu-small`", "shortcut-cpu-small"),
+        ("`cpu-small`, trained with `--surroundings 0.5`", "shortcut-surroundings"),
+    ],
 )
-def test_a_model_hangs_on_the_surroundings_as_is_said(words: str, kind: str) -> None:
-    assert row(AUDITS, words) == [f"{figures('shortcut')[kind]['balanced_accuracy']:.2f}"]
+def test_a_model_hangs_on_the_surroundings_as_is_said(words: str, name: str) -> None:
+    found = figures(name)
+    kinds = ("untouched", "covered", "repainted")
+    assert row(AUDITS, words) == [f"{found[kind]['balanced_accuracy']:.2f}" for kind in kinds]
 
 
 def test_recall_falls_as_is_said_where_surroundings_are_repainted() -> None:
@@ -250,12 +256,9 @@ CHECKED = {  # how the lines begin that the tests above compare
         "chance is",
         *(f"| {words} |" for words in ("outer ring of pixels", "colour of the background")),
         *(f"| {words} |" for words in ("width and height of the file's image", "its format and compression", "source")),
-        *(
-            f"| {words} |"
-            for words in ("all of these", "as they are", "the cell covered", "the surroundings repainted")
-        ),
-        "field around the same cells in another colour, recall falls most",
-        "0.37), which",
+        "| all of these |",
+        "| `cpu-",
+        "another colour, recall of `cpu-best` falls most for",
     ),
 }
 
