@@ -86,13 +86,11 @@ def check_space(plan: dict[str, Any]) -> dict[str, Any]:
 
     if not Path(celluscan_hf.__file__).parents[1].samefile(folder):
         raise ImportError(f"the app imports {_OURS} from elsewhere")
-    from app import page  # type: ignore[import-not-found]
+    import app  # type: ignore[import-not-found]
 
-    from celluscan_hf.space.page import serve
-
-    _, address, _ = serve(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
+    _, address, _ = app.serve(app.page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
     found = Client(address, verbose=False).predict(handle_file(plan["image"]), api_name="/recognise")
-    page.close()
+    app.page.close()
     return dict(found)
 
 
