@@ -193,8 +193,7 @@ class Reliability:
         """All that is said of one cell, from its probabilities (classes,) and what the classifier read (D,).
 
         `label` and `score` (as `Verdict`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
-        `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first, none for
-        what the model does not know;
+        `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first;
         `abstain`, whether no plain answer can be given, and `reason`, why, or None; `strangeness`, over 1 for what the
         model does not know; `top`, the `top_k` likeliest classes with their scores.
         """
@@ -203,14 +202,13 @@ class Reliability:
         within = self.sets(probabilities[None], coverage, by_class)[0]
         strangeness = float(self.strangeness(features[None])[0] / self.strange)
         said = verdict(ranking, self.sure)
-        strange = strangeness > 1
-        reason = "out of distribution" if strange else said.reason
+        reason = "out of distribution" if strangeness > 1 else said.reason
         return {
             "label": said.label,
             "score": said.score,
             **facts_of(said.label, self.classes),
             "abnormal": sum(share for cell, share in ranking if cell.abnormal_in_blood),
-            "set": [] if strange else [self.classes[number].name for number in order if within[number]],
+            "set": [self.classes[number].name for number in order if within[number]],
             "abstain": bool(reason),
             "reason": reason or None,
             "strangeness": strangeness,
