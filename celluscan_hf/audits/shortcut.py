@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import functional
 
-from .. import taxonomy
 from ..curation.splits import SPLITS
 from ..dataset import shortcuts
 from ..dataset.inspection import FileTask, inspect
@@ -77,21 +75,12 @@ def _of_model(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
             for answer in probabilities(images, model, processor):
                 told.append(np.asarray(answer)[columns].argmax())
                 advance(1)
-        found[kind] = _recalled(labels, np.array(told))
+        found[kind] = shortcuts.recalled(labels, np.array(told))
     return {"model": name} | found
 
 
 def _changed(change: Callable[[Image.Image, int], Image.Image], read: ReadImage, number: int) -> Image.Image:
     return change(read(), number)
-
-
-def _recalled(labels: NDArray[np.int64], told: NDArray[np.int64]) -> dict[str, Any]:
-    recalls = {taxonomy.NAMES[label]: float((told[labels == label] == label).mean()) for label in np.unique(labels)}
-    return {
-        "balanced_accuracy": round(float(np.mean(list(recalls.values()))), 4),
-        "chance": round(1 / len(recalls), 4),
-        "recall": {name: round(recall, 4) for name, recall in recalls.items() if recall},
-    }
 
 
 def repaint(image: Image.Image, number: int, seed: int) -> Image.Image:

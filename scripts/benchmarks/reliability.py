@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from celluscan_hf.evaluation.cells import cells_of_sources, cells_of_split
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
@@ -29,8 +30,7 @@ def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
     cells = cells_of_split(arguments.dataset, "test")
     seen = look(cells.kept, model, processor)
     facts = {name: [getattr(cell, name) for cell in cells.kept] for name in FACTS}
-    exponents = np.exp(seen.logits - seen.logits.max(axis=1, keepdims=True))
-    found = Predictions(facts, seen.labels, (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32))
+    found = Predictions(facts, seen.labels, softmax(seen.logits, axis=1).astype(np.float32))
     curve = risk_coverage(found)
     answered = found.confidence >= known.sure
     return {
