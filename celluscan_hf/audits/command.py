@@ -14,7 +14,7 @@ from ..dataset.settings import BuildSettings, cores
 from ..dataset.shortcuts import table_rows
 from ..errors import CelluScanError
 from ..training.memory import keep_freed_memory
-from . import leak, result, shortcut
+from . import leak, losses, result, shortcut
 
 _FAILED, _INTERRUPTED = 2, 130
 _PICTURES = {  # what the shortcut audit shows a model
@@ -46,10 +46,28 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
     leaking = commands.choices["leak"]
     leaking.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    leaking.add_argument("--steps", type=int, default=700, help="of each training (700)")
+    leaking.add_argument("--steps", type=_count, default=700, help="of each training (700)")
+    leaking.add_argument(
+        "--share", type=_share, default=1.0, help="of the cells: the fewer, the more looks at each (1)"
+    )
+    leaking.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="show pictures as they are stored, so that they can be learned by heart",
+    )
     leaking.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
     _add(commands, "shortcut", "how much of the class stands around the cell, and how much a model takes", _shortcut)
     commands.choices["shortcut"].add_argument("--model", help="a trained model; its answers where the cell is covered")
+    _add(
+        commands, "losses", "which loss learns most, on validation: flat, hierarchical, with a maturation term", _losses
+    )
+    compared = commands.choices["losses"]
+    compared.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
+    compared.add_argument("--steps", type=_count, default=320, help="of each training (320)")
+    compared.add_argument("--seeds", type=_count, default=2, help="trainings of each loss (2)")
+    compared.add_argument(
+        "--coarse", type=_share, default=0.0, help="share of train that keeps only the parent's name (0)"
+    )
     return parser
 
 
@@ -72,6 +90,18 @@ def _add(
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
 
 
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a share, 0 to 1")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return int(text)
+
+
 def _data(chosen: argparse.Namespace) -> CellDataset:
     if chosen.dataset:
         return open_dataset(chosen.dataset)
@@ -82,7 +112,9 @@ def _data(chosen: argparse.Namespace) -> CellDataset:
 
 def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: dict[str, Any], draw: Any) -> None:
     settings = {
-        name: value for name, value in vars(chosen).items() if name in ("recipe", "steps", "target_per_class", "model")
+        name: value
+        for name, value in vars(chosen).items()
+        if name in ("recipe", "steps", "share", "target_per_class", "as_stored", "model", "seeds", "coarse")
     }
     path = chosen.json or chosen.output / f"{what}.json"
     result.write(result.result(what, data, chosen.seed, settings, figures), path)
@@ -90,7 +122,7 @@ def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: di
 
 
 def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
-    names = ("output", "recipe", "target_per_class", "steps", "seed", "num_proc")
+    names = ("output", "recipe", "share", "target_per_class", "steps", "as_stored", "seed", "num_proc")
     figures = leak.audit(data, leak.LeakSettings(**{name: getattr(chosen, name) for name in names}))
     _write("leak", data, chosen, figures, leak.draw)
     rows = [
@@ -100,6 +132,14 @@ def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
     ]
     heads = [f"{metric}, {words}" for metric in ("accuracy", "macro-F1") for words in leak.TESTS.values()]
     return table(["protocol", "train images", "test with kin in train", *heads], rows)
+
+
+def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
+    names = ("output", "recipe", "steps", "seeds", "coarse", "seed")
+    figures = losses.audit(data, losses.LossesSettings(**{name: getattr(chosen, name) for name in names}))
+    _write("losses", data, chosen, figures, losses.draw)
+    rows = [[loss] + [f"{found[name]['mean']:.3f}" for name in losses.FIGURES] for loss, found in figures.items()]
+    return table(["loss", *(name.replace("_", " ") for name in losses.FIGURES)], rows)
 
 
 def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:

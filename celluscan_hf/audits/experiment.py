@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..curation.splits import SPLITS
 from ..dataset.reading import CellDataset
 from ..evaluation.job import EvaluationSettings, evaluate
 from ..training import recipes
@@ -25,10 +26,12 @@ def trained(recipe: str, data: CellDataset, output: Path, steps: int, seed: int,
     return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *arguments]))
 
 
-def judged(model: Path, tests: Mapping[str, CellDataset], output: Path) -> dict[str, dict[str, Any]]:
-    """What `metrics.json` says of a model on the test split of each data set."""
+def judged(
+    model: Path, tests: Mapping[str, CellDataset], output: Path, split: str = SPLITS[2]
+) -> dict[str, dict[str, Any]]:
+    """What `metrics.json` says of a model on one split of each data set."""
     return {
-        name: evaluate(EvaluationSettings(str(model), output / name, dataset=str(data.folder)))
+        name: evaluate(EvaluationSettings(str(model), output / name, dataset=str(data.folder), split=split))
         for name, data in tests.items()
     }
 

@@ -28,6 +28,7 @@ from .experiment import judged, summary, trained
 
 TEST_SHARE = 0.2
 PROTOCOLS = ("random", "grouped")
+AS_STORED = ("--dihedral", "false", "--shift", "0", "--color_jitter", "0", "--surroundings", "0")
 TESTS = {"own": "its own test", "own_originals": "originals of its own test", "aside": "cells put aside"}
 
 
@@ -35,14 +36,19 @@ TESTS = {"own": "its own test", "own_originals": "originals of its own test", "a
 class LeakSettings:
     """Settings of the audit.
 
+    - `share`: of the groups that is used at all; with fewer cells the same steps look at each more often.
     - `target_per_class`: classes are filled up to it, as the student project did.
     - `steps`: of training, of both; with the batch of the recipe this is the budget.
+    - `as_stored`: whether training shows the pictures as they are stored, as the student project did, so that they can
+      be learned by heart; otherwise as the recipe has it.
     """
 
     output: Path
     recipe: str
+    share: float
     target_per_class: int
     steps: int
+    as_stored: bool
     seed: int
     num_proc: int
 
@@ -63,7 +69,8 @@ def audit(data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
 def _run(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
     folder = settings.output / name
     made = data_set(name, data, folder / "data", settings)
-    model = trained(settings.recipe, made, folder / "run", settings.steps, settings.seed)
+    options = AS_STORED if settings.as_stored else ()
+    model = trained(settings.recipe, made, folder / "run", settings.steps, settings.seed, *options)
     metrics = judged(model, {"own": made, "aside": data}, folder)
     metrics["own_originals"] = measure(_originals(made, folder / "own" / PREDICTIONS), RESAMPLES)
     figures: dict[str, Any] = {test: summary(metrics[test]) for test in TESTS}
@@ -85,7 +92,7 @@ def _originals(made: CellDataset, predictions: Path) -> Predictions:
 
 def data_set(name: str, data: CellDataset, folder: Path, settings: LeakSettings) -> CellDataset:
     """What a protocol trains and tests on."""
-    said = {"protocol": name, "target_per_class": settings.target_per_class}
+    said = {"protocol": name, "share": settings.share, "target_per_class": settings.target_per_class}
     return derived.derive(folder, data, said, settings.seed, partial(_parts, name, data, settings))
 
 
@@ -99,6 +106,8 @@ def kinship(made: CellDataset) -> dict[str, Any]:
 
 def _parts(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, pa.Table]:
     rows = derived.originals(data, SPLITS[0], SPLITS[1])
+    if settings.share < 1:
+        rows, _ = _dealt(rows, settings.share, settings.seed)
     with Workers(settings.num_proc) as workers:
         split = _random if name == "random" else _grouped
         train, test = split(rows, settings, workers)
@@ -113,15 +122,19 @@ def _random(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[p
 
 
 def _grouped(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[pa.Table, pa.Table]:
+    learned, held = _dealt(rows, 1 - TEST_SHARE, settings.seed)
+    return derived.balanced(learned, settings.target_per_class, settings.seed, workers), held
+
+
+def _dealt(rows: pa.Table, share: float, seed: int) -> tuple[pa.Table, pa.Table]:
+    """Rows in two parts, a share and the rest, of whole groups, alike in classes and sources."""
     names, members = np.unique(np.array(rows["group_id"].to_pylist(), object), return_inverse=True)
     labels = rows["label"].to_numpy()
     strata = np.unique(
         [f"{a}|{b}" for a, b in zip(labels, rows["source"].to_pylist(), strict=True)], return_inverse=True
     )[1]
-    parts = deal(Groups(names.tolist(), members, labels, strata), (1 - TEST_SHARE, TEST_SHARE), settings.seed)
-    held = parts[members] == 1
-    train = derived.balanced(rows.filter(pa.array(~held)), settings.target_per_class, settings.seed, workers)
-    return train, rows.filter(pa.array(held))
+    rest = deal(Groups(names.tolist(), members, labels, strata), (share, 1 - share), seed)[members] == 1
+    return rows.filter(pa.array(~rest)), rows.filter(pa.array(rest))
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:

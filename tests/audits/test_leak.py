@@ -15,7 +15,7 @@ TARGET = 20
 def protocols(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellDataset]:
     """The two data sets of the audit."""
     folder, data = tmp_path_factory.mktemp("leak"), open_dataset(data_set)
-    settings = leak.LeakSettings(folder, "none", TARGET, 1, 42, 1)
+    settings = leak.LeakSettings(folder, "none", 1.0, TARGET, 1, False, 42, 1)
     return {name: leak.data_set(name, data, folder / name, settings) for name in leak.PROTOCOLS}
 
 
@@ -41,9 +41,22 @@ def test_classes_are_filled_up_before_the_random_split_and_only_in_train_of_ours
     assert not any(protocols["grouped"].split(derived.CONFIG, "test")["parent_id"])
 
 
+def test_of_a_share_of_the_cells_whole_groups_of_every_class_are_used(
+    protocols: dict[str, CellDataset], data_set: Path, tmp_path: Path
+) -> None:
+    settings = leak.LeakSettings(tmp_path, "none", 0.5, TARGET, 1, False, 42, 1)
+    half = leak.data_set("random", open_dataset(data_set), tmp_path, settings)
+    groups, labels = (
+        [set(made.split(derived.CONFIG, "train")[column]) for made in (half, protocols["random"])]
+        for column in ("group_id", "label")
+    )
+    assert 0.3 < len(groups[0]) / len(groups[1]) < 0.7
+    assert labels[0] == labels[1]
+
+
 def test_a_data_set_that_is_there_is_not_made_again(protocols: dict[str, CellDataset], data_set: Path) -> None:
     made, data = protocols["random"], open_dataset(data_set)
-    settings = leak.LeakSettings(made.folder.parent, "none", TARGET, 1, 42, 1)
+    settings = leak.LeakSettings(made.folder.parent, "none", 1.0, TARGET, 1, False, 42, 1)
     before = {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")}
     leak.data_set("random", data, made.folder, settings)
     assert {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")} == before
@@ -54,10 +67,28 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "leak.json")]
-    assert main(["leak", *given, "--recipe", tiny, "--steps", "2", "--target-per-class", "18", "--num-proc", "1"]) == 0
+    assert (
+        main(
+            [
+                "leak",
+                *given,
+                "--recipe",
+                tiny,
+                "--steps",
+                "2",
+                "--target-per-class",
+                "18",
+                "--num-proc",
+                "1",
+                "--as-stored",
+            ]
+        )
+        == 0
+    )
     assert "| random |" in capsys.readouterr().out
     written = json.loads((tmp_path / "leak.json").read_text())
-    assert written["settings"] == {"recipe": tiny, "steps": 2, "target_per_class": 18}
+    settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "as_stored": True}
+    assert written["settings"] == settings
     assert written["data"]["fingerprint"] == open_dataset(data_set).fingerprint
     for figures in written["figures"].values():
         gap = figures["own_originals"]["accuracy"] - figures["aside"]["accuracy"]

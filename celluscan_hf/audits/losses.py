@@ -1,0 +1,123 @@
+"""Which loss learns most: one recipe with each of them, the same budget and seeds, judged on validation alone.
+
+Of some groups of train only the coarser class may be told, as a source would that knows no finer one. That is what the
+hierarchical loss is for: with every label as fine as it goes, there is next to nothing for it to explain.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from .. import taxonomy
+from ..curation.splits import SPLITS, seeded_order
+from ..dataset.reading import CellDataset
+from ..evaluation import plots
+from . import derived
+from .experiment import judged, trained
+
+LOSSES = {  # options of scripts/train.py
+    "flat": (),
+    "hierarchical": ("--loss", "hierarchical"),
+    "maturation": ("--maturation_weight", "0.5"),
+}
+FIGURES = ("macro_f1", "parent_macro_f1", "distant", "adjacent", "mean_distance", "to_parent")
+_PARENT = np.array([taxonomy.LABEL2ID[cell.parent or cell.name] for cell in taxonomy.CLASSES])
+
+
+@dataclass(frozen=True)
+class LossesSettings:
+    """Settings of the audit.
+
+    - `steps`: of each training.
+    - `seeds`: each loss is trained with `seed` and those that follow it, so many.
+    - `coarse`: share of the groups of train whose label is replaced by its parent, where it has one.
+    """
+
+    output: Path
+    recipe: str
+    steps: int
+    seeds: int
+    coarse: float
+    seed: int
+
+
+def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
+    """Every loss with every seed.
+
+    Returns:
+        {loss: {figure: {"mean", "gain", "low", "high", "values"}}} of `FIGURES`, on validation with its labels as fine
+        as they are: classes and parents told right, mistakes of more than one stage and of one as shares of the cells
+        with a stage, the mean distance in stages, cells told as the parent of their class. `values` has one for each
+        seed, `low` and `high` their extremes, `gain` is the mean difference from `flat` with the same seed.
+    """
+    made = data_set(data, settings) if settings.coarse else data
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in LOSSES}
+    for number in range(settings.seeds):  # a seed at a time: where it is cut, what is done compares
+        for name, options in LOSSES.items():
+            seed = settings.seed + number
+            folder = settings.output / f"{name}-{seed}"
+            model = trained(settings.recipe, made, folder / "run", settings.steps, seed, *options)
+            runs[name].append(_figures(judged(model, {"validation": made}, folder, SPLITS[1])["validation"]))
+    return {
+        name: {figure: _over_seeds(found, runs["flat"], figure) for figure in FIGURES} for name, found in runs.items()
+    }
+
+
+def data_set(data: CellDataset, settings: LossesSettings) -> CellDataset:
+    """The data set with coarse labels in train; validation and test keep theirs."""
+    said = {"coarse": settings.coarse}
+    return derived.derive(settings.output / "data", data, said, settings.seed, partial(_coarse, data, settings))
+
+
+def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
+    rows = {split: derived.originals(data, split) for split in SPLITS}
+    train = rows[SPLITS[0]]
+    groups = train["group_id"].to_pylist()
+    names = sorted(set(groups))
+    order = seeded_order(names, settings.seed)[: round(settings.coarse * len(names))]
+    chosen = {names[place] for place in order}
+    labels = train["label"].to_numpy()
+    told = np.where([group in chosen for group in groups], _PARENT[labels], labels)
+    place = train.schema.get_field_index("label")
+    return rows | {SPLITS[0]: train.set_column(place, train.schema.field(place), pa.array(told))}
+
+
+def _figures(metrics: dict[str, Any]) -> dict[str, float]:
+    line, parents = metrics["maturation"], metrics["parent_level"]
+    return {
+        "macro_f1": metrics["macro_f1"],
+        "parent_macro_f1": parents["macro_f1"],
+        "distant": line["rates"]["distant"],
+        "adjacent": line["rates"]["adjacent"],
+        "mean_distance": line["mean_distance"],
+        "to_parent": line["to_parent"] / line["n"],
+    }
+
+
+def _over_seeds(found: list[dict[str, float]], flat: list[dict[str, float]], figure: str) -> dict[str, Any]:
+    values = np.array([run[figure] for run in found])
+    gain = values - [run[figure] for run in flat]
+    told = {"mean": values.mean(), "gain": gain.mean(), "low": values.min(), "high": values.max()}
+    return {name: round(float(value), 4) for name, value in told.items()} | {"values": values.round(4).tolist()}
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Macro-F1 and the share of distant mistakes of each loss, a point for each seed."""
+    figure = Figure(figsize=(8.4, 2.8), dpi=plots.RESOLUTION, layout="constrained")
+    shown = {"macro_f1": "macro-F1 on validation", "distant": "mistakes of more than one stage"}
+    for axes, (name, words) in zip(figure.subplots(1, 2, sharey=True), shown.items(), strict=True):
+        for place, loss in enumerate(figures):
+            found = figures[loss][name]
+            axes.plot(found["values"], [place] * len(found["values"]), "o", color=plots.BLUE, alpha=0.6)
+            axes.plot(found["mean"], place, "|", color=plots.VERMILION, markersize=22, markeredgewidth=2)
+        axes.set_yticks(range(len(figures)), list(figures))
+        axes.set_ylim(len(figures) - 0.5, -0.5)
+        axes.set_xlabel(words)
+        axes.grid(axis="x", color="#E0E0E0")
+        axes.set_axisbelow(True)
+    plots.save(figure, path)

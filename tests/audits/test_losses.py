@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from celluscan_hf import taxonomy
+from celluscan_hf.audits import derived, losses
+from celluscan_hf.audits.command import main
+from celluscan_hf.dataset.reading import open_dataset
+
+
+def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split(
+    data_set: Path, tmp_path: Path
+) -> None:
+    data = open_dataset(data_set)
+    made = losses.data_set(data, losses.LossesSettings(tmp_path, "none", 1, 1, 0.5, 42))
+    changed = 0
+    for split in ("train", "validation", "test"):
+        before = {row["image_id"]: row["label"] for row in data.split("originals", split).remove_columns("image")}
+        for row in made.split(derived.CONFIG, split).remove_columns("image"):
+            was, told = before.pop(row["image_id"]), row["label"]
+            if was != told:
+                assert split == "train"
+                assert taxonomy.NAMES[told] == taxonomy.CLASSES[was].parent
+                changed += 1
+        assert not before
+    with_parent = sum(taxonomy.CLASSES[label].parent is not None for label in data.split("originals", "train")["label"])
+    assert 0.25 * with_parent < changed < 0.75 * with_parent
+
+
+@pytest.mark.slow
+def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
+    data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "losses.json")]
+    assert main(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "2", "--coarse", "0.5"]) == 0
+    assert "| hierarchical |" in capsys.readouterr().out
+    written = json.loads((tmp_path / "losses.json").read_text())
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 2, "coarse": 0.5}
+    assert set(written["figures"]) == {"flat", "hierarchical", "maturation"}
+    for found in written["figures"].values():
+        assert set(found) == set(losses.FIGURES)
+        assert len(found["macro_f1"]["values"]) == 2
+        gain = found["distant"]["mean"] - written["figures"]["flat"]["distant"]["mean"]
+        assert found["distant"]["gain"] == pytest.approx(gain, abs=2e-4)
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--coarse", "1.5"), ("--seeds", "0"), ("--steps", "-1")])
+def test_a_setting_out_of_range_is_refused(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["losses", "--dataset", "none", "--output", str(tmp_path), option, value])
+    assert stopped.value.code == 2
+    assert "expected" in capsys.readouterr().err
