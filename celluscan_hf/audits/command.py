@@ -14,7 +14,7 @@ from ..dataset.settings import BuildSettings, cores
 from ..dataset.shortcuts import table_rows
 from ..errors import CelluScanError
 from ..training.memory import keep_freed_memory
-from . import leak, losses, result, shortcut
+from . import leak, left_out, losses, result, shortcut
 
 _FAILED, _INTERRUPTED = 2, 130
 _PICTURES = {  # what the shortcut audit shows a model
@@ -114,7 +114,7 @@ def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: di
     settings = {
         name: value
         for name, value in vars(chosen).items()
-        if name in ("recipe", "steps", "share", "target_per_class", "as_stored", "model", "seeds", "coarse")
+        if name not in ("run", "source", "dataset", "output", "json", "seed", "num_proc")
     }
     path = chosen.json or chosen.output / f"{what}.json"
     result.write(result.result(what, data, chosen.seed, settings, figures), path)
@@ -132,6 +132,26 @@ def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
     ]
     heads = [f"{metric}, {words}" for metric in ("accuracy", "macro-F1") for words in leak.TESTS.values()]
     return table(["protocol", "train images", "test with kin in train", *heads], rows)
+
+
+def _left_out(data: CellDataset, chosen: argparse.Namespace) -> str:
+    names = ("output", "recipe", "by", "steps", "surroundings", "seed")
+    given = {name: getattr(chosen, name) for name in names}
+    figures = left_out.audit(data, left_out.LeftOutSettings(**given, only=tuple(chosen.only)))
+    _write("left-out", data, chosen, figures, left_out.draw)
+    rows = [
+        [value, name]
+        + [
+            f"{found[name][part][metric]:.3f}"
+            for metric in ("accuracy", "balanced_accuracy")
+            for part in left_out.PARTS
+        ]
+        for value, found in figures.items()
+        for name in left_out.TRAININGS
+        if name in found
+    ]
+    heads = [f"{metric}, {words}" for metric in ("accuracy", "balanced accuracy") for words in left_out.PARTS.values()]
+    return table(["left out", "training", *heads], rows)
 
 
 def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:

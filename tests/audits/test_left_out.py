@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celluscan_hf.audits import left_out
+from celluscan_hf.audits.command import main
+from celluscan_hf.dataset.build import build
+from celluscan_hf.dataset.reading import CellDataset, open_dataset
+from celluscan_hf.dataset.settings import BuildSettings
+from celluscan_hf.sources.drawing import draw_cell
+
+ELSEWHERE = ("Basophil", "Lymphocyte", "Platelet")  # drawn in another laboratory, which has Platelets alone
+
+
+@pytest.fixture(scope="module")
+def two_sources(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
+    """Two classes of two sources, and one class of each source alone."""
+    folder = tmp_path_factory.mktemp("two_sources")
+    chance = np.random.default_rng(0)
+    for source, names in (("here", ("Basophil", "Lymphocyte", "Monocyte")), ("elsewhere", ELSEWHERE)):
+        for name in names:
+            (folder / source / name).mkdir(parents=True)
+            for number in range(20):
+                cell = draw_cell(name, chance, 48)
+                cell.save(folder / source / name / f"{number}.png")
+    given = tuple(f"imagefolder={folder / source}" for source in ("here", "elsewhere"))
+    build(BuildSettings(given, folder / "wbc", image_size=48, target_per_class=0, num_proc=1))
+    return open_dataset(folder / "wbc")
+
+
+def test_nothing_of_what_is_left_out_is_learned_from(two_sources: CellDataset) -> None:
+    source = max(set(two_sources.split("originals", "train")["source"]))
+    kept, held = left_out.without(two_sources, "source", source)
+    groups = set(held["group_id"].to_pylist())
+    assert held.num_rows == 60
+    assert set(held["source"].to_pylist()) == {source}
+    for table in kept.values():
+        assert source not in table["source"].to_pylist()
+        assert not groups & set(table["group_id"].to_pylist())
+
+
+@pytest.mark.slow
+def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learned(
+    two_sources: CellDataset, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", str(two_sources.folder), "--output", str(tmp_path / "out"), "--recipe", tiny, "--steps", "2"]
+    assert main(["left-out", *given, "--surroundings", "0.5", "--json", str(tmp_path / "left.json")]) == 0
+    assert "| surroundings |" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "left.json").read_text())["figures"]
+    assert set(figures) == set(two_sources.split("originals", "train")["source"])
+    assert sorted(name for found in figures.values() for name in found["unseen"]) == ["Monocyte", "Platelet"]
+    for found in figures.values():
+        assert found["unseen"] == dict.fromkeys(found["unseen"], 20)
+        for training in left_out.TRAININGS:
+            assert found[training]["left_out"]["n"] == 40
+            assert set(found[training]["left_out"]["per_class"]) == {"Basophil", "Lymphocyte"}
+            assert [row["cells"] for row in found[training]["recalibrated"]] == [16]
+    assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "nowhere"], "no cell has the source 'nowhere'; there are: synthetic"),
+        ([], "nothing can be left out: expected two values of source with 10 cells or more, got synthetic 280"),
+    ],
+)
+def test_what_cannot_be_left_out_is_one_line(
+    options: list[str], message: str, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["left-out", "--dataset", str(data_set), "--output", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
