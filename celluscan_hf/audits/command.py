@@ -11,7 +11,6 @@ from ..dataset.build import build
 from ..dataset.card import table
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.settings import BuildSettings, cores
-from ..dataset.shortcuts import table_rows
 from ..errors import CelluScanError
 from ..training.memory import keep_freed_memory
 from . import leak, left_out, losses, result, shortcut
@@ -165,8 +164,11 @@ def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
 def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
     figures = shortcut.audit(data, chosen.model, chosen.seed, chosen.num_proc)
     _write("shortcut", data, chosen, figures, shortcut.draw)
-    rows = table_rows(figures["surroundings"])
+    rows = shortcut.told_without_the_cell(figures)
     if chosen.model:
+        for origin, found in figures["told_from_features"].items():
+            words = f"the {origin}, from the model's features"
+            rows.append((words, f"{found['balanced_accuracy']:.2f}", f"{found['chance']:.2f}"))
         for kind, words in _PICTURES.items():
             found = figures[kind]
             rows.append((words, f"{found['balanced_accuracy']:.2f}", f"{found['chance']:.2f}"))

@@ -1,11 +1,14 @@
 """How much of the class stands around the cell, and how much of that a trained model takes.
 
-What a forest tells from the surroundings alone is a property of the data (`dataset.shortcuts`). What a model takes of
-it is seen in two ways. Where the cell is covered by a disc of the mean colour of the data, a model that looks at the
-cell alone falls to chance. Where the surroundings are repainted at random and the cell stays, it says what it said.
+What a forest tells from the surroundings alone is a property of the data (`dataset.shortcuts`), and of what a training
+shows of it: with repainted surroundings little is left. What a model takes is seen in three ways. Where the cell is
+covered by a disc of the mean colour of the data, a model that looks at the cell alone falls to chance. Where the
+surroundings are repainted at random and the cell stays, it says what it said. And from what its classifier reads, the
+source or acquisition of a cell can be told only as far as the model has kept it.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import functional
 
+from .. import taxonomy
 from ..curation.splits import SPLITS
 from ..dataset import shortcuts
 from ..dataset.inspection import FileTask, inspect
@@ -27,10 +32,14 @@ from ..evaluation.cells import cells_of_split
 from ..evaluation.predictions import columns_of
 from ..inference.loading import load_classifier
 from ..inference.prediction import ReadImage, probabilities
+from ..reliability.examine import looked_at
 from ..training import surroundings
 from ..training.augmentation import uniform
 from . import derived
 
+ORIGINS = ("source", "acquisition")
+_LEAST = 10  # train cells that a source or acquisition needs to be told
+_BATCH = 64  # pictures that are repainted at a time
 COVERED = 0.72  # diameter of the disc as a share of the picture's side
 
 
@@ -38,11 +47,18 @@ def audit(data: CellDataset, model: str | None, seed: int, num_proc: int) -> dic
     """What tells the class of a test cell without the cell.
 
     Returns:
-        `surroundings`: as `dataset.shortcuts.audit`; and of a model `untouched`, `covered` and `repainted`: its
-        balanced accuracy on such test pictures, that of chance, and the recall of each class.
+        `surroundings`: as `dataset.shortcuts.audit`; `surroundings_repainted`: the same of ring and background where
+        every picture is repainted, as `scripts/train.py --surroundings 1` does. Of a model `untouched`, `covered` and
+        `repainted`: its balanced accuracy on such test pictures, that of chance, and the recall of each class; and
+        `told_from_features`, see `told_from_features`.
     """
-    figures: dict[str, Any] = {"surroundings": _surroundings(data, seed, num_proc)}
-    return figures | (_of_model(data, model, seed) if model else {})
+    figures = {
+        "surroundings": _surroundings(data, seed, num_proc),
+        "surroundings_repainted": _surroundings_repainted(data, seed, num_proc),
+    }
+    if not model:
+        return figures
+    return figures | _of_model(data, model, seed) | {"told_from_features": _told_from_features(data, model, seed)}
 
 
 def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
@@ -54,6 +70,97 @@ def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]
             advance(1)
     reports.sort(key=lambda report: report.path)
     return shortcuts.audit(seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2]), seed, num_proc)
+
+
+def _surroundings_repainted(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
+    learned, judged = (
+        _seen_repainted(data, split, number, seed) for number, split in enumerate((SPLITS[0], SPLITS[2]))
+    )
+    found = shortcuts.audit(learned, judged, seed, num_proc)
+    return {name: found[name] for name in ("ring", "background") if name in found}
+
+
+def _seen_repainted(data: CellDataset, split: str, number: int, seed: int) -> shortcuts.Seen:
+    rows = derived.originals(data, split)
+    chance = uniform(torch.arange(rows.num_rows), surroundings.DRAWS, seed + number)  # not the same draws in test
+    rings: list[shortcuts.Features] = []
+    with progress(f"repainting {split}", rows.num_rows, "image") as advance:
+        for start in range(0, rows.num_rows, _BATCH):
+            images = [derived.decoded(row) for row in rows.slice(start, _BATCH).to_pylist()]
+            pixels = torch.stack([functional.pil_to_tensor(image) for image in images])
+            painted = surroundings.repainted(pixels, chance[start : start + _BATCH], share=1.0).round().to(torch.uint8)
+            rings += [shortcuts.ring(functional.to_pil_image(one)) for one in painted]
+            advance(len(images))
+    return shortcuts.Seen(rows.drop_columns(["image"]), np.stack(rings))
+
+
+def _told_from_features(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
+    model, processor = load_classifier(name)
+    seen = []
+    for split in (SPLITS[0], SPLITS[2]):
+        cells = cells_of_split(str(data.folder), split).kept
+        with progress(f"features of {split}", len(cells), "cell") as advance:
+            found = looked_at((_counted(cell.read, advance) for cell in cells), model, processor)
+        seen.append((np.stack([one.features for one in found if one.features is not None]), _rows(data, split)))
+    return told_from_features(*seen[0], *seen[1], seed)
+
+
+def _counted(read: ReadImage, advance: Callable[[int], object]) -> ReadImage:
+    advance(1)
+    return read
+
+
+def _rows(data: CellDataset, split: str) -> dict[str, NDArray[Any]]:
+    rows = data.split(derived.CONFIG, split)
+    return {name: np.array(rows[name], object) for name in ("label", *ORIGINS)}
+
+
+def told_from_features(
+    train: NDArray[np.float32],
+    train_rows: Mapping[str, NDArray[Any]],
+    test: NDArray[np.float32],
+    test_rows: Mapping[str, NDArray[Any]],
+    seed: int,
+) -> dict[str, Any]:
+    """How well a linear probe tells the source and the acquisition of a test cell from features (n, D) of a model.
+
+    Only classes that come from each of the values that are told apart are asked for: elsewhere the class alone would
+    give the answer.
+
+    Returns:
+        For each of `ORIGINS` with two values or more that have cells enough: `balanced_accuracy`, `chance`, `recall`
+        of each value, `classes`, `n` test cells.
+    """
+    found = {}
+    for origin in ORIGINS:
+        values = [value for value, count in Counter(train_rows[origin]).items() if count >= _LEAST]
+        labels = [set(train_rows["label"][train_rows[origin] == value]) for value in values]
+        shared = set.intersection(*labels) if len(labels) > 1 else set()
+        chosen = [
+            np.isin(rows["label"], list(shared)) & np.isin(rows[origin], values) for rows in (train_rows, test_rows)
+        ]
+        true = test_rows[origin][chosen[1]]
+        if len(set(true)) > 1:
+            told = _probe(train[chosen[0]], train_rows[origin][chosen[0]], test[chosen[1]], seed)
+            recall = {value: round(float((told == true)[true == value].mean()), 4) for value in sorted(set(true))}
+            found[origin] = {
+                "balanced_accuracy": round(float(np.mean(list(recall.values()))), 4),
+                "chance": round(1 / len(recall), 4),
+                "recall": recall,
+                "classes": sorted(taxonomy.NAMES[label] for label in shared),
+                "n": len(true),
+            }
+    return found
+
+
+def _probe(train: NDArray[np.float32], origins: NDArray[Any], test: NDArray[np.float32], seed: int) -> NDArray[Any]:
+    from sklearn.linear_model import LogisticRegression  # takes a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    linear = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000, random_state=seed)
+    told: NDArray[Any] = make_pipeline(StandardScaler(), linear).fit(train, origins.astype(str)).predict(test)
+    return told
 
 
 def _of_model(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
@@ -100,10 +207,18 @@ def cover(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return covered
 
 
+def told_without_the_cell(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What was seen beside the cell, its balanced accuracy and that of chance."""
+    repainted = shortcuts.table_rows(figures["surroundings_repainted"])
+    return shortcuts.table_rows(figures["surroundings"]) + [
+        (f"{name}, repainted", told, chance) for name, told, chance in repainted
+    ]
+
+
 def draw(figures: dict[str, Any], path: Path) -> None:
     """Balanced accuracy from each part of the surroundings beside chance."""
-    rows = shortcuts.table_rows(figures["surroundings"])
-    figure = Figure(figsize=(7.2, 3.4), dpi=plots.RESOLUTION, layout="constrained")
+    rows = told_without_the_cell(figures)
+    figure = Figure(figsize=(7.6, 4.0), dpi=plots.RESOLUTION, layout="constrained")
     axes = figure.subplots()
     names, values, chances = zip(*rows[::-1], strict=True)
     axes.barh(names, [float(value) for value in values], color=plots.BLUE, height=0.6)

@@ -1,6 +1,7 @@
 """From looked-at images to clean rows: duplicates and conflicts out, groups joined, splits and tiers dealt."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from . import quality, splits, squares
 from .duplicates import ExactGroups, NearPair, exact_duplicates, join_groups, near_duplicates
 from .scan import PixelReader
 
+_SHOWN = 5  # acquisitions in a message
 QUALITIES = ("sharpness", "brightness", "contrast")
 
 
@@ -45,6 +47,23 @@ class Curated:
     dropped: list[Dropped]
     duplicates: list[Duplicate]
     conflicts: list[list[tuple[str, str]]]
+
+
+def exclude(scanned: pa.Table, acquisitions: Sequence[str]) -> pa.Table:
+    """The scanned rows, those of some acquisitions marked as dropped. Raises where no usable image has one."""
+    found = scanned["acquisition"].to_pylist()
+    usable = Counter(name for name, why in zip(found, scanned["reason"].to_pylist(), strict=True) if why is None)
+    for name in acquisitions:
+        if name not in usable:
+            known = ", ".join(f"{one} ({count:,})" for one, count in usable.most_common(_SHOWN))
+            raise CelluScanError(f"no usable image has the acquisition {name}; the most frequent are: {known}")
+    chosen = pc.and_(
+        pc.is_null(scanned["reason"]), pc.is_in(scanned["acquisition"], pa.array(acquisitions, pa.string()))
+    )
+    for column, value in (("reason", pa.scalar("excluded_acquisition")), ("detail", scanned["acquisition"])):
+        place = scanned.schema.get_field_index(column)
+        scanned = scanned.set_column(place, scanned.schema.field(place), pc.if_else(chosen, value, scanned[column]))
+    return scanned
 
 
 def curate(

@@ -10,7 +10,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from ..curation.curate import Curated, curate
+from ..curation.curate import Curated, curate, exclude
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
 from ..sources import Record, Source, TreeSource, open_sources
@@ -77,6 +77,7 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
             advance(done)
     scanned = load_tables(work.scanned)
     derived = {source.info.derived_from for source in sources}
+    scanned = exclude(scanned, work.settings.exclude_acquisitions)
     with progress("comparing", scanned["reason"].null_count, "image") as advance:
         curated = curate(scanned, PixelReader(work.scanned, size), seed, {name for name in derived if name}, advance)
     _log.info("%d images kept, %d dropped", curated.rows.num_rows, len(curated.dropped) + len(listing.dropped))

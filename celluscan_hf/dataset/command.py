@@ -40,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=BuildSettings.seed, help="of splits, augmentation and drawn cells (42)"
     )
+    parser.add_argument(
+        "--exclude-acquisition",
+        action="append",
+        default=[],
+        metavar="ACQUISITION",
+        help="leave out images with this value of the column acquisition, where a class could be told by the camera; "
+        "curation/audit.json lists them with their classes. May be repeated",
+    )
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
     parser.add_argument("--resume", action="store_true", help="go on with a build that was stopped")
     parser.add_argument(
@@ -84,6 +92,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
         num_proc=arguments.num_proc,
         resume=arguments.resume,
         licenses=tuple((name, value) for name, _, value in licenses),
+        exclude_acquisitions=tuple(arguments.exclude_acquisition),
     )
 
 

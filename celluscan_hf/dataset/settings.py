@@ -22,6 +22,7 @@ class BuildSettings:
     - `sources`: `KEY=PATH` each, as `celluscan_hf.sources.open_source` takes them.
     - `image_size`: side of the stored images in pixels.
     - `target_per_class`: train classes with fewer rows are filled up to it with augmented rows; 0 for none.
+    - `exclude_acquisitions`: values of the column `acquisition` whose images are left out.
     - `licenses`: licence of sources whose publisher is the user, by source name.
     """
 
@@ -33,6 +34,7 @@ class BuildSettings:
     num_proc: int = field(default_factory=cores)
     resume: bool = False
     licenses: tuple[tuple[str, str], ...] = ()
+    exclude_acquisitions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -47,4 +49,9 @@ class BuildSettings:
     @property
     def content(self) -> dict[str, object]:
         """The settings that decide what is in the built folder; the others only how it comes about."""
-        return {"image_size": self.image_size, "target_per_class": self.target_per_class, "seed": self.seed}
+        return {
+            "image_size": self.image_size,
+            "target_per_class": self.target_per_class,
+            "seed": self.seed,
+            "exclude_acquisitions": sorted(self.exclude_acquisitions),
+        }

@@ -101,9 +101,10 @@ class Workspace:
 
     def _check_same(self, found: dict[str, Any], what: str) -> None:
         for name, value in self.settings.content.items():
-            if found[name] != value:
+            before = found.get(name)
+            if before != value:
                 raise CelluScanError(
-                    f"{what} with {name}={found[name]}, asked for {value}; use the same settings or another --output"
+                    f"{what} with {name}={before}, asked for {value}; use the same settings or another --output"
                 )
 
     def publish(self) -> None:

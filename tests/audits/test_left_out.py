@@ -25,7 +25,7 @@ def two_sources(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
             for number in range(20):
                 cell = draw_cell(name, chance, 48)
                 cell.save(folder / source / name / f"{number}.png")
-    given = tuple(f"imagefolder={folder / source}" for source in ("here", "elsewhere"))
+    given = tuple(f"imagefolder:{source}={folder / source}" for source in ("here", "elsewhere"))
     build(BuildSettings(given, folder / "wbc", image_size=48, target_per_class=0, num_proc=1))
     return open_dataset(folder / "wbc")
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from celluscan_hf.audits.command import main
-from celluscan_hf.audits.shortcut import cover, repaint
+from celluscan_hf.audits.shortcut import cover, repaint, told_from_features
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
@@ -31,6 +31,23 @@ def test_a_repainted_picture_keeps_its_cell_and_follows_from_seed_and_number() -
     assert np.abs(painted - np.asarray(cell, int))[44:52, 44:52].max() < 4
 
 
+def test_an_acquisition_is_told_from_features_that_keep_it_and_asked_only_of_classes_of_both() -> None:
+    chance = np.random.default_rng(0)
+    rows = {
+        "label": np.array([0] * 60 + [1] * 60 + [2] * 60, object),
+        "source": np.array(["one"] * 180, object),
+        "acquisition": np.array((["grey"] * 30 + ["warm"] * 30) * 2 + ["warm"] * 60, object),
+    }
+    blind = chance.normal(size=(180, 4)).astype(np.float32)
+    seeing = blind + np.where(rows["acquisition"] == "warm", 3, 0)[:, None].astype(np.float32)
+    found = told_from_features(seeing, rows, seeing, rows, 42)["acquisition"]
+    assert found["n"] == 120
+    assert len(found["classes"]) == 2
+    assert found["balanced_accuracy"] > 0.95
+    assert told_from_features(blind, rows, blind, rows, 42)["acquisition"]["balanced_accuracy"] < 0.75
+    assert "source" not in told_from_features(blind, rows, blind, rows, 42)
+
+
 def test_the_command_tells_of_data_and_model(
     data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +62,8 @@ def test_the_command_tells_of_data_and_model(
     assert "outer ring of pixels" in capsys.readouterr().out
     figures = json.loads((tmp_path / "out" / "shortcut.json").read_text())["figures"]
     assert set(figures["surroundings"]) == {"ring", "background", "size", "coding", "source", "all"}
+    assert set(figures["surroundings_repainted"]) == {"ring", "background"}
+    assert figures["told_from_features"] == {}  # one source, one acquisition
     for kind in ("untouched", "covered", "repainted"):
         assert figures[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
     assert (tmp_path / "out" / "shortcut.png").is_file()

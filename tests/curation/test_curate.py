@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celluscan_hf.curation.curate import QUALITIES, Curated, curate
+from celluscan_hf.curation.curate import QUALITIES, Curated, curate, exclude
 from celluscan_hf.curation.scan import Chunk, PixelReader, load_tables, scan
 from celluscan_hf.curation.splits import SPLITS, TIERS
 from celluscan_hf.errors import CelluScanError
@@ -275,3 +275,25 @@ def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
 def test_no_usable_image_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(CelluScanError, match="no usable image"):
         curated(tmp_path, InMemory("a").add("1.png", b""))
+
+
+def test_an_excluded_acquisition_is_dropped_and_named(tmp_path: Path) -> None:
+    source = filled("here", 12)
+    for number in range(6):
+        source.add(f"other-{number}.jpg", encoded(blobs(number), "JPEG"))
+    scan(Chunk(0, source, tuple(source.records()), SIZE, tmp_path))
+    scanned = load_tables(tmp_path)
+    jpeg = sorted({name for name in scanned["acquisition"].to_pylist() if "jpeg" in name})
+    assert jpeg
+    result = curate(exclude(scanned, jpeg), PixelReader(tmp_path, SIZE), 42, set(), lambda done: None)
+    assert result.rows.num_rows == 12
+    assert {(item.reason, item.detail) for item in result.dropped} == {("excluded_acquisition", name) for name in jpeg}
+    assert len(result.dropped) == 6
+
+
+def test_an_acquisition_that_no_image_has_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    scan(Chunk(0, filled("here", 3), tuple(filled("here", 3).records()), SIZE, tmp_path))
+    with pytest.raises(
+        CelluScanError, match=r"no usable image has the acquisition nothing; the most frequent are: \S+ \("
+    ):
+        exclude(load_tables(tmp_path), ["nothing"])
