@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     leaking.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
     _add(commands, "shortcut", "how much of the class stands around the cell, and how much a model takes", _shortcut)
     commands.choices["shortcut"].add_argument("--model", help="a trained model; its answers where the cell is covered")
+    _add(commands, "left-out", "what a model is worth on a source or an acquisition it has not learned from", _left_out)
+    leaving = commands.choices["left-out"]
+    leaving.add_argument("--by", choices=("source", "acquisition"), default="source", help="what is left out (source)")
+    leaving.add_argument("--only", action="append", default=[], metavar="VALUE", help="leave out this one; repeatable")
+    leaving.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
+    leaving.add_argument("--steps", type=_count, default=700, help="of each training (700)")
+    leaving.add_argument(
+        "--surroundings", type=_share, default=0.0, help="train a second time with so much of train.py --surroundings"
+    )
     _add(
         commands, "losses", "which loss learns most, on validation: flat, hierarchical, with a maturation term", _losses
     )
