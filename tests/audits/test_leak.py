@@ -52,6 +52,7 @@ def test_of_a_share_of_the_cells_whole_groups_of_every_class_are_used(
     )
     assert 0.3 < len(groups[0]) / len(groups[1]) < 0.7
     assert labels[0] == labels[1]
+    assert None in half.split(derived.CONFIG, "test")["parent_id"]  # else nothing could be said of its originals
 
 
 def test_a_data_set_that_is_there_is_not_made_again(protocols: dict[str, CellDataset], data_set: Path) -> None:
