@@ -107,7 +107,7 @@ def kinship(made: CellDataset) -> dict[str, Any]:
 def _parts(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, pa.Table]:
     rows = derived.originals(data, SPLITS[0], SPLITS[1])
     if settings.share < 1:
-        rows, _ = _dealt(rows, settings.share, settings.seed + 1)  # not the order of the split below, nor of the build
+        rows, _ = _dealt(rows, settings.share, settings.seed + 1)  # not in the order of the split below
     with Workers(settings.num_proc) as workers:
         split = _random if name == "random" else _grouped
         train, test = split(rows, settings, workers)
@@ -116,7 +116,7 @@ def _parts(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, pa
 
 def _random(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[pa.Table, pa.Table]:
     filled = derived.balanced(rows, settings.target_per_class, settings.seed, workers)
-    order = seeded_order([f"random/{name}" for name in filled["image_id"].to_pylist()], settings.seed)
+    order = seeded_order(filled["image_id"].to_pylist(), settings.seed)
     held = round(len(order) * TEST_SHARE)
     return filled.take(pa.array(order[held:])), filled.take(pa.array(order[:held]))
 
