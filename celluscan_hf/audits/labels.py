@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from .. import taxonomy
 from ..curation.splits import MIN_GROUPS, SPLITS
@@ -115,7 +116,7 @@ def out_of_fold(rows: pa.Table, data: CellDataset, settings: LabelsSettings) -> 
     return _joined(found)
 
 
-def _fold(rows: pa.Table, held: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, pa.Table]:
+def _fold(rows: pa.Table, held: NDArray[np.bool_]) -> dict[str, pa.Table]:
     rest = rows.filter(pa.array(held))
     return {SPLITS[0]: rows.filter(pa.array(~held)), SPLITS[1]: rest, SPLITS[2]: rest}  # nothing is chosen on them
 
