@@ -13,9 +13,18 @@ from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.settings import BuildSettings, cores
 from ..errors import CelluScanError
 from ..training.memory import keep_freed_memory
-from . import leak, left_out, losses, result, shortcut
+from . import labels, leak, left_out, losses, result, shortcut
 
 _FAILED, _INTERRUPTED = 2, 130
+_NO_SETTINGS = (
+    "run",
+    "source",
+    "dataset",
+    "output",
+    "json",
+    "seed",
+    "num_proc",
+)  # what the file of figures tells elsewhere
 _PICTURES = {  # what the shortcut audit shows a model
     "untouched": "the model, from the whole picture",
     "covered": "the model, the cell covered",
@@ -76,6 +85,19 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--coarse", type=_share, default=0.0, help="share of train that keeps only the parent's name (0)"
     )
+    _add(
+        commands,
+        "labels",
+        "which labels are likely wrong: a list with pictures for review, nothing is changed",
+        _labels,
+    )
+    doubting = commands.choices["labels"]
+    doubting.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
+    doubting.add_argument("--steps", type=_count, default=400, help="of each training (400)")
+    doubting.add_argument("--folds", type=_folds, default=3, help="parts, each judged by a model of the others (3)")
+    doubting.add_argument(
+        "--plant", type=_share, default=0.0, help="share of labels made wrong, to see how many are found (0)"
+    )
     return parser
 
 
@@ -110,6 +132,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _folds(text: str) -> int:
+    if not 2 <= int(text) <= labels.MOST_FOLDS:
+        raise argparse.ArgumentTypeError(f"{text}: expected 2 to {labels.MOST_FOLDS}")
+    return int(text)
+
+
 def _data(chosen: argparse.Namespace) -> CellDataset:
     if chosen.dataset:
         return open_dataset(chosen.dataset)
@@ -119,11 +147,7 @@ def _data(chosen: argparse.Namespace) -> CellDataset:
 
 
 def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: dict[str, Any], draw: Any) -> None:
-    settings = {
-        name: value
-        for name, value in vars(chosen).items()
-        if name not in ("run", "source", "dataset", "output", "json", "seed", "num_proc")
-    }
+    settings = {name: value for name, value in vars(chosen).items() if name not in _NO_SETTINGS}
     path = chosen.json or chosen.output / f"{what}.json"
     result.write(result.result(what, data, chosen.seed, settings, figures), path)
     draw(figures, path.with_suffix(".png"))
@@ -168,6 +192,14 @@ def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
     _write("losses", data, chosen, figures, losses.draw)
     rows = [[loss] + [f"{found[name]['mean']:.3f}" for name in losses.FIGURES] for loss, found in figures.items()]
     return table(["loss", *(name.replace("_", " ") for name in losses.FIGURES)], rows)
+
+
+def _labels(data: CellDataset, chosen: argparse.Namespace) -> str:
+    names = ("output", "recipe", "steps", "folds", "plant", "seed")
+    figures = labels.audit(data, labels.LabelsSettings(**{name: getattr(chosen, name) for name in names}))
+    _write("labels", data, chosen, figures, labels.draw)
+    heads = ["class", "cells", "likely errors", "most often suggested"]
+    return table(heads, labels.table_rows(figures)) + "\n\n" + labels.in_words(figures, chosen.output)
 
 
 def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:

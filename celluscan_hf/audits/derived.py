@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from .. import taxonomy
-from ..curation.splits import SPLITS, TIERS, seeded_order
+from ..curation.splits import SPLITS, TIERS, Groups, Integers, deal, seeded_order
 from ..dataset.augment import one_thread, variants
 from ..dataset.features import SCHEMA, Part
 from ..dataset.plan import SHARD_ROWS, variants_per_parent
@@ -65,6 +65,16 @@ def derive(
 def _groups(rows: pa.Table) -> Iterator[pa.Table]:
     for start in range(0, rows.num_rows, ROW_GROUP):
         yield rows.slice(start, ROW_GROUP)
+
+
+def dealt(rows: pa.Table, shares: Sequence[float], seed: int) -> Integers:
+    """The part (number in `shares`) of each row, (N,): whole groups, the parts alike in classes and sources."""
+    names, members = np.unique(np.array(rows["group_id"].to_pylist(), object), return_inverse=True)
+    labels = rows["label"].to_numpy()
+    strata = np.unique(
+        [f"{a}|{b}" for a, b in zip(labels, rows["source"].to_pylist(), strict=True)], return_inverse=True
+    )[1]
+    return deal(Groups(names.tolist(), members, labels, strata), shares, seed)[members]
 
 
 @dataclass(frozen=True)

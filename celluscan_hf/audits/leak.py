@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from ..curation.splits import SPLITS, Groups, deal, seeded_order
+from ..curation.splits import SPLITS, seeded_order
 from ..dataset.reading import CellDataset
 from ..dataset.workers import Workers
 from ..evaluation import plots
@@ -128,12 +127,7 @@ def _grouped(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[
 
 def _dealt(rows: pa.Table, share: float, seed: int) -> tuple[pa.Table, pa.Table]:
     """Rows in two parts, a share and the rest, of whole groups, alike in classes and sources."""
-    names, members = np.unique(np.array(rows["group_id"].to_pylist(), object), return_inverse=True)
-    labels = rows["label"].to_numpy()
-    strata = np.unique(
-        [f"{a}|{b}" for a, b in zip(labels, rows["source"].to_pylist(), strict=True)], return_inverse=True
-    )[1]
-    rest = deal(Groups(names.tolist(), members, labels, strata), (share, 1 - share), seed)[members] == 1
+    rest = derived.dealt(rows, (share, 1 - share), seed) == 1
     return rows.filter(pa.array(~rest)), rows.filter(pa.array(rest))
 
 

@@ -20,6 +20,7 @@ from ..errors import CelluScanError
 from .features import CONFIGS, FEATURES, Part
 from .inspection import parquet_files
 
+_FINDINGS = ("curation/label_conflicts.csv", "curation/duplicates.csv")
 _BUILD = "build it with scripts/build_dataset.py"
 
 
@@ -133,7 +134,7 @@ def open_dataset(name: str | Path) -> CellDataset:
 
 def _fetch(repository: str) -> Path:
     try:
-        patterns = ["data/*", "curation/*.json", "README.md"]
+        patterns = ["data/*", "curation/*.json", *_FINDINGS, "README.md"]
         return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
     except HFValidationError as error:
         raise CelluScanError(f"{repository}: no such folder, and not the name of a Hub repository") from error

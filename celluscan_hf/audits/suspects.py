@@ -1,0 +1,176 @@
+"""Cells whose label may be wrong: equal images under two labels, and labels that a model which never saw them doubts.
+
+The second kind is found by confident learning (Northcutt et al., JAIR 2021, https://arxiv.org/abs/1911.00068): from
+labels and out-of-fold probabilities it estimates how many cells of each class belong to which other one, and picks as
+many, those that are furthest on the other side. It is a list to look through, not a verdict: a rare or a hard cell is
+doubted as well as a wrong one.
+"""
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .. import taxonomy
+from ..curation.splits import seeded_order
+from ..dataset.reading import CellDataset
+from ..errors import CelluScanError
+from ..evaluation.predictions import Predictions
+
+CONFLICT, CONFIDENCE = "conflict", "confidence"
+Integers = NDArray[np.int64]
+Ranked = Callable[..., Integers]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A cell to look at again; the fields are columns of `labels.csv`.
+
+    - `split`: empty where the build has put the cell aside, so that it is in no split.
+    - `suggested`: the class the model gives instead, or that of the equal image; several are parted by " | ".
+    - `p_label`, `p_suggested`: out-of-fold probabilities; None where the cell is in no split.
+    - `reason`: `CONFLICT` or `CONFIDENCE`; `others`: the image_ids of the images it is in conflict with.
+    - `planted`: the class it had before its label was changed for a trial, else empty.
+    """
+
+    image_id: str
+    source: str
+    split: str
+    label: str
+    suggested: str
+    p_label: float | None
+    p_suggested: float | None
+    reason: str
+    others: str = ""
+    planted: str = ""
+
+
+def finder() -> Ranked:
+    """cleanlab's search. Raises a `CelluScanError` where it is not installed."""
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        raise CelluScanError('cleanlab is not installed: pip install "celluscan_hf[labels]"') from error
+    found: Ranked = find_label_issues
+    return found
+
+
+def likely_errors(labels: Integers, probabilities: NDArray[np.floating[Any]]) -> tuple[Integers, Integers]:
+    """Rows whose label is likely wrong, the least probable label first, and the likeliest class of each: (n,) both.
+
+    Of `labels` (N,) and out-of-fold `probabilities` (N, classes). Classes without any cell take no part: their
+    probability is shared out among the others.
+    """
+    present = np.unique(labels)
+    shares = probabilities[:, present].astype(np.float64) + np.finfo(np.float32).tiny  # of a row of zeros, equal ones
+    shares /= shares.sum(axis=1, keepdims=True)
+    numbers = np.searchsorted(present, labels)
+    rows = finder()(numbers, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
+    return rows, present[shares[rows].argmax(axis=1)]
+
+
+def doubted(
+    cells: Predictions, splits: Mapping[str, str], planted: Mapping[str, str]
+) -> tuple[list[Suspect], list[Suspect]]:
+    """The `likely_errors` of out-of-fold predictions, and apart those that were given a parent or child of their class.
+
+    The latter are not errors: one name is only coarser than the other. `splits` tells the split of each image_id,
+    `planted` the true class of those with a planted label.
+    """
+    listed: list[Suspect] = []
+    related: list[Suspect] = []
+    for row, told in zip(*likely_errors(cells.labels, cells.probabilities), strict=True):
+        name, label, suggested = cells.image_ids[row], taxonomy.NAMES[cells.labels[row]], taxonomy.NAMES[told]
+        known, other = (float(cells.probabilities[row, number]) for number in (cells.labels[row], told))
+        found = Suspect(
+            name, cells.sources[row], splits[name], label, suggested, known, other, CONFIDENCE,
+            planted=planted.get(name, ""),
+        )  # fmt: skip
+        (related if compatible(label, suggested) else listed).append(found)
+    return listed, related
+
+
+def compatible(first: str, second: str) -> bool:
+    """Whether both names can be true of one cell: they are equal, or one is the parent of the other."""
+    return taxonomy.finest({first, second}) is not None
+
+
+def conflicts(data: CellDataset, cells: Predictions, splits: Mapping[str, str]) -> list[Suspect]:
+    """Equal images under labels that cannot both be true, as the build has put them aside; then near duplicates.
+
+    Near duplicates under two labels stay in the data set, in one split; each cell is named once.
+
+    Raises:
+        CelluScanError: The data set does not hold what its build has found.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for row in _found_by_build(data, "label_conflicts.csv", ("conflict", "image_id", "label")):
+        groups.setdefault(row["conflict"], []).append((row["image_id"], row["label"]))
+    columns = ("kind", "image_id", "label", "duplicate_of", "label_of_other")
+    near = [
+        [(row["duplicate_of"], row["label_of_other"]), (row["image_id"], row["label"])]
+        for row in _found_by_build(data, "duplicates.csv", columns)
+        if row["kind"] == "near" and not compatible(row["label"], row["label_of_other"])
+    ]
+    places = {name: row for row, name in enumerate(cells.image_ids)}
+    found: dict[str, Suspect] = {}
+    for group in (*groups.values(), *near):
+        for name, label in group:
+            differing = [(other, said) for other, said in group if not compatible(said, label)]
+            found.setdefault(name, _in_conflict(name, label, differing, cells, places.get(name), splits))
+    return list(found.values())
+
+
+def _in_conflict(
+    name: str,
+    label: str,
+    differing: list[tuple[str, str]],
+    cells: Predictions,
+    row: int | None,
+    splits: Mapping[str, str],
+) -> Suspect:
+    said = sorted({other for _, other in differing})
+    known = told = None
+    if row is not None:
+        known, *given = (float(cells.probabilities[row, taxonomy.LABEL2ID[one]]) for one in (label, *said))
+        told = max(given, default=None)
+    others = " | ".join(other for other, _ in differing)
+    source = name.partition("/")[0]
+    return Suspect(name, source, splits.get(name, ""), label, " | ".join(said), known, told, CONFLICT, others)
+
+
+def _found_by_build(data: CellDataset, name: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    path: Path = data.folder / "curation" / name
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except OSError as error:
+        raise CelluScanError(f"{path} cannot be read; expected a data set of scripts/build_dataset.py") from error
+    if missing := set(columns) - set(reader.fieldnames or ()):
+        raise CelluScanError(f"{path} lacks {', '.join(sorted(missing))}; build it with scripts/build_dataset.py")
+    return rows
+
+
+def plant(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
+    """A wrong class for a share of the rows, {image_id: class number}: any that is there and no parent or child.
+
+    Raises:
+        CelluScanError: A cell has no such class beside its own.
+    """
+    names, labels = rows["image_id"].to_pylist(), rows["label"].to_numpy()
+    present = np.unique(labels).tolist()
+    wrong = {
+        label: [other for other in present if not compatible(taxonomy.NAMES[label], taxonomy.NAMES[other])]
+        for label in present
+    }
+    if share and not all(wrong.values()):
+        raise CelluScanError("--plant needs cells of two classes or more of which none is the parent of another")
+    chosen = seeded_order([f"plant|{name}" for name in names], seed)[: round(share * len(names))]
+    draw = np.random.default_rng(seed)
+    return {names[row]: int(draw.choice(wrong[labels[row]])) for row in chosen}
