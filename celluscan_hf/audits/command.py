@@ -51,54 +51,59 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="audit.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="audits", required=True, metavar="AUDIT")
-    _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
-    leaking = commands.choices["leak"]
-    leaking.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    leaking.add_argument("--steps", type=_count, default=700, help="of each training (700)")
-    leaking.add_argument(
-        "--share", type=_share, default=1.0, help="of the cells: the fewer, the more looks at each (1)"
-    )
-    leaking.add_argument(
+    leaking = _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
+    _leak_options(leaking)
+    text = "how much of the class stands around the cell, and how much a model takes"
+    shortcuts = _add(commands, "shortcut", text, _shortcut)
+    shortcuts.add_argument("--model", help="a trained model; its answers where the cell is covered")
+    text = "what a model is worth on a source or an acquisition it has not learned from"
+    _left_out_options(_add(commands, "left-out", text, _left_out))
+    text = "which loss learns most, on validation: flat, hierarchical, with a maturation term"
+    _losses_options(_add(commands, "losses", text, _losses))
+    text = "which labels are likely wrong: a list with pictures for review, nothing is changed"
+    _labels_options(_add(commands, "labels", text, _labels))
+    return parser
+
+
+def _leak_options(parser: argparse.ArgumentParser) -> None:
+    _training_options(parser, steps=700)
+    parser.add_argument("--share", type=_share, default=1.0, help="of the cells: the fewer, the more looks at each (1)")
+    parser.add_argument(
         "--as-stored",
         action="store_true",
         help="show pictures as they are stored, so that they can be learned by heart",
     )
-    leaking.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
-    _add(commands, "shortcut", "how much of the class stands around the cell, and how much a model takes", _shortcut)
-    commands.choices["shortcut"].add_argument("--model", help="a trained model; its answers where the cell is covered")
-    _add(commands, "left-out", "what a model is worth on a source or an acquisition it has not learned from", _left_out)
-    leaving = commands.choices["left-out"]
-    leaving.add_argument("--by", choices=("source", "acquisition"), default="source", help="what is left out (source)")
-    leaving.add_argument("--only", action="append", default=[], metavar="VALUE", help="leave out this one; repeatable")
-    leaving.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    leaving.add_argument("--steps", type=_count, default=700, help="of each training (700)")
-    leaving.add_argument(
+    parser.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
+
+
+def _left_out_options(parser: argparse.ArgumentParser) -> None:
+    _training_options(parser, steps=700)
+    parser.add_argument("--by", choices=("source", "acquisition"), default="source", help="what is left out (source)")
+    parser.add_argument("--only", action="append", default=[], metavar="VALUE", help="leave out this one; repeatable")
+    parser.add_argument(
         "--surroundings", type=_share, default=0.0, help="train a second time with so much of train.py --surroundings"
     )
-    _add(
-        commands, "losses", "which loss learns most, on validation: flat, hierarchical, with a maturation term", _losses
-    )
-    compared = commands.choices["losses"]
-    compared.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    compared.add_argument("--steps", type=_count, default=320, help="of each training (320)")
-    compared.add_argument("--seeds", type=_count, default=2, help="trainings of each loss (2)")
-    compared.add_argument(
+
+
+def _losses_options(parser: argparse.ArgumentParser) -> None:
+    _training_options(parser, steps=320)
+    parser.add_argument("--seeds", type=_count, default=2, help="trainings of each loss (2)")
+    parser.add_argument(
         "--coarse", type=_share, default=0.0, help="share of train that keeps only the parent's name (0)"
     )
-    _add(
-        commands,
-        "labels",
-        "which labels are likely wrong: a list with pictures for review, nothing is changed",
-        _labels,
-    )
-    doubting = commands.choices["labels"]
-    doubting.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    doubting.add_argument("--steps", type=_count, default=400, help="of each training (400)")
-    doubting.add_argument("--folds", type=_folds, default=3, help="parts, each judged by a model of the others (3)")
-    doubting.add_argument(
+
+
+def _labels_options(parser: argparse.ArgumentParser) -> None:
+    _training_options(parser, steps=400)
+    parser.add_argument("--folds", type=_folds, default=3, help="parts, each judged by a model of the others (3)")
+    parser.add_argument(
         "--plant", type=_share, default=0.0, help="share of labels made wrong, to see how many are found (0)"
     )
-    return parser
+
+
+def _training_options(parser: argparse.ArgumentParser, steps: int) -> None:
+    parser.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
+    parser.add_argument("--steps", type=_count, default=steps, help="of each training (%(default)s)")
 
 
 def _add(
@@ -106,7 +111,7 @@ def _add(
     name: str,
     text: str,
     run: Callable[[CellDataset, argparse.Namespace], str],
-) -> None:
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     cells = parser.add_mutually_exclusive_group(required=True)
@@ -118,6 +123,7 @@ def _add(
     parser.add_argument("--json", type=Path, help="a file that takes the figures; its picture goes beside it")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
+    return parser
 
 
 def _share(text: str) -> float:
