@@ -76,7 +76,9 @@ def _check_foreign(source: Source, data: CellDataset) -> None:
 def _files_of(data: CellDataset) -> frozenset[str]:
     """The SHA-256 of the publishers' files of all originals of a data set."""
     files = [file for split in SPLITS for file in data.checked_files(CONFIG, split)]
-    return frozenset(digest for file in files for digest in pq.read_table(file, columns=["sha256"])["sha256"].to_pylist())
+    return frozenset(
+        digest for file in files for digest in pq.read_table(file, columns=["sha256"])["sha256"].to_pylist()
+    )
 
 
 def judged_elsewhere(
