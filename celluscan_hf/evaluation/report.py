@@ -13,7 +13,8 @@ from .plots import ORDER, percent
 
 _TEMPLATE = Path(__file__).with_name("report.md.jinja")
 _CONFUSIONS = 10
-UNMEASURED = "other laboratories: not measured; expect lower"
+_UNMEASURED = "other laboratories: not measured; expect lower"
+_COLUMNS = ("cells of", "cells", "classes", "accuracy", "balanced accuracy", "macro-F1", "NLL", "ECE")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -60,12 +61,9 @@ def places(metrics: Mapping[str, Any], home: str) -> str:
     rows = [_place(home, {**metrics, "classes": classes})]
     rows += [_place(f"{found['title']} ({_code(name)})", found) for name, found in external.items()]
     if not external:
-        rows.append([UNMEASURED if "dataset" in metrics["data"] else "other sources: not measured", *_BLANK])
-    head = ["cells of", "cells", "classes", "accuracy", "balanced accuracy", "macro-F1", "NLL", "ECE"]
-    return table(head, rows)
-
-
-_BLANK = ["–"] * 7
+        unmeasured = _UNMEASURED if "dataset" in metrics["data"] else "other sources: not measured"
+        rows.append([unmeasured, *["–"] * (len(_COLUMNS) - 1)])
+    return table(_COLUMNS, rows)
 
 
 def _place(name: str, found: Mapping[str, Any]) -> list[object]:

@@ -293,7 +293,7 @@ def test_without_resamples_there_are_no_intervals_of_means(facts):
     text = render(change(facts, metrics={"ci95": None}))
     assert "Intervals are percentiles" not in text
     assert "interval" not in text.partition("\n---\n")[2].partition("## How to use it")[0]
-    assert re.search(rf"\| 383 \| 13 \| {facts.metrics['accuracy']:.3f} \|", text)
+    assert re.search(rf"\| {facts.metrics['n']} \| 13 \| {facts.metrics['accuracy']:.3f} \|", text)
     assert "intervals not calculated" in text
 
 
@@ -332,7 +332,7 @@ def test_the_figure_of_the_split_never_stands_alone(facts):
     assert alone[1].startswith("| other laboratories: not measured; expect lower | – |")
     assert beside[0] == alone[0]
     assert [line.partition(" (")[0] for line in beside[1:]] == ["| A lab", "| B lab"]
-    assert beside[1].startswith("| A lab (`a`) | 3 | 3 | 0.333 (0.000–1.000) |")
+    assert beside[1].startswith("| A lab (`a`) | 3 | 3 | 0.333 (")
     assert f"| {facts.metrics['accuracy']:.3f} (" in alone[0]
 
 
