@@ -299,7 +299,7 @@ def test_without_resamples_there_are_no_intervals_of_means(facts):
 
 def test_what_was_not_measured_has_no_section(facts):
     text = render(change(facts, metrics={"maturation": None, "abnormal": None, "calibration": [], "ece": None}))
-    for section in ("line of maturation", "Finding abnormal cells", "mean probability", "expected calibration error"):
+    for section in ("line of maturation", "Finding abnormal cells", "mean probability", "Weighted over bins"):
         assert section in render(facts)
         assert section not in text
 
