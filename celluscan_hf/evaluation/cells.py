@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..sources import Dropped, Record, Source, TreeSource, open_sources
 
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"
+IN_DATASET = "in_dataset"
 _SAID = ("title", "license", "caution")  # of each source, in metrics.json
 
 
@@ -87,28 +88,33 @@ def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:
 
 
 def cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
-    """The cells of raw sources, given as `KEY=PATH`. `scratch` takes the decompressed copies of compressed tars.
+    """The cells of raw sources, given as `KEY=PATH`. `scratch` takes the decompressed copies of compressed tars."""
+    return cells_of(open_sources(specs, scratch, seed=0, licenses={}))
+
+
+def cells_of(sources: Sequence[Source], known: Collection[str] = frozenset()) -> Cells:
+    """The cells of opened sources.
 
     Left out, each with a reason: files that are no cell of a known class, copies that the publisher made of other
-    images, all but one of equal files, and equal files that carry labels which cannot both be true.
+    images, files whose SHA-256 is among the `known`, those of a data set, all but one of equal files, and equal files
+    that carry labels which cannot both be true.
     """
-    sources = open_sources(specs, scratch, seed=0, licenses={})
     found: list[tuple[Cell, str]] = []
     dropped: list[Dropped] = []
     for source in sources:
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
-                known = _looked_up(source, item)
-                if isinstance(known, Dropped):
-                    dropped.append(known)
+                outcome = _looked_up(source, item, known)
+                if isinstance(outcome, Dropped):
+                    dropped.append(outcome)
                 else:
-                    found.append(known)
+                    found.append(outcome)
                 advance(1)
     kept, copies = _once_each(found)
     return Cells(kept, dropped + copies, _described(sources, kept))
 
 
-def _looked_up(source: Source, item: Record | Dropped) -> tuple[Cell, str] | Dropped:
+def _looked_up(source: Source, item: Record | Dropped, known: Collection[str]) -> tuple[Cell, str] | Dropped:
     """The cell of a record and a digest of what it shows, or why there is none."""
     if isinstance(item, Dropped):
         return item
@@ -122,6 +128,8 @@ def _looked_up(source: Source, item: Record | Dropped) -> tuple[Cell, str] | Dro
     except BadImage as bad:
         return Dropped(item.image_id, bad.reason, bad.detail, item.source_label)
     digest = hashlib.sha256(data).hexdigest()
+    if digest in known:
+        return Dropped(item.image_id, IN_DATASET, "the data set holds a cell of the same file", item.source_label)
     cell = Cell(
         image_id=item.image_id,
         source=source.name,

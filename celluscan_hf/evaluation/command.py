@@ -9,6 +9,7 @@ from ..errors import CelluScanError
 from ..sources import KEYS
 from . import folder
 from .job import EvaluationSettings, evaluate
+from .report import with_interval
 
 _FAILED, _INTERRUPTED = 2, 130
 HEADLINE = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
@@ -26,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=PATH",
         help=f"a folder, zip or tar of a raw data set; keys: {', '.join(KEYS)}. May be repeated",
+    )
+    parser.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="KEY=PATH",
+        help="beside --dataset: a raw data set of another laboratory, measured by itself. May be repeated",
     )
     parser.add_argument("--split", help="of --dataset: train (its originals), validation or test, which is the default")
     parser.add_argument(
@@ -72,6 +80,7 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
         dataset=arguments.dataset,
         split=arguments.split or EvaluationSettings.split,
         sources=tuple(arguments.source),
+        external=tuple(arguments.external),
         batch_size=arguments.batch_size,
         device=arguments.device,
         resamples=arguments.resamples,
@@ -80,19 +89,17 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
 
 
 def summary(metrics: dict[str, Any], output: Path) -> str:
-    """The closing lines: what was found, and where it is."""
-    figures = ", ".join(f"{title} {_figure(metrics, name)}" for name, title in HEADLINE.items())
-    dropped = sum(metrics["data"]["dropped"].values())
-    left_out = f"; {dropped:,} files or boxes left out: {output / folder.DROPPED}" if dropped else ""
-    return (
-        f"{metrics['n']:,} cells: {figures}{left_out}\n"
-        f"{output / folder.REPORT}: the report\n{output / folder.METRICS}: all figures"
-    )
+    """The closing lines: what was found, here and on each external source, and where it is."""
+    found = [_told(metrics, metrics["data"]["dropped"], output)]
+    found += [f"external {name}, {_told(one, one['dropped'], output)}" for name, one in metrics["external"].items()]
+    return "\n".join([*found, f"{output / folder.REPORT}: the report", f"{output / folder.METRICS}: all figures"])
 
 
-def _figure(metrics: dict[str, Any], name: str) -> str:
-    interval = metrics.get("ci95", {}).get(name)
-    return f"{metrics[name]:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+def _told(figures: dict[str, Any], dropped: dict[str, int], output: Path) -> str:
+    told = ", ".join(f"{title} {with_interval(figures, name)}" for name, title in HEADLINE.items())
+    count = sum(dropped.values())
+    left_out = f"; {count:,} files or boxes left out: {output / folder.DROPPED}" if count else ""
+    return f"{figures['n']:,} cells: {told}{left_out}"
 
 
 def _fail(message: str) -> int:

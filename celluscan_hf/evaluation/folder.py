@@ -17,6 +17,7 @@ from ..errors import CelluScanError
 
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
+EXTERNAL = "external.parquet"  # only where external sources were asked for
 REPORT = "report.md"
 DROPPED = "dropped.csv"
 CONFUSION = "confusion_matrix.png"
@@ -29,7 +30,7 @@ EXAMPLES = "examples.json"
 IMAGES = "examples"  # the one folder in it, with the images that `EXAMPLES` describes
 IMAGE_FILES = {cell.name: f"{cell.code}.jpg" for cell in taxonomy.CLASSES}
 FILES = frozenset(
-    {METRICS, PREDICTIONS, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY, RISK, EXAMPLES}
+    {METRICS, PREDICTIONS, EXTERNAL, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY, RISK, EXAMPLES}
 )
 _SHOWN = 3
 

@@ -25,6 +25,7 @@ from ..whole import whole
 from . import folder, plots
 from .cells import Cells, cells_of_sources, cells_of_split
 from .examples import write_examples
+from .external import cells_elsewhere, judged_elsewhere
 from .gallery import draw_mistakes
 from .measure import measure
 from .predictions import Predictions, columns_of, predict
@@ -50,6 +51,7 @@ _SOFTWARE = ("datasets", "numpy", "pillow", "torch", "transformers")
 class EvaluationSettings:
     """Settings of one evaluation, of a split of a built `dataset` or of raw `sources` (`KEY=PATH` each).
 
+    - `external`: beside `dataset`, raw sources (`KEY=PATH`) of other laboratories, each measured by itself.
     - `model`: a checkpoint folder, or the name of a model on the Hub.
     - `device`: as torch names it; None for the best there is.
     - `resamples`: of the bootstrap behind the intervals; 0 for none.
@@ -60,6 +62,7 @@ class EvaluationSettings:
     dataset: str | None = None
     split: str = "test"
     sources: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
     batch_size: int = 64
     device: str | None = None
     resamples: int = RESAMPLES
@@ -68,6 +71,10 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if (self.dataset is None) == (not self.sources):
             raise CelluScanError("expected either --dataset or --source; give one of them")
+        if self.external and self.dataset is None:
+            raise CelluScanError(
+                "--external stands beside the figures of --dataset; give --dataset, or --source for raw files alone"
+            )
         for name, lowest in (("batch_size", 1), ("resamples", 0)):
             if getattr(self, name) < lowest:
                 option = "--" + name.replace("_", "-")
@@ -80,6 +87,7 @@ class EvaluationSettings:
         if self.dataset is not None:
             words += ["--dataset", self.dataset, "--split", self.split]
         words += [word for source in self.sources for word in ("--source", source)]
+        words += [word for source in self.external for word in ("--external", source)]
         words += ["--output", str(self.output)]
         for name in ("batch_size", "device", "resamples"):
             if getattr(self, name) != getattr(type(self), name):
@@ -93,24 +101,32 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     Raises:
         CelluScanError: The model, the data or the output cannot be used, or no cell is left to evaluate.
     """
-    paths = [settings.dataset] if settings.dataset else [source.partition("=")[2] for source in settings.sources]
+    raw = [source.partition("=")[2] for source in (*settings.sources, *settings.external)]
+    paths = [settings.dataset or "", *raw]
     folder.check_outside(settings.output, [Path(path) for path in paths if path])
     with folder.building(settings.output) as made:
         model, processor = load_classifier(settings.model, settings.trust_remote_code)
         columns_of(model)  # before anything is read
         model.to(_device(settings.device))
         cells = _cells(settings, made.scratch)
+        outside = cells_elsewhere(settings.external, settings.dataset or "", made.scratch)
         with progress("predicting", len(cells.kept), "cell") as advance:
             found, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
+        elsewhere = judged_elsewhere(
+            outside, model, processor, batch_size=settings.batch_size, resamples=settings.resamples
+        )
         dropped = [*cells.dropped, *bad]
         metrics = measure(found, settings.resamples, load_reliability(model)) | {
             "model": described_model(settings.model, model, processor),
             "data": {**cells.described, "n": len(found), "dropped": dict(Counter(item.reason for item in dropped))},
+            "external": elsewhere.figures,
             "versions": {name: version(name) for name in _SOFTWARE},
             "command": settings.command,
         }
         found.write(made.final / folder.PREDICTIONS)
-        _write_dropped(dropped, made.final / folder.DROPPED)
+        if elsewhere.predictions:
+            Predictions.joined(elsewhere.predictions).write(made.final / folder.EXTERNAL)
+        _write_dropped([*dropped, *elsewhere.dropped], made.final / folder.DROPPED)
         _write_json(metrics, made.final / folder.METRICS)
         draw(found, metrics, cells, made.final)
         _write_json(write_examples(found, cells, made.final), made.final / folder.EXAMPLES)

@@ -45,6 +45,27 @@ def measure(cells: Predictions, resamples: int = RESAMPLES, known: Reliability |
     }
 
 
+def measure_place(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """What `metrics.json` says of the cells of one external source, to stand beside the figures of the split.
+
+    `n`, `groups`, the scalars and `ci95` of `wbc_metrics`, `related` as `measure` has it, and `classes`, of how many
+    classes there are cells: the means count these alone. `resamples` 0 leaves `ci95` out.
+    """
+    result = figures(
+        cells.probabilities.astype(np.float64),
+        cells.labels,
+        taxonomy.NAMES,
+        groups=cells.groups.tolist(),
+        resamples=resamples,
+    )
+    del result["per_class"], result["confusion_matrix"]
+    return result | {
+        "groups": int(cells.groups.max()) + 1,
+        "classes": len(np.unique(cells.labels)),
+        "related": haematology.related_names(cells),
+    }
+
+
 def _recall_intervals(cells: Predictions) -> dict[str, list[float] | None]:
     right = cells.predicted == cells.labels
     return {

@@ -1,5 +1,7 @@
 """What a classifier said of each cell: made once, kept in `predictions.parquet`, read by everything that counts.
 
+`external.parquet` has the same of the cells of external sources, one source behind the other.
+
 Columns of the file, a row per cell in the order of the data: `image_id`, `source`, `source_label`, `group_id` (cells of
 one group are not independent), `sha256` (of the publisher's file), `label` and `predicted` (class numbers in the order
 of the taxonomy; the schema names them), `probabilities` (14 of float32, the same order, with a sum of one).
@@ -77,6 +79,13 @@ class Predictions:
         """Those of some cells."""
         facts = {name: list(compress(values, chosen)) for name, values in self.facts.items()}
         return Predictions(facts, self.labels[list(chosen)], self.probabilities[list(chosen)])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Those of all parts, one behind the other; there must be one part or more."""
+        facts = {name: [value for part in parts for value in part.facts[name]] for name in FACTS}
+        labels, rows = ([getattr(part, name) for part in parts] for name in ("labels", "probabilities"))
+        return cls(facts, np.concatenate(labels), np.concatenate(rows))
 
     def write(self, path: Path) -> None:
         """Write the file that the head of this module describes."""

@@ -7,11 +7,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from .. import taxonomy
+from ..dataset.card import table
 from . import folder
 from .plots import ORDER, percent
 
 _TEMPLATE = Path(__file__).with_name("report.md.jinja")
 _CONFUSIONS = 10
+_UNMEASURED = "other laboratories: not measured; expect lower"
+_COLUMNS = ("cells of", "cells", "classes", "accuracy", "balanced accuracy", "macro-F1", "NLL", "ECE")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -28,6 +31,7 @@ def render(metrics: Mapping[str, Any], pictures: Collection[str]) -> str:
             codes={cell.name: cell.code for cell in taxonomy.CLASSES},
             without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
             confusions=largest_confusions(metrics),
+            places=places(metrics, _home(metrics["data"])),
         )
     )
 
@@ -42,10 +46,44 @@ def environment() -> Environment:
         "interval": _interval,
         "range": lambda ends: f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else "–",
         "figure": lambda value: "–" if value is None else f"{+value:.3f}",
-        "code": lambda text: "`" + str(text).replace("`", "'").replace("|", "\\|") + "`",
+        "code": _code,
         "listed": _listed,
     }
     return made
+
+
+def places(metrics: Mapping[str, Any], home: str) -> str:
+    """The Markdown table of the headline figures: a row of the cells evaluated, which `home` names, and one of each
+    external source. Where none was measured, its last row says so: the first never stands alone.
+    """
+    external: Mapping[str, Mapping[str, Any]] = metrics.get("external") or {}
+    classes = sum(1 for found in metrics["per_class"].values() if found["support"])
+    rows = [_place(home, {**metrics, "classes": classes})]
+    rows += [_place(f"{found['title']} ({_code(name)})", found) for name, found in external.items()]
+    if not external:
+        unmeasured = _UNMEASURED if "dataset" in metrics["data"] else "other sources: not measured"
+        rows.append([unmeasured, *["–"] * (len(_COLUMNS) - 1)])
+    return table(_COLUMNS, rows)
+
+
+def _place(name: str, found: Mapping[str, Any]) -> list[object]:
+    means = [with_interval(found, key) for key in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")]
+    return [name, found["n"], found["classes"], *means]
+
+
+def _home(data: Mapping[str, Any]) -> str:
+    """What the evaluated cells are called in the table of the report."""
+    if "dataset" in data:
+        return f"the {data['split']} split of {_code(data['dataset'])}"
+    return ", ".join(f"{source['title']} ({_code(name)})" for name, source in data["sources"].items())
+
+
+def with_interval(found: Mapping[str, Any], name: str) -> str:
+    """A figure with three decimals, and behind it the ends of its interval where there is one; a dash for none."""
+    value, ends = found[name], (found.get("ci95") or {}).get(name)
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({ends[0]:.3f}–{ends[1]:.3f})" if ends else "")
 
 
 def largest_confusions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -58,6 +96,11 @@ def largest_confusions(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         if count and true != predicted
     ]
     return sorted(pairs, key=lambda pair: -pair["n"])[:_CONFUSIONS]
+
+
+def _code(text: object) -> str:
+    """A name as code that cannot break a table."""
+    return "`" + str(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _exact(share: float | None) -> str:

@@ -16,8 +16,8 @@ from ..errors import CelluScanError
 from ..evaluation import folder
 from ..evaluation.cells import CONFIG
 from ..evaluation.plots import ORDER
-from ..evaluation.report import environment, largest_confusions
-from ..sources import READERS
+from ..evaluation.report import environment, largest_confusions, places
+from ..sources import KEYS, READERS
 from .training_facts import TrainingFacts
 
 HUB = "https://huggingface.co"
@@ -73,6 +73,11 @@ class ModelFacts:
         """Whether it was evaluated on a split of a built data set, not on raw sources."""
         return "dataset" in self.metrics["data"]
 
+    @property
+    def external(self) -> Mapping[str, Mapping[str, Any]]:
+        """The figures of external sources by their names; empty too for an evaluation that is older than these."""
+        return self.metrics.get("external") or {}
+
 
 def render(facts: ModelFacts) -> str:
     """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`."""
@@ -89,6 +94,9 @@ def render(facts: ModelFacts) -> str:
         same_data=facts.metrics["data"]["fingerprint"] == facts.settings["data"]["fingerprint"],
         ci=facts.metrics.get("ci95") or {},
         sources=_sources(facts.metrics["data"]["sources"]),
+        external=facts.external,
+        elsewhere=_sources(facts.external),
+        places=places(facts.metrics, _home(facts)),
         name=facts.repository.rpartition("/")[2],
         classes=ORDER,
         confusions=largest_confusions(facts.metrics)[:_CONFUSIONS],
@@ -100,6 +108,14 @@ def render(facts: ModelFacts) -> str:
         files=folder,
     )
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}"))
+
+
+def _home(facts: ModelFacts) -> str:
+    """What the evaluated cells are called in the table of the headline figures."""
+    data = facts.metrics["data"]
+    if facts.of_split:
+        return f"the {data['split']} split of [{facts.dataset}]({HUB}/datasets/{facts.dataset})"
+    return ", ".join(source["title"] for source in _sources(data["sources"]))
 
 
 def template_path() -> Path:
@@ -116,7 +132,7 @@ def metadata(facts: ModelFacts) -> ModelCardData:
         pipeline_tag=TASK,
         tags=_TAGS,
         datasets=[facts.dataset],
-        metrics=sorted({_METRICS[name][0] for name in _measured(facts)}),
+        metrics=sorted({_METRICS[name][0] for name in _measured(facts.metrics)}),
         base_model=TrainingFacts(facts.settings).base_model,
         widget=[
             {"src": f"{HUB}/{facts.repository}/resolve/main/{example['file']}", "example_title": example["class"]}
@@ -128,13 +144,14 @@ def metadata(facts: ModelFacts) -> ModelCardData:
     )
 
 
-def _measured(facts: ModelFacts) -> dict[str, float]:
+def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The figures for the Hub's tables, of those that were measured."""
-    found = {name: facts.metrics.get(name) for name in _METRICS}
+    found = {name: metrics.get(name) for name in _METRICS}
     return {name: round(value, _DIGITS) for name, value in found.items() if value is not None}
 
 
 def _eval_results(facts: ModelFacts) -> list[EvalResult]:
+    """The figures of the evaluated cells, then those of each external source."""
     data = facts.metrics["data"]
     where: dict[str, Any]
     if facts.of_split:
@@ -143,6 +160,13 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
     else:
         titles = [source["title"] for source in data["sources"].values()]
         where = {"dataset_type": "+".join(data["sources"]), "dataset_name": ", ".join(titles)}
+    results = _results(facts.metrics, **where)
+    for name, found in facts.external.items():
+        results += _results(found, dataset_type=name, dataset_name=found["title"] or name)
+    return results
+
+
+def _results(metrics: Mapping[str, Any], **where: Any) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=TASK,
@@ -153,7 +177,7 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
             metric_value=value,
             **where,
         )
-        for name, value in _measured(facts).items()
+        for name, value in _measured(metrics).items()
     ]
 
 
@@ -167,7 +191,7 @@ def evaluation_results(facts: ModelFacts) -> str:
         return yaml.safe_dump([])
     data, intervals = facts.metrics["data"], facts.metrics.get("ci95") or {}
     entries = []
-    for name, value in _measured(facts).items():
+    for name, value in _measured(facts.metrics).items():
         notes = [f"{data['split']} split", f"{facts.metrics['n']} cells"]
         if name in intervals:
             notes.append("95 % interval {:.4f}–{:.4f}".format(*intervals[name]))
@@ -185,8 +209,11 @@ def evaluation_results(facts: ModelFacts) -> str:
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _sources(described: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    """The sources of the evaluated cells, with citation and page where one of our readers knows them."""
+def _sources(described: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The sources of the evaluated cells, with citation and page where one of our readers knows them.
+
+    `key` is how the command line names one.
+    """
     found = []
     for name, source in described.items():
         info = READERS[name].info if name in READERS else None
@@ -194,6 +221,7 @@ def _sources(described: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]
         found.append(
             {
                 "name": name,
+                "key": name if name in KEYS else f"imagefolder:{name}",
                 "title": source["title"] or name,
                 "license": source["license"] or "not stated",
                 "caution": source["caution"],

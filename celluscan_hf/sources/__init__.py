@@ -49,15 +49,21 @@ __all__ = [
 ]
 
 
-def open_sources(specs: Sequence[str], scratch: Path, seed: int, licenses: dict[str, str]) -> list[Source]:
-    """The sources of a build, in the order of their names. Raises `CelluScanError` where two share a name."""
-    sources = [open_source(spec, scratch, seed) for spec in specs]
+def open_sources(
+    specs: Sequence[str], scratch: Path, seed: int, licenses: dict[str, str], option: str = "--source"
+) -> list[Source]:
+    """The sources of a build, in the order of their names. `option` is what errors call the argument of a source.
+
+    Raises:
+        CelluScanError: Two share a name, or one cannot be opened.
+    """
+    sources = [open_source(spec, scratch, seed, option) for spec in specs]
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
             raise CelluScanError(
                 f"source {name} is given twice, so its images could not be told apart; "
-                "give each folder a name of its own: --source imagefolder:NAME=DIR"
+                f"give each folder a name of its own: {option} imagefolder:NAME=DIR"
             )
     for name, license in licenses.items():
         if name not in names:
@@ -66,28 +72,28 @@ def open_sources(specs: Sequence[str], scratch: Path, seed: int, licenses: dict[
     return sorted(sources, key=lambda source: source.name)
 
 
-def open_source(spec: str, scratch: Path, seed: int) -> Source:
+def open_source(spec: str, scratch: Path, seed: int, option: str = "--source") -> Source:
     """The source of one `KEY=PATH`, `synthetic=COUNT` or `imagefolder:NAME=PATH`.
 
     `scratch` takes the decompressed copy of a compressed tar; `seed` seeds drawn cells.
     """
     key, equals, value = spec.partition("=")
     if not equals or not value:
-        raise CelluScanError(f"--source {spec}: expected KEY=PATH, for example pbc=PBC_dataset_normal_DIB")
+        raise CelluScanError(f"{option} {spec}: expected KEY=PATH, for example pbc=PBC_dataset_normal_DIB")
     kind, _, name = key.partition(":")
     if kind == SYNTHETIC:
-        return Synthetic(SYNTHETIC, _count(value), seed)
+        return Synthetic(SYNTHETIC, _count(value, option), seed)
     if name and kind != "imagefolder":
-        raise CelluScanError(f"--source {key}: only imagefolder takes a name of its own; give {kind}=PATH")
+        raise CelluScanError(f"{option} {key}: only imagefolder takes a name of its own; give {kind}=PATH")
     if kind not in READERS:
         close = difflib.get_close_matches(kind, KEYS, n=3)
-        raise CelluScanError(f"--source {key}: unknown source; {_known(close)}")
+        raise CelluScanError(f"{option} {key}: unknown source; {_known(close)}")
     return READERS[kind](name or kind, open_tree(Path(value).expanduser(), scratch))
 
 
-def _count(value: str) -> int:
+def _count(value: str, option: str) -> int:
     if not value.isdecimal() or int(value) == 0:
-        raise CelluScanError(f"--source synthetic={value}: expected the number of cells per class, for example 40")
+        raise CelluScanError(f"{option} synthetic={value}: expected the number of cells per class, for example 40")
     return int(value)
 
 

@@ -18,7 +18,7 @@ import safetensors.torch
 from datasets import load_dataset
 
 from celluscan_hf.evaluation.command import add_arguments, run
-from celluscan_hf.evaluation.folder import FILES, IMAGES
+from celluscan_hf.evaluation.folder import EXTERNAL, FILES, IMAGES
 from celluscan_hf.evaluation.predictions import Predictions
 from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import figures
 from celluscan_hf.taxonomy import NAMES
@@ -28,7 +28,7 @@ from .conftest import save_checkpoint
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 DESIGNED = {
     "n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece", "ci95", "per_class", "confusion_matrix",
-    "per_source", "model", "data",
+    "per_source", "model", "data", "external",
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def folder(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
 
 
 def test_the_folder_holds_every_file_and_nothing_else(evaluated):
-    assert {path.name for path in evaluated.iterdir()} == FILES | {IMAGES}
+    assert {path.name for path in evaluated.iterdir()} == FILES - {EXTERNAL} | {IMAGES}
     assert {path.name for path in evaluated.parent.iterdir()} == {"eval", "eval.lock"}
 
 
@@ -107,7 +107,7 @@ def test_the_command_it_names_gives_the_same_files(evaluated, tmp_path):
     words[words.index("--output") + 1] = str(tmp_path / "again")
     assert call(*words[2:]) == 0
     examples = {path.relative_to(evaluated) for path in (evaluated / IMAGES).iterdir()}
-    for name in examples | FILES - {"metrics.json", "report.md"}:
+    for name in examples | FILES - {EXTERNAL, "metrics.json", "report.md"}:
         assert (tmp_path / "again" / name).read_bytes() == (evaluated / name).read_bytes()
     assert metrics_of(tmp_path / "again") | {"command": ""} == metrics_of(evaluated) | {"command": ""}
 

@@ -7,19 +7,20 @@ from typing import Any
 import pytest
 
 from celluscan_hf.evaluation.folder import FILES
-from celluscan_hf.evaluation.measure import measure
+from celluscan_hf.evaluation.measure import measure, measure_place
 from celluscan_hf.evaluation.report import largest_confusions, render
 
 PICTURES = {name for name in FILES if name.endswith(".png")}
 SOURCE = {"title": "Drawn cells", "license": "MIT", "caution": "", "path": "/data/drawn"}
 
 
-def report(cells, resamples: int = 20, **data: Any) -> str:
+def report(cells, resamples: int = 20, external: Any = None, **data: Any) -> str:
     described = {"dataset": "out/wbc", "split": "test", "sources": {"drawn": SOURCE}, "dropped": {}} | data
     model = {"name": "out/run", "class": "Model", "parameters": 1000, "celluscan_hf": "1", "revision": None}
     metrics = measure(cells, resamples) | {
         "model": model | {"sha256": "ab" * 32},
         "data": {"n": len(cells), "fingerprint": "cd" * 32} | described,
+        "external": external or {},
         "versions": {"torch": "2"},
         "command": "python scripts/evaluate.py",
     }
@@ -35,7 +36,8 @@ def test_headline_and_notice_stand_first(everything):
     found = measure(everything, 20)
     assert text.index("Not a medical device") < text.index(f"{100 * found['accuracy']:.1f}\N{NO-BREAK SPACE}%")
     low, high = found["ci95"]["macro_f1"]
-    assert f"| macro-F1 | {found['macro_f1']:.3f} | {low:.3f}–{high:.3f} |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| the test split of `out/wbc` |")]
+    assert f"| {found['n']} | 13 |" in row and f"| {found['macro_f1']:.3f} ({low:.3f}–{high:.3f}) |" in row
 
 
 def test_every_picture_there_is_is_shown_once(everything):
@@ -43,15 +45,18 @@ def test_every_picture_there_is_is_shown_once(everything):
     assert sorted(shown) == sorted(PICTURES)
 
 
-def test_tables_have_as_many_fields_in_every_line(everything):
-    lines = report(everything, dropped={"truncated": 2}).splitlines()
+@pytest.mark.parametrize("external", [False, True])
+def test_tables_have_as_many_fields_in_every_line(external, everything):
+    found = {"far": elsewhere(everything, dropped={"truncated": 2})} if external else {}
+    lines = report(everything, external=found, dropped={"truncated": 2}).splitlines()
     tables = [line.count("|") if line.startswith("|") else 0 for line in lines]
     assert all(0 in (one, two) or one == two for one, two in pairwise(tables))
     assert max(tables) > 5
 
 
-def test_no_value_is_left_unformatted(everything):
-    text = report(everything)
+@pytest.mark.parametrize("external", [False, True])
+def test_no_value_is_left_unformatted(external, everything):
+    text = report(everything, external={"far": elsewhere(everything, 0)} if external else {})
     assert not re.search(r"None|nan|Undefined|\{\{|\d\.\d{6}", text)
     assert "\n\n\n\n" not in text
 
@@ -114,10 +119,53 @@ def test_a_raw_source_is_named_with_what_is_not_known(predicted):
     found = measure(cells, 0)
     described = {"sources": {"drawn": SOURCE}, "fingerprint": "cd", "n": 1, "dropped": {}}
     model = dict.fromkeys(("revision", "sha256")) | {"name": "m", "class": "M", "parameters": 1, "celluscan_hf": "1"}
-    text = render(found | {"model": model, "data": described, "versions": {}, "command": "c"}, set())
+    text = render(found | {"model": model, "data": described, "versions": {}, "command": "c", "external": {}}, set())
     assert "1 single cells of Drawn cells (`drawn`)" in words(text)
     assert "is not checked here" in text
     assert "| source `drawn` | Drawn cells, licence MIT: `/data/drawn` |" in text
+
+
+def elsewhere(cells, resamples: int = 20, **facts: Any) -> dict[str, Any]:
+    """What `metrics.json` says of one external source."""
+    said = {"title": "Another laboratory", "license": "MIT", "caution": "", "fingerprint": "ef" * 32, "dropped": {}}
+    return measure_place(cells, resamples) | said | facts
+
+
+def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laboratories(everything, predicted):
+    far = elsewhere(predicted([("LY", "LY", 0.9), ("MO", "LY", 0.8)]), dropped={"truncated": 2})
+    text = report(everything, external={"far": far})
+    lines = text.splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("| the test split of")]
+    assert lines[first + 1].startswith("| Another laboratory (`far`) | 2 | 2 | 0.500 (")
+    assert "expect lower" not in text
+    assert re.search(
+        r"its accuracy is \*\*50\.0.%\*\* \([^)]*\) of 2 cells of Another laboratory \(`far`\)\.", words(text)
+    )
+    assert f"| external source `far` | Another laboratory, licence MIT, fingerprint `{'ef' * 32}` |" in text
+    assert "| left out of `far`: `truncated` | 2 |" in text
+
+
+def test_where_no_other_laboratory_was_measured_the_table_says_so(everything):
+    text = report(everything)
+    assert "| other laboratories: not measured; expect lower | – |" in text
+    assert "expect lower figures there" in text
+    assert "## Other laboratories" not in text
+
+
+def test_answers_finer_than_an_external_label_are_counted_apart(everything, predicted):
+    far = elsewhere(predicted([("NEU", "SNE", 0.9), ("LY", "LY", 0.9), ("LY", "MO", 0.9)]))
+    text = report(everything, external={"far": far})
+    assert re.search(r"\| `far` \| 3 \| 3 \| 2 \| 33\.3.% \| 66\.7.% \|", text)
+
+
+def test_several_external_sources_are_listed_with_their_cautions(everything, predicted):
+    cells = predicted([("LY", "LY", 0.9)])
+    found = {name: elsewhere(cells, 0, title=name.title(), caution=f"Of {name}.") for name in ("b", "c", "d")}
+    text = report(everything, external=found)
+    assert (
+        "of 1 cells of B (`b`), " in words(text) and "of C (`c`) and " in words(text) and "of D (`d`)." in words(text)
+    )
+    assert "**Caution with `c`**: Of c." in text
 
 
 def test_the_caution_of_a_source_is_passed_on(everything):
@@ -127,8 +175,7 @@ def test_the_caution_of_a_source_is_passed_on(everything):
 
 def test_without_resamples_the_intervals_are_left_open(everything):
     text = report(everything, 0)
-    assert "| macro-F1 | " in text
-    assert re.search(r"\| macro-F1 \| 0\.\d{3} \| – \|", text)
+    assert re.search(r"\| the test split of `out/wbc` \| 138 \| 13 (\| \d\.\d{3} ){5}\|", text)
 
 
 def test_what_was_left_out_is_counted(everything):

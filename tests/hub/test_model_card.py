@@ -15,7 +15,7 @@ from jinja2 import UndefinedError
 
 from celluscan_hf import taxonomy
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.evaluation.measure import measure
+from celluscan_hf.evaluation.measure import measure, measure_place
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
 from celluscan_hf.hub.model_card import ModelFacts, evaluation_results, render, template_path
 from celluscan_hf.hub.training_facts import TrainingFacts
@@ -29,14 +29,19 @@ WRONG = [("MY", "PMY", 0.9), ("MMY", "MY", 0.8), ("SNE", "BNE", 0.95), ("SNE", "
 PUBLISHED = {"88.93", "95"}  # of the student project, and of the intervals
 
 
-def measured(outcomes: list[tuple[str, str, float]], resamples: int = 20) -> dict[str, Any]:
-    """`metrics.json` for (true code, predicted code, its probability), without what `change` below adds."""
+def predicted(outcomes: list[tuple[str, str, float]]) -> Predictions:
+    """Predictions from (true code, predicted code, its probability)."""
     ids = [f"drawn/{number}.png" for number in range(len(outcomes))]
     labels, told = ([taxonomy.LABEL2ID[taxonomy.lookup(one[i]).name] for one in outcomes] for i in (0, 1))
     values = np.array([[(1 - one[2]) / 13] * 14 for one in outcomes], np.float32)
     values[range(len(ids)), told] = [one[2] for one in outcomes]
     facts = dict.fromkeys(FACTS, ids) | {"source": ["drawn"] * len(ids)}
-    return measure(Predictions(facts, np.array(labels), values), resamples) | {
+    return Predictions(facts, np.array(labels), values)
+
+
+def measured(outcomes: list[tuple[str, str, float]], resamples: int = 20) -> dict[str, Any]:
+    """`metrics.json` for such outcomes, without what `change` below adds."""
+    return measure(predicted(outcomes), resamples) | {
         "model": {"name": REPOSITORY},
         "data": {"dataset": DATASET, "split": "test", "fingerprint": "ab" * 32, "sources": {"drawn": SOURCE}},
     }
@@ -112,6 +117,14 @@ def from_raw(facts: ModelFacts) -> ModelFacts:
     return change(facts, metrics={"data": {"fingerprint": "ef" * 32, "sources": {"drawn": SOURCE}}})
 
 
+def with_external(facts: ModelFacts, resamples: int = 20, **titles: str) -> ModelFacts:
+    """With external sources of these titles, each of two wrong cells, one named finer, and one right."""
+    found = measure_place(predicted([("NEU", "SNE", 0.9), ("LY", "MO", 0.8), ("EO", "EO", 0.9)]), resamples)
+    said = {"license": "CC-BY-4.0", "caution": "Other stain.", "fingerprint": "ef" * 32, "dropped": {"truncated": 4}}
+    external = {name: found | said | {"title": title} for name, title in (titles or {"lab": "Far lab"}).items()}
+    return change(facts, metrics={"external": external})
+
+
 def words(facts: ModelFacts) -> str:
     """The card on one line, spaces single."""
     return re.sub(r"\s+", " ", render(facts))
@@ -125,6 +138,8 @@ def variants(facts: ModelFacts) -> list[ModelFacts]:
         from_raw(facts),
         change(facts, metrics=bare, examples=[], training={"resumed_from": "checkpoint-64"}),
         change(facts, settings=recorded("seed-probe")),
+        with_external(facts),
+        with_external(change(facts, metrics={"ci95": None}), 0, a="A", b="B", c="C"),
     ]
 
 
@@ -170,6 +185,7 @@ def numbers(value: Any) -> Iterator[float | str]:
 
 
 def test_every_figure_follows_from_the_facts(facts):
+    facts = with_external(facts)
     given = list(numbers(dataclasses.asdict(facts)))
     line, matrix = facts.metrics["maturation"], facts.metrics["confusion_matrix"]["matrix"]
     given += [line[name] / line["n"] for name in ("exact", "adjacent", "distant", "left_line")]
@@ -277,13 +293,13 @@ def test_without_resamples_there_are_no_intervals_of_means(facts):
     text = render(change(facts, metrics={"ci95": None}))
     assert "Intervals are percentiles" not in text
     assert "interval" not in text.partition("\n---\n")[2].partition("## How to use it")[0]
-    assert f"| accuracy | {facts.metrics['accuracy']:.3f} | share of cells" in text
+    assert re.search(rf"\| {facts.metrics['n']} \| 13 \| {facts.metrics['accuracy']:.3f} \|", text)
     assert "intervals not calculated" in text
 
 
 def test_what_was_not_measured_has_no_section(facts):
     text = render(change(facts, metrics={"maturation": None, "abnormal": None, "calibration": [], "ece": None}))
-    for section in ("line of maturation", "Finding abnormal cells", "mean probability", "expected calibration error"):
+    for section in ("line of maturation", "Finding abnormal cells", "mean probability", "Weighted over bins"):
         assert section in render(facts)
         assert section not in text
 
@@ -301,6 +317,56 @@ def test_failures_are_named_from_the_figures(facts):
     assert f"**Low recall**: Promyelocyte ({100 / 7:.1f} %)." in text
     assert "**Shortcut in `drawn`**: Grey backgrounds." in text
     assert "**One source**" in text
+
+
+def rows_of(text: str) -> list[str]:
+    """The lines of the table of the headline figures, from the cells of the split on."""
+    lines = text.splitlines()
+    first = lines.index(next(line for line in lines if line.startswith("| the test split of [")))
+    return lines[first : lines.index("", first)]
+
+
+def test_the_figure_of_the_split_never_stands_alone(facts):
+    alone, beside = rows_of(render(facts)), rows_of(render(with_external(facts, a="A lab", b="B lab")))
+    assert len(alone) == 2
+    assert alone[1].startswith("| other laboratories: not measured; expect lower | – |")
+    assert beside[0] == alone[0]
+    assert [line.partition(" (")[0] for line in beside[1:]] == ["| A lab", "| B lab"]
+    assert beside[1].startswith("| A lab (`a`) | 3 | 3 | 0.333 (")
+    assert f"| {facts.metrics['accuracy']:.3f} (" in alone[0]
+
+
+def test_headline_failures_and_calibration_speak_of_other_laboratories(facts):
+    before, after = words(facts), words(with_external(facts))
+    ece = with_external(facts).external["lab"]["ece"]
+    for told in ("expect lower figures there", "Expect it to do worse", "probabilities may mean much less than here"):
+        assert told in before and told not in after
+    assert "On cells of other laboratories its accuracy is **33.3" in after
+    assert f"On other laboratories that error is {ece:.3f} on `lab`" in after
+    assert re.search(r"accuracy is \d+\.\d.% on the test split and 33\.3.% on Far lab\.", after)
+    assert "1 such answers were given on Far lab, where accuracy with them as right is 66.7" in after
+    assert "all cells of the split are of Drawn cells." in after and "all cells evaluated are of Drawn cells." in before
+
+
+def test_external_sources_have_licence_citation_and_a_way_to_measure_them_again(facts):
+    info = READERS["bccd"].info
+    text = render(with_external(facts, bccd=info.title, lab="Far lab"))
+    assert f"| {info.title} (`bccd`) | CC-BY-4.0 | Other stain. |" in text
+    assert f"- {info.citation}. {info.url}" in text
+    assert "--split test --external bccd=PATH --external imagefolder:lab=PATH --output" in text
+    assert f"| external data (32) | Results: {info.title} and Far lab |" in text
+    assert "Shortcut in `lab`" not in text
+
+
+def test_external_figures_are_results_of_their_own_for_the_hub(facts):
+    found = ModelCard(render(with_external(facts))).data.eval_results
+    assert [(one.dataset_name, one.metric_type) for one in found[3:]] == [
+        ("Far lab", "accuracy"),
+        ("Far lab", "recall"),
+        ("Far lab", "f1"),
+    ]
+    assert found[3].metric_value == 0.3333
+    assert evaluation_results(with_external(facts)) == evaluation_results(facts)
 
 
 def test_groups_that_are_single_cells_are_told_to_flatter(facts):
