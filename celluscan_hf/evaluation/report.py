@@ -1,6 +1,6 @@
 """`report.md`: the figures of `metrics.json` in words, tables and pictures, for a reader who looks at blood."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ def render(metrics: Mapping[str, Any], pictures: Collection[str]) -> str:
 
 def environment() -> Environment:
     """Jinja with the filters of figures; a figure that a template names and nothing gives raises `UndefinedError`."""
-    made = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    made.filters |= {  # the plus refuses what is undefined, which a format alone would do in other words
+    filters: dict[
+        str, Callable[..., str]
+    ] = {  # the plus refuses what is undefined, which a format alone would do in other words
         "thousands": lambda number: f"{+number:,}",
         "percent": lambda share: percent(share).replace(" ", _NO_BREAK),
         "exact": _exact,
@@ -49,6 +50,8 @@ def environment() -> Environment:
         "code": _code,
         "listed": _listed,
     }
+    made = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    made.filters |= filters
     return made
 
 
