@@ -118,6 +118,13 @@ def _add_training_commands(
     command.add_argument("--recipe", required=True)
     command.add_argument("--dataset", required=True, help="a built data set folder")
     command.add_argument("--output", type=Path, required=True, help="a folder for the run and its evaluation")
+    command.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="KEY=PATH",
+        help="judge it on this raw source too; repeatable",
+    )
     commands.choices["loader"].add_argument("--rounds", type=int, default=3)
     training = commands.choices["training"]
     training.add_argument("--steps", type=int, default=100, help="that are measured, after a warm-up")

@@ -1,4 +1,7 @@
-"""What a recipe reaches: trained on a data set, its checkpoint chosen by validation, judged once on the test split."""
+"""What a recipe reaches: trained on a data set, its checkpoint chosen by validation, judged on the test split.
+
+With `--external` it is judged in other laboratories too.
+"""
 
 import argparse
 import json
@@ -16,7 +19,8 @@ def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
     run, evaluation = arguments.output / "run", arguments.output / "evaluation"
     given = ("--dataset", arguments.dataset)
     _script("train.py", "--recipe", arguments.recipe, *given, "--output_dir", run, "--resume_from_checkpoint", "last")
-    _script("evaluate.py", "--model", run, *given, "--split", "test", "--output", evaluation)
+    elsewhere = [word for source in arguments.external for word in ("--external", source)]
+    _script("evaluate.py", "--model", run, *given, "--split", "test", *elsewhere, "--output", evaluation)
     asked, done, metrics = map(_read, (run / "settings.json", run / "training.json", evaluation / "metrics.json"))
     return {
         "recipe": arguments.recipe,
@@ -29,6 +33,7 @@ def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": done["images_per_second"],
         "validation": done["validation"],
         "test": {name: metrics[name] for name in (*SCALARS, "ci95")},
+        "external": metrics["external"],
         "test_recall": {name: figures["recall"] for name, figures in metrics["per_class"].items()},
         "test_confusion_matrix": metrics["confusion_matrix"],
     }
