@@ -1,4 +1,5 @@
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,16 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
             assert set(found[training]["left_out"]["per_class"]) == {"Basophil", "Lymphocyte"}
             assert [row["cells"] for row in found[training]["recalibrated"]] == [16]
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_script_of_evaluations_leaves_each_source_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("celluscan_hf.audits.command.main", lambda words: asked.append(words) or 0)
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "--leave-one-source-out", "--dataset", "wbc", "--output", "out"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "evaluate.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert asked == [["left-out", "--dataset", "wbc", "--output", "out"]]
 
 
 @pytest.mark.parametrize(
