@@ -17,6 +17,10 @@ from .. import taxonomy
 from ..curation.splits import SPLITS, seeded_order
 from ..dataset.reading import CellDataset
 from ..evaluation import plots
+from ..evaluation.folder import PREDICTIONS
+from ..evaluation.measure import measure
+from ..evaluation.predictions import Predictions
+from ..evaluation.wbc_metrics.wbc_metrics import TINY
 from . import derived
 from .experiment import judged, trained
 
@@ -25,7 +29,8 @@ LOSSES = {  # options of scripts/train.py
     "hierarchical": ("--loss", "hierarchical"),
     "maturation": ("--maturation_weight", "0.5"),
 }
-FIGURES = ("macro_f1", "parent_macro_f1", "distant", "adjacent", "mean_distance", "to_parent")
+FIGURES = ("macro_f1", "finest_macro_f1", "parent_macro_f1", "distant", "adjacent", "mean_distance", "to_parent")
+_IS_PARENT = np.array([cell.name in {other.parent for other in taxonomy.CLASSES} for cell in taxonomy.CLASSES])
 _PARENT = np.array([taxonomy.LABEL2ID[cell.parent or cell.name] for cell in taxonomy.CLASSES])
 
 
@@ -51,9 +56,11 @@ def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
 
     Returns:
         {loss: {figure: {"mean", "gain", "low", "high", "values"}}} of `FIGURES`, on validation with its labels as fine
-        as they are: classes and parents told right, mistakes of more than one stage and of one as shares of the cells
-        with a stage, the mean distance in stages, cells told as the parent of their class. `values` has one for each
-        seed, `low` and `high` their extremes, `gain` is the mean difference from `flat` with the same seed.
+        as they are: macro-F1 of all classes; of those that are no parent, where none may be told (what a model can tell
+        apart, whatever it does with the coarser names); and of parents; mistakes of more than one stage and of one as
+        shares of the cells with a stage, the mean distance in stages, cells told as the parent of their class. `values`
+        has one for each seed, `low` and `high` their extremes, `gain` is the mean difference from `flat` with the same
+        seed.
     """
     made = data_set(data, settings) if settings.coarse else data
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in LOSSES}
@@ -62,7 +69,8 @@ def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
             seed = settings.seed + number
             folder = settings.output / f"{name}-{seed}"
             model = trained(settings.recipe, made, folder / "run", settings.steps, seed, *options)
-            runs[name].append(_figures(judged(model, {"validation": made}, folder, SPLITS[1])["validation"]))
+            metrics = judged(model, {"validation": made}, folder, SPLITS[1])["validation"]
+            runs[name].append(_figures(metrics, Predictions.read(folder / "validation" / PREDICTIONS)))
     return {
         name: {figure: _over_seeds(found, runs["flat"], figure) for figure in FIGURES} for name, found in runs.items()
     }
@@ -87,16 +95,24 @@ def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
     return rows | {SPLITS[0]: train.set_column(place, train.schema.field(place), pa.array(told))}
 
 
-def _figures(metrics: dict[str, Any]) -> dict[str, float]:
+def _figures(metrics: dict[str, Any], cells: Predictions) -> dict[str, float]:
     line, parents = metrics["maturation"], metrics["parent_level"]
     return {
         "macro_f1": metrics["macro_f1"],
+        "finest_macro_f1": measure(among_finest(cells), resamples=0)["macro_f1"],
         "parent_macro_f1": parents["macro_f1"],
         "distant": line["rates"]["distant"],
         "adjacent": line["rates"]["adjacent"],
         "mean_distance": line["mean_distance"],
         "to_parent": line["to_parent"] / line["n"],
     }
+
+
+def among_finest(cells: Predictions) -> Predictions:
+    """The cells whose class is no parent, as if the model had to answer with such a class."""
+    kept = cells.where((~_IS_PARENT[cells.labels]).tolist())
+    shares = np.where(_IS_PARENT, 0, kept.probabilities) + TINY
+    return Predictions(kept.facts, kept.labels, (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 def _over_seeds(found: list[dict[str, float]], flat: list[dict[str, float]], figure: str) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from celluscan_hf import taxonomy
 from celluscan_hf.audits import derived, losses
 from celluscan_hf.audits.command import main
 from celluscan_hf.dataset.reading import open_dataset
+from celluscan_hf.evaluation.predictions import FACTS, Predictions
 
 
 def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split(
@@ -26,6 +28,19 @@ def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split
         assert not before
     with_parent = sum(taxonomy.CLASSES[label].parent is not None for label in data.split("originals", "train")["label"])
     assert 0.25 * with_parent < changed < 0.75 * with_parent
+
+
+def test_among_the_finest_classes_a_parent_is_neither_asked_nor_told() -> None:
+    neu, bne, sne, ly = (taxonomy.lookup(code).name for code in ("NEU", "BNE", "SNE", "LY"))
+    shares = np.zeros((3, 14), np.float32)
+    for row, said in enumerate(({neu: 0.6, bne: 0.3, sne: 0.1}, {neu: 0.9, ly: 0.1}, {ly: 1.0})):
+        for name, share in said.items():
+            shares[row, taxonomy.LABEL2ID[name]] = share
+    labels = np.array([taxonomy.LABEL2ID[name] for name in (bne, neu, ly)])
+    found = losses.among_finest(Predictions({name: ["a", "b", "c"] for name in FACTS}, labels, shares))
+    assert found.image_ids == ["a", "c"]
+    assert [taxonomy.NAMES[label] for label in found.predicted] == [bne, ly]
+    assert found.probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-6)
 
 
 @pytest.mark.slow
