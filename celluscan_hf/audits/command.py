@@ -12,6 +12,7 @@ from ..dataset.card import table
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.settings import BuildSettings, cores
 from ..errors import CelluScanError
+from ..evaluation.folder import check_outside
 from ..training.memory import keep_freed_memory
 from . import labels, leak, left_out, losses, result, shortcut
 
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     try:
-        print(chosen.run(_data(chosen), chosen))
+        data = _data(chosen)
+        check_outside(chosen.output, [data.folder])
+        print(chosen.run(data, chosen))
     except CelluScanError as error:
         print(f"error: {error}", file=sys.stderr)
         return _FAILED

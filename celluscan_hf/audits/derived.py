@@ -25,10 +25,11 @@ from ..dataset.plan import SHARD_ROWS, variants_per_parent
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.shards import ROW_GROUP, write_groups
 from ..dataset.workers import Workers, progress
+from ..errors import CelluScanError
 
 CONFIG = "originals"  # the config that holds all rows of such a data set
 _PARENTS = 32  # of one task of augmentation
-_WHOLE = "derived.json"
+_WHOLE, _PARTIAL = "derived.json", "derived.partial"  # a file in it: what it holds; that it is not whole yet
 
 
 def originals(data: CellDataset, *splits: str) -> pa.Table:
@@ -43,11 +44,23 @@ def derive(
     """The data set of the rows that `make` gives for each split, in seeded order, with the statistics of `base`.
 
     `said` tells it from others of the same base: where the folder holds what it says, nothing is made again.
+
+    Raises:
+        CelluScanError: The folder holds something else.
     """
-    content, done = said | {"seed": seed, "base": base.fingerprint}, folder / _WHOLE
-    if done.is_file() and json.loads(done.read_text("utf-8")) == content:
+    content, done, partial = said | {"seed": seed, "base": base.fingerprint}, folder / _WHOLE, folder / _PARTIAL
+    if done.is_file():
+        found = json.loads(done.read_text("utf-8"))
+        if found != content:
+            raise CelluScanError(
+                f"{folder} was made with other settings, {found} where {content} are asked for; choose another --output"
+            )
         return open_dataset(folder)
+    if folder.exists() and any(folder.iterdir()) and not partial.is_file():
+        raise CelluScanError(f"{folder} holds something that no audit has written; choose another --output")
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    partial.touch()
     for split, rows in make().items():
         part = Part("originals", split, TIERS[-1] if split == SPLITS[0] else "")
         ordered = rows.take(pa.array(seeded_order(rows["image_id"].to_pylist(), seed)))
@@ -59,6 +72,7 @@ def derive(
     shutil.copy(base.folder / "curation" / "statistics.json", folder / "curation")
     shutil.copy(base.folder / "curation" / "sources.json", folder / "curation")
     done.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    partial.unlink()
     return open_dataset(folder)
 
 

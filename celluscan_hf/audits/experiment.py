@@ -14,14 +14,16 @@ from . import derived
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 
-def trained(recipe: str, data: CellDataset, output: Path, steps: int, seed: int, *arguments: str) -> Path:
-    """The folder of a model trained on all train rows of a data set, `steps` steps; nothing is chosen on validation.
+def trained(
+    recipe: str, data: CellDataset, output: Path, steps: int, seed: int, *arguments: str, calibrate: bool = False
+) -> Path:
+    """The folder of a model trained on all train rows of a data set, `steps` steps; no step is chosen on validation.
 
-    `arguments` are further options of `scripts/train.py`.
+    `arguments` are further options of `scripts/train.py`. `calibrate` fits the temperature on validation.
     """
     given = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
     budget = ["--max_steps", str(steps), "--seed", str(seed), "--resume_from_checkpoint", LAST]
-    last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--calibrate", "false"]
+    last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--calibrate", str(calibrate).lower()]
     saved = ["--save_strategy", "steps", "--save_steps", str(max(1, steps // 4))]
     return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *arguments]))
 

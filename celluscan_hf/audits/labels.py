@@ -22,7 +22,7 @@ from .. import taxonomy
 from ..curation.splits import MIN_GROUPS, SPLITS
 from ..dataset.reading import CellDataset
 from ..evaluation import plots
-from ..evaluation.folder import PREDICTIONS, check_outside
+from ..evaluation.folder import PREDICTIONS
 from ..evaluation.measure import measure
 from ..evaluation.predictions import FACTS, Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES
@@ -61,10 +61,9 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
         None, "first": what the page shows, "cleanlab": its version}.
 
     Raises:
-        CelluScanError: cleanlab is not installed, the output lies in the data set, or the data cannot be used.
+        CelluScanError: cleanlab is not installed, or the data cannot be used.
     """
     suspects.finder()  # that it is missing is said before the training, not after it
-    check_outside(settings.output, [data.folder])
     parts = {split: derived.originals(data, split) for split in SPLITS}
     splits = {name: split for split, rows in parts.items() for name in rows["image_id"].to_pylist()}
     rows = pa.concat_tables(parts.values())

@@ -27,7 +27,10 @@ from .experiment import judged, summary, trained
 
 TEST_SHARE = 0.2
 PROTOCOLS = ("random", "grouped")
-AS_STORED = ("--dihedral", "false", "--shift", "0", "--color_jitter", "0", "--surroundings", "0")
+AS_STORED = (
+    *("--dihedral", "false", "--shift", "0", "--color_jitter", "0", "--surroundings", "0"),
+    *("--mixup_alpha", "0", "--cutmix_alpha", "0"),
+)
 TESTS = {"own": "its own test", "own_originals": "originals of its own test", "aside": "cells put aside"}
 
 
@@ -115,7 +118,8 @@ def _parts(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, pa
 
 def _random(rows: pa.Table, settings: LeakSettings, workers: Workers) -> tuple[pa.Table, pa.Table]:
     filled = derived.balanced(rows, settings.target_per_class, settings.seed, workers)
-    order = seeded_order(filled["image_id"].to_pylist(), settings.seed)
+    # not in the order of the names alone, by which `balanced` chooses who has one augmented picture more
+    order = seeded_order([f"random/{name}" for name in filled["image_id"].to_pylist()], settings.seed)
     held = round(len(order) * TEST_SHARE)
     return filled.take(pa.array(order[held:])), filled.take(pa.array(order[:held]))
 

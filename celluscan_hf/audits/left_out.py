@@ -99,7 +99,7 @@ def _run(value: str, data: CellDataset, settings: LeftOutSettings) -> dict[str, 
     figures: dict[str, Any] = {"train_images": kept[SPLITS[0]].num_rows, "unseen": dict(unseen)}
     for name, options in settings.trainings.items():
         run = folder / name / "run"
-        model = trained(settings.recipe, made, run, settings.steps, settings.seed, "--calibrate", "true", *options)
+        model = trained(settings.recipe, made, run, settings.steps, settings.seed, *options, calibrate=True)
         judged(model, {"test": made}, folder / name)
         found = Predictions.read(folder / name / "test" / PREDICTIONS)
         figures[name] = _figures(found, [cell in outside for cell in found.image_ids])

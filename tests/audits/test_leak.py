@@ -7,8 +7,11 @@ import pytest
 from celluscan_hf.audits import derived, leak
 from celluscan_hf.audits.command import main
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.training import recipes
+from celluscan_hf.training.augmentation import Augmentation
 
-TARGET = 20
+TARGET = 40
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,37 @@ def test_a_data_set_that_is_there_is_not_made_again(protocols: dict[str, CellDat
     before = {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")}
     leak.data_set("random", data, made.folder, settings)
     assert {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")} == before
+
+
+def test_a_data_set_made_with_other_settings_is_kept_and_refused(
+    protocols: dict[str, CellDataset], data_set: Path
+) -> None:
+    made, data = protocols["random"], open_dataset(data_set)
+    settings = leak.LeakSettings(made.folder.parent, "none", 1.0, TARGET + 1, 1, False, 42, 1)
+    with pytest.raises(CelluScanError, match=r"was made with other settings, .*; choose another --output"):
+        leak.data_set("random", data, made.folder, settings)
+    assert list(made.folder.rglob("*.parquet"))
+
+
+def test_a_folder_that_no_audit_has_written_is_kept_and_refused(data_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear")
+    settings = leak.LeakSettings(tmp_path, "none", 1.0, TARGET, 1, False, 42, 1)
+    with pytest.raises(CelluScanError, match="holds something that no audit has written"):
+        leak.data_set("random", open_dataset(data_set), tmp_path, settings)
+    assert (tmp_path / "thesis.tex").read_text() == "dear"
+
+
+def test_an_output_inside_the_data_set_is_refused(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leak", "--dataset", str(data_set), "--output", str(data_set / "data")]) == 2
+    assert "choose a folder outside of it" in capsys.readouterr().err
+
+
+def test_as_stored_leaves_no_augmentation_on(data_set: Path, tmp_path: Path) -> None:
+    given = ["--dataset", str(data_set), "--output_dir", str(tmp_path), *leak.AS_STORED]
+    (settings,) = recipes.stages("finetune", given)
+    seed = settings.augmentation.seed
+    assert settings.augmentation == Augmentation(False, 0.0, 0.0, 0.0, seed)
+    assert (settings.mixup_alpha, settings.cutmix_alpha) == (0, 0)
 
 
 @pytest.mark.slow
