@@ -205,10 +205,11 @@ def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
 
 def _labels(data: CellDataset, chosen: argparse.Namespace) -> str:
     names = ("output", "recipe", "steps", "folds", "plant", "seed")
-    figures = labels.audit(data, labels.LabelsSettings(**{name: getattr(chosen, name) for name in names}))
+    settings = labels.LabelsSettings(**{name: getattr(chosen, name) for name in names})
+    figures = labels.audit(data, settings)
     _write("labels", data, chosen, figures, labels.draw)
     heads = ["class", "cells", "likely errors", "most often suggested"]
-    return table(heads, labels.table_rows(figures)) + "\n\n" + labels.in_words(figures, chosen.output)
+    return table(heads, labels.table_rows(figures)) + "\n\n" + labels.in_words(figures, settings.folder)
 
 
 def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:

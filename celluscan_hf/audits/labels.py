@@ -6,7 +6,7 @@ the data set is changed by it. How far it can be trusted is measured by labels t
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from ..dataset.reading import CellDataset
 from ..evaluation import plots
 from ..evaluation.folder import PREDICTIONS
 from ..evaluation.measure import measure
-from ..evaluation.predictions import FACTS, Predictions
+from ..evaluation.predictions import Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES
 from . import derived, review, suspects
 from .experiment import judged, summary, trained
@@ -51,9 +51,14 @@ class LabelsSettings:
     plant: float
     seed: int
 
+    @property
+    def folder(self) -> Path:
+        """Where all of it goes: the list of a trial with planted errors is not that of the labels as they are."""
+        return self.output / (f"planted-{self.plant:g}" if self.plant else "as-given")
+
 
 def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
-    """Train, judge, and write `labels.csv` and `review.html` into the output folder.
+    """Train, judge, and write `labels.csv` and `review.html` into `settings.folder`.
 
     Returns:
         {"cells": counts by split, "out_of_fold": figures against the labels as given, "listed": see `_listed`,
@@ -69,20 +74,21 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
     rows = pa.concat_tables(parts.values())
     wrong = suspects.plant(rows, settings.plant, settings.seed)
     true = {name: label for name, label in zip(*_columns(rows), strict=True) if name in wrong}
-    cells = out_of_fold(_relabelled(rows, wrong), data, settings)
+    told = [wrong.get(name, label) for name, label in zip(*_columns(rows), strict=True)]
+    cells = out_of_fold(derived.relabelled(rows, told), data, settings)
     put_aside = suspects.conflicts(data, cells, splits)
     doubted, related = suspects.doubted(cells, splits, {name: taxonomy.NAMES[label] for name, label in true.items()})
     known = {one.image_id for one in put_aside}
     listed = put_aside + [one for one in doubted if one.image_id not in known]
-    review.write_list(listed, settings.output / review.LIST)
-    review.write_page(listed, rows, settings.output / review.PAGE)
+    review.write_list(listed, settings.folder / review.LIST)
+    review.write_page(listed, rows, settings.folder / review.PAGE)
     aside = sum(not one.split for one in put_aside)
     return {
         "cells": {split: part.num_rows for split, part in parts.items()},
         "out_of_fold": summary(measure(cells, RESAMPLES)),
         "listed": _listed(cells, doubted, related),
         "conflicts": {"aside": aside, "kept": len(put_aside) - aside},
-        "planted": _planted(doubted, len(wrong)) if wrong else None,
+        "planted": _planted(doubted, review.first(listed), len(wrong)) if wrong else None,
         "first": [_shown(one) for one in review.first(listed)],
         "cleanlab": version("cleanlab"),
     }
@@ -92,39 +98,24 @@ def _columns(rows: pa.Table) -> tuple[list[str], list[int]]:
     return rows["image_id"].to_pylist(), rows["label"].to_pylist()
 
 
-def _relabelled(rows: pa.Table, wrong: Mapping[str, int]) -> pa.Table:
-    """The same rows, some with another label."""
-    place = rows.schema.get_field_index("label")
-    told = [wrong.get(name, label) for name, label in zip(*_columns(rows), strict=True)]
-    return rows.set_column(place, rows.schema.field(place), pa.array(told, rows.schema.field(place).type))
-
-
 def out_of_fold(rows: pa.Table, data: CellDataset, settings: LabelsSettings) -> Predictions:
     """What is said of each row by a model that saw no row of its group in training."""
     parts = derived.dealt(rows, (1 / settings.folds,) * settings.folds, settings.seed)
-    trial = f"planted-{settings.plant:g}" if settings.plant else "as-given"
     found = []
     for number in range(settings.folds):
-        folder = settings.output / trial / f"fold-{number + 1}-of-{settings.folds}"
-        said = {"labels": trial, "fold": number + 1, "folds": settings.folds}
+        folder = settings.folder / f"fold-{number + 1}-of-{settings.folds}"
+        said = {"labels": settings.folder.name, "fold": number + 1, "folds": settings.folds}
         make = partial(_fold, rows, parts == number)
         made = derived.derive(folder / "data", data, said, settings.seed, make)
         model = trained(settings.recipe, made, folder / "run", settings.steps, settings.seed)
         judged(model, {_JUDGED: made}, folder)
         found.append(Predictions.read(folder / _JUDGED / PREDICTIONS))
-    return _joined(found)
+    return Predictions.joined(found)
 
 
 def _fold(rows: pa.Table, held: NDArray[np.bool_]) -> dict[str, pa.Table]:
     rest = rows.filter(pa.array(held))
     return {SPLITS[0]: rows.filter(pa.array(~held)), SPLITS[1]: rest, SPLITS[2]: rest}  # nothing is chosen on them
-
-
-def _joined(found: Sequence[Predictions]) -> Predictions:
-    facts = {name: [value for one in found for value in one.facts[name]] for name in FACTS}
-    return Predictions(
-        facts, np.concatenate([one.labels for one in found]), np.concatenate([one.probabilities for one in found])
-    )
 
 
 def _listed(cells: Predictions, doubted: Sequence[Suspect], related: Sequence[Suspect]) -> dict[str, Any]:
@@ -151,7 +142,7 @@ def _listed(cells: Predictions, doubted: Sequence[Suspect], related: Sequence[Su
     }
 
 
-def _planted(doubted: Sequence[Suspect], planted: int) -> dict[str, Any]:
+def _planted(doubted: Sequence[Suspect], first: Sequence[Suspect], planted: int) -> dict[str, Any]:
     """How many of the labels made wrong were found, and how many of those listed they are.
 
     `recall` is of all planted; `precision` of all listed, `precision_first` of the first that the page shows: lower
@@ -159,7 +150,7 @@ def _planted(doubted: Sequence[Suspect], planted: int) -> dict[str, Any]:
     true class was suggested.
     """
     found = [one for one in doubted if one.planted]
-    shown = doubted[: review.SHOWN]
+    shown = [one for one in first if one.reason == suspects.CONFIDENCE]
     return {
         "cells": planted,
         "found": len(found),
@@ -213,7 +204,7 @@ def table_rows(figures: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(name, found["cells"], found["listed"], most.get(name, "")) for name, found in listed["by_class"].items()]
 
 
-def in_words(figures: dict[str, Any], output: Path) -> str:
+def in_words(figures: dict[str, Any], folder: Path) -> str:
     """What the table leaves out: conflicts, what was planted, where the list is."""
     listed, held, judged_as = figures["listed"], figures["conflicts"], figures["out_of_fold"]
     lines = [
@@ -226,5 +217,5 @@ def in_words(figures: dict[str, Any], output: Path) -> str:
         lines.append(
             f"share of planted among those listed: {trial['precision']}, the first: {trial['precision_first']}"
         )
-    lines.append(f"to look through: {output / review.PAGE}, {output / review.LIST}; nothing was changed")
+    lines.append(f"to look through: {folder / review.PAGE}, {folder / review.LIST}; nothing was changed")
     return "\n".join(lines)

@@ -91,8 +91,7 @@ def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
     chosen = {names[place] for place in order}
     labels = train["label"].to_numpy()
     told = np.where([group in chosen for group in groups], _PARENT[labels], labels)
-    place = train.schema.get_field_index("label")
-    return rows | {SPLITS[0]: train.set_column(place, train.schema.field(place), pa.array(told))}
+    return rows | {SPLITS[0]: derived.relabelled(train, told.tolist())}
 
 
 def _figures(metrics: dict[str, Any], cells: Predictions) -> dict[str, float]:

@@ -118,12 +118,17 @@ def conflicts(data: CellDataset, cells: Predictions, splits: Mapping[str, str]) 
         if row["kind"] == "near" and not compatible(row["label"], row["label_of_other"])
     ]
     places = {name: row for row, name in enumerate(cells.image_ids)}
-    found: dict[str, Suspect] = {}
+    labels: dict[str, str] = {}
+    differing: dict[str, dict[str, str]] = {}
     for group in (*groups.values(), *near):
         for name, label in group:
-            differing = [(other, said) for other, said in group if not compatible(said, label)]
-            found.setdefault(name, _in_conflict(name, label, differing, cells, places.get(name), splits))
-    return list(found.values())
+            labels[name] = label
+            differing.setdefault(name, {}).update({other: said for other, said in group if not compatible(said, label)})
+    return [
+        _in_conflict(name, labels[name], list(others.items()), cells, places.get(name), splits)
+        for name, others in differing.items()
+        if others
+    ]
 
 
 def _in_conflict(

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conf
     figures = labels.audit(open_dataset(in_conflict), settings)
     assert contents(in_conflict) == before
     assert figures["conflicts"] == {"aside": 2, "kept": 2}
-    rows = listed(tmp_path / "out")
+    rows = listed(settings.folder)
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, len(rows) + 1)]
     known = {row["image_id"].split("/")[-1]: row for row in rows if row["reason"] == suspects.CONFLICT}
     assert set(list(known)[:2]) == {"EO_225902.jpg", "BNE_191112.jpg"}
@@ -143,7 +144,8 @@ def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conf
     assert (put_aside["label"], put_aside["suggested"]) == ("Eosinophil", "Band Neutrophil")
     assert put_aside["others"].endswith("BNE_191112.jpg")
     assert known["BNE_3000.jpg"]["split"] in SPLITS
-    page = (tmp_path / "out" / review.PAGE).read_text("utf-8")
+    page = (settings.folder / review.PAGE).read_text("utf-8")
+    assert "made wrong on purpose" not in page
     assert page.count("<figure>") == len(rows)
     assert page.count("put aside by the build") == 2
     assert "EO →" in page and "data:image/jpeg;base64," in page
@@ -151,8 +153,11 @@ def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conf
 
 @pytest.mark.usefixtures("foretold")
 def test_a_trial_tells_how_many_planted_labels_are_found(data_set: Path, tmp_path: Path) -> None:
-    figures = labels.audit(open_dataset(data_set), labels.LabelsSettings(tmp_path / "out", "none", 1, 3, 0.1, 42))
-    trial, rows = figures["planted"], listed(tmp_path / "out")
+    settings = labels.LabelsSettings(tmp_path / "out", "none", 1, 3, 0.1, 42)
+    figures = labels.audit(open_dataset(data_set), settings)
+    trial, rows = figures["planted"], listed(settings.folder)
+    assert settings.folder != replace(settings, plant=0.0).folder
+    assert "made wrong on purpose" in (settings.folder / review.PAGE).read_text("utf-8")
     assert trial["cells"] == 28
     assert trial["recall"] == pytest.approx(trial["found"] / 28, abs=1e-4) and trial["recall"] > 0.8
     assert trial["precision"] == pytest.approx(trial["found"] / figures["listed"]["n"], abs=1e-4)
@@ -178,11 +183,6 @@ def test_a_data_set_without_the_findings_of_its_build_is_refused(
     cells = said_of(rows := derived.originals(data, *SPLITS), rows["label"].to_pylist())
     with pytest.raises(CelluScanError, match=r"label_conflicts\.csv cannot be read"):
         suspects.conflicts(data, cells, {})
-
-
-def test_an_output_in_the_data_set_is_refused(data_set: Path) -> None:
-    with pytest.raises(CelluScanError, match="lies in"):
-        labels.audit(open_dataset(data_set), labels.LabelsSettings(data_set / "out", "none", 1, 3, 0.0, 42))
 
 
 def test_missing_cleanlab_is_one_line_before_any_training(
@@ -219,8 +219,8 @@ def test_the_command_judges_every_cell_by_a_model_of_other_groups(
     assert written["settings"] == {"recipe": tiny, "steps": 2, "folds": 2, "plant": 0.1}
     assert written["figures"]["cells"] == {"train": 196, "validation": 28, "test": 56}
     assert written["figures"]["out_of_fold"]["n"] == 280
-    for fold in sorted((tmp_path / "out" / "planted-0.1").iterdir()):
+    for fold in sorted((tmp_path / "out" / "planted-0.1").glob("fold-*")):
         made = open_dataset(fold / "data")
         learned, held = (set(made.split(derived.CONFIG, split)["group_id"]) for split in ("train", "test"))
         assert not learned & held
-    assert (tmp_path / "labels.png").is_file() and (tmp_path / "out" / review.PAGE).is_file()
+    assert (tmp_path / "labels.png").is_file() and (tmp_path / "out" / "planted-0.1" / review.PAGE).is_file()
