@@ -45,6 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     except CelluScanError as error:
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
+    except OSError as error:
+        if error.errno is None:  # not from the operating system
+            raise
+        print(f"error: {error.strerror}: {error.filename or chosen.output}", file=sys.stderr)
+        return _FAILED
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         return _INTERRUPTED
@@ -70,13 +75,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _leak_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=700)
-    parser.add_argument("--share", type=_share, default=1.0, help="of the cells: the fewer, the more looks at each (1)")
+    parser.add_argument("--share", type=_some, default=1.0, help="of the cells: the fewer, the more looks at each (1)")
     parser.add_argument(
         "--as-stored",
         action="store_true",
         help="show pictures as they are stored, so that they can be learned by heart",
     )
-    parser.add_argument("--target-per-class", type=int, default=4500, help="classes are filled up to it (4500)")
+    parser.add_argument("--target-per-class", type=_count, default=4500, help="classes are filled up to it (4500)")
 
 
 def _left_out_options(parser: argparse.ArgumentParser) -> None:
@@ -125,13 +130,19 @@ def _add(
     parser.add_argument("--output", type=Path, required=True, help="a folder for data, models and evaluations")
     parser.add_argument("--json", type=Path, help="a file that takes the figures; its picture goes beside it")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
+    parser.add_argument("--num-proc", type=_count, default=cores(), help="processes; by default the cores")
     return parser
 
 
 def _share(text: str) -> float:
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a share, 0 to 1")
+    return float(text)
+
+
+def _some(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a share above 0, to 1")
     return float(text)
 
 

@@ -1,8 +1,8 @@
 """What a model is worth where it has never been: trained without one source, or one acquisition, and judged on it.
 
 Nothing of what is left out is seen in training, its groups included. The same model is judged on the test cells of what
-it did learn from; both figures stand side by side. Classes that only the left-out part has cannot be told and are not
-asked for; how many cells those are is said.
+it did learn from: on all of them, and on those of the classes that were left out, since a part with easier classes
+would flatter. Classes that only the left-out part has cannot be told and are not asked for; how many those are is said.
 """
 
 from collections import Counter
@@ -32,7 +32,11 @@ from .experiment import judged, summary, trained
 LEAST = 10  # cells; what has fewer is not left out by itself
 SIZES, DRAWS = (16, 32, 64), 20  # of recalibration: cells with labels, and how often they are drawn
 TRAININGS = ("plain", "surroundings")
-PARTS = {"learned": "test cells of what was learned from", "left_out": "cells of what was left out"}
+PARTS = {
+    "learned": "learned from, all classes",
+    "learned_alike": "learned from, the classes of what was left out",
+    "left_out": "left out",
+}
 
 
 @dataclass(frozen=True)
@@ -65,23 +69,32 @@ def audit(data: CellDataset, settings: LeftOutSettings) -> dict[str, Any]:
 
     Returns:
         {value: {"train_images", "unseen" {class: cells that were not asked for, since train has none}, and for each
-        training "learned" and "left_out": figures, "recalibrated": as `examine.recalibration_gain` on the left out}}.
+        training figures of `PARTS`, and "recalibrated", as `examine.recalibration_gain`, on the left out}}.
     """
     rows = pa.concat_tables([derived.originals(data, split) for split in SPLITS])
     return {value: _run(value, data, settings) for value in values(rows, settings)}
 
 
 def values(rows: pa.Table, settings: LeftOutSettings) -> list[str]:
-    """What is left out. Raises `CelluScanError` where a value has too few cells, or leaves too few."""
-    counts = Counter(rows[settings.by].to_pylist())
-    if unknown := [value for value in settings.only if value not in counts]:
-        raise CelluScanError(f"no cell has the {settings.by} {unknown[0]!r}; there are: {', '.join(sorted(counts))}")
-    fit = [value for value in sorted(counts) if min(counts[value], rows.num_rows - counts[value]) >= LEAST]
-    chosen = [value for value in fit if value in (settings.only or fit)]
-    if not chosen:
-        told = ", ".join(f"{value} {count}" for value, count in sorted(counts.items()))
+    """What is left out, of the rows of all splits.
+
+    Raises:
+        CelluScanError: A value that was asked for has too few cells of classes that others have, or leaves too few.
+    """
+    found, labels = np.array(rows[settings.by].to_pylist(), object), rows["label"].to_numpy()
+    asked = {value: int(np.isin(labels[found == value], labels[found != value]).sum()) for value in sorted(set(found))}
+    fit = [value for value, count in asked.items() if min(count, int((found != value).sum())) >= LEAST]
+    chosen = list(settings.only) or fit
+    if unfit := [value for value in chosen if value not in fit]:
+        told = ", ".join(f"{value} ({asked[value]})" for value in asked)
         raise CelluScanError(
-            f"nothing can be left out: expected two values of {settings.by} with {LEAST} cells or more, got {told}"
+            f"{settings.by} {unfit[0]!r} cannot be left out: expected one with {LEAST} cells or more of classes that "
+            f"the others have, of {told}"
+        )
+    if not chosen:
+        raise CelluScanError(
+            f"nothing can be left out: expected two values of {settings.by} that share classes, with {LEAST} cells or "
+            f"more of these, got {', '.join(asked)}"
         )
     return chosen
 
@@ -107,9 +120,10 @@ def _run(value: str, data: CellDataset, settings: LeftOutSettings) -> dict[str, 
 
 
 def _figures(found: Predictions, outside: Sequence[bool]) -> dict[str, Any]:
-    tests = {"learned": found.where([not one for one in outside]), "left_out": found.where(outside)}
+    learned, away = found.where([not one for one in outside]), found.where(outside)
+    alike = learned.where(np.isin(learned.labels, away.labels).tolist())
+    tests = dict(zip(PARTS, (learned, alike, away), strict=True))
     figures: dict[str, Any] = {name: _summary(cells) for name, cells in tests.items()}
-    away = tests["left_out"]
     logits = np.log(away.probabilities.clip(TINY))
     seen = Looked(logits, np.empty((len(away), 0), np.float32), away.labels)
     return figures | {"recalibrated": recalibration_gain(seen, away.groups, SIZES, DRAWS)}
@@ -134,21 +148,21 @@ def without(data: CellDataset, by: str, value: str) -> tuple[dict[str, pa.Table]
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Accuracy on what was learned from and on what was left out, with intervals."""
+    """Balanced accuracy over the same classes on what was learned from and on what was left out, with intervals."""
     runs = [(value, name) for value, found in figures.items() for name in TRAININGS if name in found]
     figure = Figure(figsize=(8.0, 1.6 + 0.6 * len(runs)), dpi=plots.RESOLUTION, layout="constrained")
     axes = figure.subplots()
-    for offset, (part, colour) in enumerate(zip(PARTS, (plots.BLUE, plots.VERMILION), strict=True)):
+    for offset, (part, colour) in enumerate(zip(list(PARTS)[1:], (plots.BLUE, plots.VERMILION), strict=True)):
         for place, (value, name) in enumerate(runs):
             found: Mapping[str, Any] = figures[value][name][part]
-            low, high = found["ci95"]["accuracy"]
+            low, high = found["ci95"]["balanced_accuracy"]
             at = place + 0.16 * (2 * offset - 1)
             axes.plot([low, high], [at, at], color=colour, linewidth=2)
-            axes.plot(found["accuracy"], at, "o", color=colour, label=PARTS[part] if not place else None)
+            axes.plot(found["balanced_accuracy"], at, "o", color=colour, label=PARTS[part] if not place else None)
     axes.set_yticks(range(len(runs)), [f"without {value}, {name}" for value, name in runs])
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("accuracy, with 95 % interval")
+    axes.set_xlabel("balanced accuracy, with 95 % interval")
     axes.grid(axis="x", color="#E0E0E0")
     axes.set_axisbelow(True)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from .. import taxonomy
 from ..curation.splits import SPLITS, seeded_order
 from ..dataset.reading import CellDataset
+from ..errors import CelluScanError
 from ..evaluation import plots
 from ..evaluation.folder import PREDICTIONS
+from ..evaluation.intervals import bootstrap
 from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
-from ..evaluation.wbc_metrics.wbc_metrics import TINY
+from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY
 from . import derived
 from .experiment import judged, trained
 
@@ -55,25 +58,31 @@ def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
     """Every loss with every seed.
 
     Returns:
-        {loss: {figure: {"mean", "gain", "low", "high", "values"}}} of `FIGURES`, on validation with its labels as fine
+        {loss: {figure: {"mean", "gain", "values"}}} of `FIGURES`, on validation with its labels as fine
         as they are: macro-F1 of all classes; of those that are no parent, where none may be told (what a model can tell
-        apart, whatever it does with the coarser names); and of parents; mistakes of more than one stage and of one as
-        shares of the cells with a stage, the mean distance in stages, cells told as the parent of their class. `values`
-        has one for each seed, `low` and `high` their extremes, `gain` is the mean difference from `flat` with the same
-        seed.
+        apart, whatever it does with the coarser names); and of parents. Among the finest classes, too, are mistakes of
+        more than one stage and of one, as shares of the cells with a stage, and the mean distance in stages.
+        `to_parent` is the share of cells with a stage that were told as the parent of their class. `values` has one for
+        each seed, `gain` is the mean difference from `flat` with the same seed, `gain_ci95` of the first two its
+        interval, by a bootstrap over groups of cells, the same in both.
+
+    Raises:
+        CelluScanError: No validation cell has a stage.
     """
+    if not any(taxonomy.CLASSES[label].stage for label in data.split(derived.CONFIG, SPLITS[1])["label"]):
+        raise CelluScanError(
+            f"no validation cell of {data.name} is on the line of maturation: losses differ in nothing"
+        )
     made = data_set(data, settings) if settings.coarse else data
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in LOSSES}
+    runs: dict[str, list[Predictions]] = {name: [] for name in LOSSES}
     for number in range(settings.seeds):  # a seed at a time: where it is cut, what is done compares
         for name, options in LOSSES.items():
             seed = settings.seed + number
             folder = settings.output / f"{name}-{seed}"
             model = trained(settings.recipe, made, folder / "run", settings.steps, seed, *options)
-            metrics = judged(model, {"validation": made}, folder, SPLITS[1])["validation"]
-            runs[name].append(_figures(metrics, Predictions.read(folder / "validation" / PREDICTIONS)))
-    return {
-        name: {figure: _over_seeds(found, runs["flat"], figure) for figure in FIGURES} for name, found in runs.items()
-    }
+            judged(model, {"validation": made}, folder, SPLITS[1])
+            runs[name].append(Predictions.read(folder / "validation" / PREDICTIONS))
+    return {name: _over_seeds(found, runs["flat"]) for name, found in runs.items()}
 
 
 def data_set(data: CellDataset, settings: LossesSettings) -> CellDataset:
@@ -94,16 +103,17 @@ def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
     return rows | {SPLITS[0]: derived.relabelled(train, told.tolist())}
 
 
-def _figures(metrics: dict[str, Any], cells: Predictions) -> dict[str, float]:
-    line, parents = metrics["maturation"], metrics["parent_level"]
+def _figures(cells: Predictions) -> dict[str, float]:
+    told, finest = measure(cells, resamples=0), measure(among_finest(cells), resamples=0)
+    line = finest["maturation"]
     return {
-        "macro_f1": metrics["macro_f1"],
-        "finest_macro_f1": measure(among_finest(cells), resamples=0)["macro_f1"],
-        "parent_macro_f1": parents["macro_f1"],
+        "macro_f1": told["macro_f1"],
+        "finest_macro_f1": finest["macro_f1"],
+        "parent_macro_f1": told["parent_level"]["macro_f1"],
         "distant": line["rates"]["distant"],
         "adjacent": line["rates"]["adjacent"],
         "mean_distance": line["mean_distance"],
-        "to_parent": line["to_parent"] / line["n"],
+        "to_parent": told["maturation"]["to_parent"] / told["maturation"]["n"],
     }
 
 
@@ -114,17 +124,49 @@ def among_finest(cells: Predictions) -> Predictions:
     return Predictions(kept.facts, kept.labels, (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def _over_seeds(found: list[dict[str, float]], flat: list[dict[str, float]], figure: str) -> dict[str, Any]:
-    values = np.array([run[figure] for run in found])
-    gain = values - [run[figure] for run in flat]
-    told = {"mean": values.mean(), "gain": gain.mean(), "low": values.min(), "high": values.max()}
-    return {name: round(float(value), 4) for name, value in told.items()} | {"values": values.round(4).tolist()}
+def _over_seeds(found: list[Predictions], flat: list[Predictions]) -> dict[str, Any]:
+    ours, theirs = [_figures(cells) for cells in found], [_figures(cells) for cells in flat]
+    figures: dict[str, Any] = {}
+    for name in FIGURES:
+        values = np.array([run[name] for run in ours])
+        gain = float(np.mean(values - [run[name] for run in theirs]))
+        figures[name] = {
+            "mean": round(float(values.mean()), 4),
+            "values": values.round(4).tolist(),
+            "gain": round(gain, 4),
+        }
+    for name, view in (("macro_f1", list), ("finest_macro_f1", _all_finest)):
+        gained = _Gain(view(found), view(flat))
+        ends = bootstrap(gained, gained.groups, RESAMPLES)
+        figures[name]["gain_ci95"] = [round(end, 4) for end in ends] if ends else None
+    return figures
+
+
+def _all_finest(runs: list[Predictions]) -> list[Predictions]:
+    return [among_finest(cells) for cells in runs]
+
+
+class _Gain:
+    """By how much macro-F1 of some runs is above that of others with the same seeds, of weighted cells."""
+
+    def __init__(self, found: list[Predictions], flat: list[Predictions]) -> None:
+        self.labels, self.groups = found[0].labels, found[0].groups
+        self.pairs = [(ours.predicted, theirs.predicted) for ours, theirs in zip(found, flat, strict=True)]
+
+    def __call__(self, weights: NDArray[np.float64]) -> float:
+        return float(np.mean([self._macro_f1(a, weights) - self._macro_f1(b, weights) for a, b in self.pairs]))
+
+    def _macro_f1(self, predicted: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+        classes = len(taxonomy.NAMES)
+        right = np.bincount(self.labels, weights * (predicted == self.labels), classes)
+        there, told = np.bincount(self.labels, weights, classes), np.bincount(predicted, weights, classes)
+        return float((2 * right / np.maximum(there + told, TINY))[there > 0].mean())
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Macro-F1 and the share of distant mistakes of each loss, a point for each seed."""
+    """Macro-F1 and the share of distant mistakes of each loss, among the finest classes, a point for each seed."""
     figure = Figure(figsize=(8.4, 2.8), dpi=plots.RESOLUTION, layout="constrained")
-    shown = {"macro_f1": "macro-F1 on validation", "distant": "mistakes of more than one stage"}
+    shown = {"finest_macro_f1": "macro-F1 among the finest classes", "distant": "mistakes of more than one stage"}
     for axes, (name, words) in zip(figure.subplots(1, 2, sharey=True), shown.items(), strict=True):
         for place, loss in enumerate(figures):
             found = figures[loss][name]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -22,11 +23,13 @@ from torchvision.transforms.v2 import functional
 
 from .. import taxonomy
 from ..curation.splits import SPLITS
+from ..curation.squares import content_box
 from ..dataset import shortcuts
 from ..dataset.inspection import FileTask, inspect
 from ..dataset.reading import CellDataset
 from ..dataset.statistics import seen_of
 from ..dataset.workers import Workers, progress
+from ..errors import CelluScanError
 from ..evaluation import plots
 from ..evaluation.cells import cells_of_split
 from ..evaluation.predictions import columns_of
@@ -48,10 +51,13 @@ def audit(data: CellDataset, model: str | None, seed: int, num_proc: int) -> dic
 
     Returns:
         `surroundings`: as `dataset.shortcuts.audit`; `surroundings_repainted`: the same of ring and background where
-        every picture is repainted, as `scripts/train.py --surroundings 1` does. Of a model `untouched`, `covered` and
-        `repainted`: its balanced accuracy on such test pictures, that of chance, and the recall of each class; and
-        `told_from_features`, see `told_from_features`.
+        every stored picture is repainted, by what `scripts/train.py --surroundings 1` does. Of a model `untouched`,
+        `covered` and `repainted`: its balanced accuracy on such test pictures, that of chance, and the recall of each
+        class; and `told_from_features`, which see.
     """
+    for split in (SPLITS[0], SPLITS[2]):
+        if len(set(data.split(derived.CONFIG, split)["label"])) < 2:
+            raise CelluScanError(f"{split} of {data.name} has fewer than two classes: nothing to tell apart")
     figures = {
         "surroundings": _surroundings(data, seed, num_proc),
         "surroundings_repainted": _surroundings_repainted(data, seed, num_proc),
@@ -89,9 +95,15 @@ def _seen_repainted(data: CellDataset, split: str, number: int, seed: int) -> sh
             images = [derived.decoded(row) for row in rows.slice(start, _BATCH).to_pylist()]
             pixels = torch.stack([functional.pil_to_tensor(image) for image in images])
             painted = surroundings.repainted(pixels, chance[start : start + _BATCH], share=1.0).round().to(torch.uint8)
-            rings += [shortcuts.ring(functional.to_pil_image(one)) for one in painted]
+            for one, width, height in zip(painted, *_sizes(rows.slice(start, _BATCH)), strict=True):
+                square: Image.Image = functional.to_pil_image(one)
+                rings.append(shortcuts.ring(square.crop(content_box(width, height, data.image_size))))
             advance(len(images))
     return shortcuts.Seen(rows.drop_columns(["image"]), np.stack(rings))
+
+
+def _sizes(rows: pa.Table) -> tuple[list[int], list[int]]:
+    return rows["width"].to_pylist(), rows["height"].to_pylist()
 
 
 def _told_from_features(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
@@ -124,42 +136,58 @@ def told_from_features(
 ) -> dict[str, Any]:
     """How well a linear probe tells the source and the acquisition of a test cell from features (n, D) of a model.
 
-    Only classes that come from each of the values that are told apart are asked for: elsewhere the class alone would
-    give the answer.
+    Only classes that come from each of the values that are told apart are asked for, and every pair of class and value
+    weighs alike, in fitting and in judging: else the class alone would give a part of the answer.
 
     Returns:
         For each of `ORIGINS` with two values or more that have cells enough: `balanced_accuracy`, `chance`, `recall`
-        of each value, `classes`, `n` test cells.
+        of each value (mean over classes), `classes`, `n` test cells of each value.
     """
     found = {}
     for origin in ORIGINS:
         values = [value for value, count in Counter(train_rows[origin]).items() if count >= _LEAST]
-        labels = [set(train_rows["label"][train_rows[origin] == value]) for value in values]
-        shared = set.intersection(*labels) if len(labels) > 1 else set()
-        chosen = [
+        there = [set(rows["label"][rows[origin] == value]) for rows in (train_rows, test_rows) for value in values]
+        shared = set.intersection(*there) if len(values) > 1 else set()
+        if not shared:
+            continue
+        learned, judged = (
             np.isin(rows["label"], list(shared)) & np.isin(rows[origin], values) for rows in (train_rows, test_rows)
-        ]
-        true = test_rows[origin][chosen[1]]
-        if len(set(true)) > 1:
-            told = _probe(train[chosen[0]], train_rows[origin][chosen[0]], test[chosen[1]], seed)
-            recall = {value: round(float((told == true)[true == value].mean()), 4) for value in sorted(set(true))}
-            found[origin] = {
-                "balanced_accuracy": round(float(np.mean(list(recall.values()))), 4),
-                "chance": round(1 / len(recall), 4),
-                "recall": recall,
-                "classes": sorted(taxonomy.NAMES[label] for label in shared),
-                "n": len(true),
-            }
+        )
+        told = _probe(train[learned], train_rows["label"][learned], train_rows[origin][learned], test[judged], seed)
+        recall = _recall(test_rows["label"][judged], test_rows[origin][judged], told)
+        found[origin] = {
+            "balanced_accuracy": round(float(np.mean(list(recall.values()))), 4),
+            "chance": round(1 / len(recall), 4),
+            "recall": recall,
+            "classes": sorted(taxonomy.NAMES[label] for label in shared),
+            "n": dict(Counter(test_rows[origin][judged])),
+        }
     return found
 
 
-def _probe(train: NDArray[np.float32], origins: NDArray[Any], test: NDArray[np.float32], seed: int) -> NDArray[Any]:
+def _recall(labels: NDArray[Any], origins: NDArray[Any], told: NDArray[Any]) -> dict[str, float]:
+    """Of each origin the mean over classes of the share that was told right."""
+    return {
+        value: round(
+            float(np.mean([(told == value)[(origins == value) & (labels == one)].mean() for one in set(labels)])), 4
+        )
+        for value in sorted(set(origins))
+    }
+
+
+def _probe(
+    train: NDArray[np.float32], labels: NDArray[Any], origins: NDArray[Any], test: NDArray[np.float32], seed: int
+) -> NDArray[Any]:
     from sklearn.linear_model import LogisticRegression  # takes a second
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    linear = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000, random_state=seed)
-    told: NDArray[Any] = make_pipeline(StandardScaler(), linear).fit(train, origins.astype(str)).predict(test)
+    pairs = list(zip(labels, origins, strict=True))
+    counts = Counter(pairs)
+    weights = np.array([len(pairs) / len(counts) / counts[pair] for pair in pairs])
+    scaler = StandardScaler().fit(train)
+    linear = LogisticRegression(C=0.1, max_iter=1000, random_state=seed)
+    linear.fit(scaler.transform(train), origins.astype(str), sample_weight=weights)
+    told: NDArray[Any] = linear.predict(scaler.transform(test))
     return told
 
 

@@ -53,5 +53,5 @@ class BuildSettings:
             "image_size": self.image_size,
             "target_per_class": self.target_per_class,
             "seed": self.seed,
-            "exclude_acquisitions": sorted(self.exclude_acquisitions),
+            "exclude_acquisitions": sorted(set(self.exclude_acquisitions)),
         }

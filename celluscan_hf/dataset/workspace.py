@@ -17,6 +17,7 @@ from ..whole import sweep, whole
 from .settings import BuildSettings
 
 STATISTICS = Path("curation", "statistics.json")
+_BEFORE: dict[str, object] = {"exclude_acquisitions": []}  # in builds that are older than the setting
 
 
 class Workspace:
@@ -101,7 +102,7 @@ class Workspace:
 
     def _check_same(self, found: dict[str, Any], what: str) -> None:
         for name, value in self.settings.content.items():
-            before = found.get(name)
+            before = found.get(name, _BEFORE.get(name))
             if before != value:
                 raise CelluScanError(
                     f"{what} with {name}={before}, asked for {value}; use the same settings or another --output"

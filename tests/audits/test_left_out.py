@@ -1,8 +1,11 @@
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from celluscan_hf.audits import left_out
@@ -42,6 +45,21 @@ def test_nothing_of_what_is_left_out_is_learned_from(two_sources: CellDataset) -
         assert not groups & set(table["group_id"].to_pylist())
 
 
+def test_kin_of_what_is_left_out_is_not_learned_from_either(two_sources: CellDataset, tmp_path: Path) -> None:
+    """The data set again, with one group that has cells of both sources."""
+    shutil.copytree(two_sources.folder, tmp_path / "wbc")
+    (file,) = (tmp_path / "wbc" / "data" / "originals").glob("train-tier100-*.parquet")
+    table = pq.read_table(file)
+    sources = table["source"].to_pylist()
+    here, away = (sources.index(source) for source in sorted(set(sources)))
+    groups = table["group_id"].to_pylist()
+    groups[here] = groups[away]
+    place = table.schema.get_field_index("group_id")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(groups)), file)
+    kept, _ = left_out.without(open_dataset(tmp_path / "wbc"), "source", sources[away])
+    assert table["image_id"][here].as_py() not in kept["train"]["image_id"].to_pylist()
+
+
 @pytest.mark.slow
 def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learned(
     two_sources: CellDataset, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -56,7 +74,9 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
         assert found["unseen"] == dict.fromkeys(found["unseen"], 20)
         for training in left_out.TRAININGS:
             assert found[training]["left_out"]["n"] == 40
-            assert set(found[training]["left_out"]["per_class"]) == {"Basophil", "Lymphocyte"}
+            for part in ("learned_alike", "left_out"):
+                assert set(found[training][part]["per_class"]) == {"Basophil", "Lymphocyte"}
+            assert len(found[training]["learned"]["per_class"]) == 3
             assert [row["cells"] for row in found[training]["recalibrated"]] == [16]
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
 
@@ -74,8 +94,8 @@ def test_the_script_of_evaluations_leaves_each_source_out(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "nowhere"], "no cell has the source 'nowhere'; there are: synthetic"),
-        ([], "nothing can be left out: expected two values of source with 10 cells or more, got synthetic 280"),
+        (["--only", "nowhere"], "source 'nowhere' cannot be left out: expected one with 10 cells or more of classes"),
+        ([], "nothing can be left out: expected two values of source that share classes, with 10 cells or more of"),
     ],
 )
 def test_what_cannot_be_left_out_is_one_line(

@@ -56,6 +56,8 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     for found in written["figures"].values():
         assert set(found) == set(losses.FIGURES)
         assert len(found["macro_f1"]["values"]) == 2
+        low, high = found["macro_f1"]["gain_ci95"]
+        assert low <= found["macro_f1"]["gain"] <= high
         gain = found["distant"]["mean"] - written["figures"]["flat"]["distant"]["mean"]
         assert found["distant"]["gain"] == pytest.approx(gain, abs=2e-4)
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")

@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from celluscan_hf.audits.command import main
@@ -31,21 +33,30 @@ def test_a_repainted_picture_keeps_its_cell_and_follows_from_seed_and_number() -
     assert np.abs(painted - np.asarray(cell, int))[44:52, 44:52].max() < 4
 
 
-def test_an_acquisition_is_told_from_features_that_keep_it_and_asked_only_of_classes_of_both() -> None:
-    chance = np.random.default_rng(0)
-    rows = {
+def origins(mix: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """Of two classes 60 cells each, of two acquisitions in shares that are the reverse of each other; 60 of a third."""
+    grey = [number < share for share in mix for number in range(60)]
+    return {
         "label": np.array([0] * 60 + [1] * 60 + [2] * 60, object),
         "source": np.array(["one"] * 180, object),
-        "acquisition": np.array((["grey"] * 30 + ["warm"] * 30) * 2 + ["warm"] * 60, object),
+        "acquisition": np.array([*("grey" if one else "warm" for one in grey), *["warm"] * 60], object),
     }
-    blind = chance.normal(size=(180, 4)).astype(np.float32)
-    seeing = blind + np.where(rows["acquisition"] == "warm", 3, 0)[:, None].astype(np.float32)
+
+
+def test_an_acquisition_is_told_from_features_that_keep_it_and_asked_only_of_classes_of_both() -> None:
+    rows, chance = origins((30, 30)), np.random.default_rng(0)
+    seeing = chance.normal(size=(180, 4)) + np.where(rows["acquisition"] == "warm", 4, 0)[:, None]
     found = told_from_features(seeing, rows, seeing, rows, 42)["acquisition"]
-    assert found["n"] == 120
+    assert found["n"] == {"grey": 60, "warm": 60}
     assert len(found["classes"]) == 2
     assert found["balanced_accuracy"] > 0.95
-    assert told_from_features(blind, rows, blind, rows, 42)["acquisition"]["balanced_accuracy"] < 0.75
-    assert "source" not in told_from_features(blind, rows, blind, rows, 42)
+    assert "source" not in told_from_features(seeing, rows, seeing, rows, 42)
+
+
+def test_features_that_tell_the_class_alone_tell_no_acquisition() -> None:
+    rows = origins((54, 6))  # nine of ten of one class are grey, one of ten of the other
+    features = np.eye(3)[rows["label"].astype(int)]
+    assert told_from_features(features, rows, features, rows, 42)["acquisition"]["balanced_accuracy"] == 0.5
 
 
 def test_the_command_tells_of_data_and_model(
