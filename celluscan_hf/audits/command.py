@@ -210,7 +210,8 @@ def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
     names = ("output", "recipe", "steps", "seeds", "coarse", "seed")
     figures = losses.audit(data, losses.LossesSettings(**{name: getattr(chosen, name) for name in names}))
     _write("losses", data, chosen, figures, losses.draw)
-    rows = [[loss] + [f"{found[name]['mean']:.3f}" for name in losses.FIGURES] for loss, found in figures.items()]
+    means = {loss: [found[name]["mean"] for name in losses.FIGURES] for loss, found in figures.items()}
+    rows = [[loss, *("–" if one is None else f"{one:.3f}" for one in found)] for loss, found in means.items()]
     return table(["loss", *(name.replace("_", " ") for name in losses.FIGURES)], rows)
 
 

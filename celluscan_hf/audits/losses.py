@@ -128,18 +128,22 @@ def _over_seeds(found: list[Predictions], flat: list[Predictions]) -> dict[str, 
     ours, theirs = [_figures(cells) for cells in found], [_figures(cells) for cells in flat]
     figures: dict[str, Any] = {}
     for name in FIGURES:
-        values = np.array([run[name] for run in ours])
-        gain = float(np.mean(values - [run[name] for run in theirs]))
+        values, reference = ([run[name] for run in runs] for runs in (ours, theirs))
         figures[name] = {
-            "mean": round(float(values.mean()), 4),
-            "values": values.round(4).tolist(),
-            "gain": round(gain, 4),
+            "mean": _mean(values),
+            "values": [_mean([value]) for value in values],
+            "gain": None if None in values + reference else _mean(np.subtract(values, reference).tolist()),
         }
     for name, view in (("macro_f1", list), ("finest_macro_f1", _all_finest)):
         gained = _Gain(view(found), view(flat))
         ends = bootstrap(gained, gained.groups, RESAMPLES)
         figures[name]["gain_ci95"] = [round(end, 4) for end in ends] if ends else None
     return figures
+
+
+def _mean(values: list[Any]) -> float | None:
+    """None where one was not measured: no cell is told as one with a stage, so there is no distance."""
+    return None if None in values else round(float(np.mean(values)), 4)
 
 
 def _all_finest(runs: list[Predictions]) -> list[Predictions]:

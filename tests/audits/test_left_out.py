@@ -77,7 +77,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
             for part in ("learned_alike", "left_out"):
                 assert set(found[training][part]["per_class"]) == {"Basophil", "Lymphocyte"}
             assert len(found[training]["learned"]["per_class"]) == 3
-            assert [row["cells"] for row in found[training]["recalibrated"]] == [16]
+            assert [row["cells"] for row in found[training]["recalibrated"]] == [16, 32]
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
 
 
