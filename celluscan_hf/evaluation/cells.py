@@ -24,7 +24,7 @@ from ..sources import Dropped, Record, Source, TreeSource, open_sources
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"
 IN_DATASET = "in_dataset"
-_SAID = ("title", "license", "caution")  # of each source, in metrics.json
+SAID = ("title", "license", "caution")  # of each source, in metrics.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _sources_of(folder: Path, names: set[str]) -> dict[str, dict[str, str]]:
     path = folder / "curation" / "sources.json"
     facts: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     known = {name: facts.get(name, {}) for name in sorted(names)}
-    return {name: {key: str(found.get(key, "")) for key in _SAID} for name, found in known.items()}
+    return {name: {key: str(found.get(key, "")) for key in SAID} for name, found in known.items()}
 
 
 def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:

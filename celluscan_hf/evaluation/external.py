@@ -17,13 +17,12 @@ from ..curation.splits import SPLITS
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.workers import progress
 from ..errors import CelluScanError
-from ..sources import Dropped, Source, open_sources
-from .cells import CONFIG, Cells, cells_of
+from ..sources import READERS, Dropped, Source, open_sources
+from .cells import CONFIG, SAID, Cells, cells_of
 from .measure import measure_place
 from .predictions import Predictions, predict
 
 OPTION = "--external"
-_SAID = ("title", "license", "caution")
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,12 @@ def _check_foreign(source: Source, data: CellDataset) -> None:
             "leave it out, or where it is another folder give it a name of its own: "
             f"{OPTION} imagefolder:NAME=DIR"
         )
+    made_of_it = [key for key, reader in READERS.items() if reader.info.derived_from == source.name and key in inside]
+    if made_of_it:
+        raise CelluScanError(
+            f"{OPTION} {source.name}: {data.name} was built from {made_of_it[0]}, whose images are made of its cells; "
+            "leave it out"
+        )
     if source.info.derived_from in inside:
         raise CelluScanError(
             f"{OPTION} {source.name}: its images are made from {source.info.derived_from}, a source of {data.name}, so "
@@ -86,11 +91,16 @@ def judged_elsewhere(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     *,
+    dataset: str,
     batch_size: int,
     resamples: int,
 ) -> Elsewhere:
-    """Predict and measure each source of `cells_elsewhere`. Raises `CelluScanError` where one has no usable cell."""
+    """Predict and measure each source of `cells_elsewhere`. Raises `CelluScanError` where one has no usable cell.
+
+    A class that no train cell of the built data set `dataset` has counts as not learned.
+    """
     result = Elsewhere({}, [], [])
+    learned = set(open_dataset(dataset).split(CONFIG, SPLITS[0])["label"]) if cells else set()
     for name, of_source in cells.items():
         try:
             with progress(f"predicting {name}", len(of_source.kept), "cell") as advance:
@@ -99,8 +109,8 @@ def judged_elsewhere(
             raise CelluScanError(f"{OPTION} {name}: {error}") from error
         dropped = [*of_source.dropped, *bad]
         said = of_source.described["sources"][name]
-        result.figures[name] = measure_place(found, resamples) | {
-            **{key: said[key] for key in _SAID},
+        result.figures[name] = measure_place(found, resamples, learned) | {
+            **{key: said[key] for key in SAID},
             "fingerprint": of_source.described["fingerprint"],
             "dropped": dict(Counter(item.reason for item in dropped)),
         }

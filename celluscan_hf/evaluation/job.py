@@ -113,7 +113,12 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         with progress("predicting", len(cells.kept), "cell") as advance:
             found, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
         elsewhere = judged_elsewhere(
-            outside, model, processor, batch_size=settings.batch_size, resamples=settings.resamples
+            outside,
+            model,
+            processor,
+            dataset=settings.dataset or "",
+            batch_size=settings.batch_size,
+            resamples=settings.resamples,
         )
         dropped = [*cells.dropped, *bad]
         metrics = measure(found, settings.resamples, load_reliability(model)) | {

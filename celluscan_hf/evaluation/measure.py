@@ -1,5 +1,7 @@
 """From predictions to the figures of `metrics.json`."""
 
+from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,11 +47,15 @@ def measure(cells: Predictions, resamples: int = RESAMPLES, known: Reliability |
     }
 
 
-def measure_place(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any]:
+def measure_place(
+    cells: Predictions, resamples: int = RESAMPLES, learned: Collection[int] = range(len(taxonomy.NAMES))
+) -> dict[str, Any]:
     """What `metrics.json` says of the cells of one external source, to stand beside the figures of the split.
 
     `n`, `groups`, the scalars and `ci95` of `wbc_metrics`, `related` as `measure` has it, and `classes`, of how many
-    classes there are cells: the means count these alone. `resamples` 0 leaves `ci95` out.
+    classes there are cells: the means count these alone. `unlearned` {class: cells} are of classes that are not among
+    the `learned` ones (class numbers), so no answer can be right; `accuracy_learned` (`n`, `accuracy`, `ci95`) leaves
+    them out. `resamples` 0 leaves `ci95` out.
     """
     result = figures(
         cells.probabilities.astype(np.float64),
@@ -59,9 +65,18 @@ def measure_place(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, A
         resamples=resamples,
     )
     del result["per_class"], result["confusion_matrix"]
+    known = np.isin(cells.labels, list(learned))
+    right = (cells.predicted == cells.labels)[known]
+    unknown = Counter(taxonomy.NAMES[label] for label in cells.labels[~known])
     return result | {
         "groups": int(cells.groups.max()) + 1,
         "classes": len(np.unique(cells.labels)),
+        "unlearned": dict(sorted(unknown.items())),
+        "accuracy_learned": {
+            "n": int(known.sum()),
+            "accuracy": float(right.mean()) if len(right) else None,
+            "ci95": proportion(right, cells.groups[known]),
+        },
         "related": haematology.related_names(cells),
     }
 

@@ -133,6 +133,7 @@ def test_a_source_of_which_every_cell_is_left_out_is_named(built, checkpoint, tm
         (["synthetic=5"], "synthetic", "was built from a source of that name"),
         (["imagefolder:lab={}"], "lab", "imagefolder:NAME=DIR"),
         (["bccd_augmented={}"], "bccd", "made from bccd"),
+        (["bccd={}"], "bccd_augmented", "was built from bccd_augmented"),
         (["imagefolder:lab={}", "imagefolder:lab={}"], "pbc", "source lab is given twice.*--external imagefolder"),
         (["pcb={}"], "pbc", "--external pcb: unknown source"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from celluscan_hf import taxonomy
 from celluscan_hf.evaluation.folder import FILES
 from celluscan_hf.evaluation.measure import measure, measure_place
 from celluscan_hf.evaluation.report import largest_confusions, render
@@ -125,10 +126,10 @@ def test_a_raw_source_is_named_with_what_is_not_known(predicted):
     assert "| source `drawn` | Drawn cells, licence MIT: `/data/drawn` |" in text
 
 
-def elsewhere(cells, resamples: int = 20, **facts: Any) -> dict[str, Any]:
+def elsewhere(cells, resamples: int = 20, learned: Any = range(14), **facts: Any) -> dict[str, Any]:
     """What `metrics.json` says of one external source."""
     said = {"title": "Another laboratory", "license": "MIT", "caution": "", "fingerprint": "ef" * 32, "dropped": {}}
-    return measure_place(cells, resamples) | said | facts
+    return measure_place(cells, resamples, learned) | said | facts
 
 
 def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laboratories(everything, predicted):
@@ -143,6 +144,14 @@ def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laborat
     )
     assert f"| external source `far` | Another laboratory, licence MIT, fingerprint `{'ef' * 32}` |" in text
     assert "| left out of `far`: `truncated` | 2 |" in text
+
+
+def test_cells_of_classes_that_were_not_learned_are_counted_apart(everything, predicted):
+    cells = predicted([("MYO", "MO", 0.9), ("LY", "LY", 0.9), ("MO", "LY", 0.9), ("MO", "MO", 0.9)])
+    far = elsewhere(cells, learned={taxonomy.LABEL2ID[name] for name in ("Lymphocyte", "Monocyte")})
+    assert far["unlearned"] == {"Myeloblast": 1}
+    text = words(report(everything, external={"far": far}))
+    assert re.search(r"1 cells of `far` are of classes that train has no cell of \(Myeloblast\).* is 66\.7.%", text)
 
 
 def test_where_no_other_laboratory_was_measured_the_table_says_so(everything):
