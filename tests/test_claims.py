@@ -81,9 +81,10 @@ def test_a_recipe_reaches_what_readme_says(recipe: str, beside: tuple[str, str])
 
 @pytest.mark.parametrize(("title", "name"), [("AML-Cytomorphology_LMU", "aml_lmu"), ("BCCD", "bccd")])
 def test_what_is_left_in_another_laboratory_is_as_is_said(title: str, name: str) -> None:
-    found = figures(f"recalibration-{name}")
-    judged = f"{found['cells']} cells of {title}, another laboratory"
-    assert row("README.md", "`cpu-best`", "the same", judged) == ["–", f"{found['all']['accuracy']:.2f}", "–"]
+    found = figures("cpu-best")["external"][name]
+    judged = f"{found['n']} cells of {title}, another laboratory"
+    expected = [interval(found, "macro_f1"), interval(found, "accuracy"), "–"]
+    assert row("README.md", "`cpu-best`", "the same", judged) == expected
 
 
 @pytest.mark.parametrize("recipe", ["cpu-small", "cpu-best"])
@@ -151,92 +152,188 @@ def test_strange_pictures_are_noticed_as_is_said(kind: str) -> None:
 @pytest.mark.parametrize(("title", "name"), [("AML-Cytomorphology_LMU", "aml_lmu"), ("BCCD", "bccd")])
 def test_recalibration_does_what_is_said(title: str, name: str) -> None:
     for found in figures(f"recalibration-{name}")["sizes"]:
-        expected = [
-            f"{found['before'][metric]['mean']:.2f} → {found['after'][metric]['mean']:.2f} "
-            f"(±{found['gain'][metric]['sd']:.2f})"
-            for metric in ("accuracy", "nll", "ece")
-        ]
-        assert row(RELIABILITY, title, str(found["cells"])) == expected
+        assert row(RELIABILITY, title, str(found["cells"])) == recalibrated(found)
 
 
 AUDITS = "celluscan_hf/audits/README.md"
+Rows = Iterator[tuple[tuple[str, ...], list[str]]]  # how a row of a table begins, and what follows
+SPLITS = {"random": "after augmentation, at random", "grouped": "by group, before augmentation"}
+LEAKS = {"leak": "short", "leak-by-heart": "by heart"}
+RINGS = {
+    "ring": "outer ring of pixels",
+    "background": "colour of the background",
+    "size": "width and height of the file's image",
+    "coding": "its format and compression",
+    "source": "source",
+    "all": "all of these",
+}
+MODELS = {
+    "shortcut": "`cpu-best`",
+    "shortcut-cpu-small": "`cpu-small`",
+    "shortcut-surroundings": "`cpu-small`, trained with `--surroundings 0.5`",
+}
+TRAININGS = {"plain": "plain", "surroundings": "`--surroundings 0.5`"}
+BENCH = "352x352/jpeg-c95c4e/neutral"  # the second acquisition of PBC
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ("outer ring of pixels", "ring"),
-        ("colour of the background", "background"),
-        ("width and height of the file's image", "size"),
-        ("its format and compression", "coding"),
-        ("source", "source"),
-        ("all of these", "all"),
-    ],
-)
-def test_the_class_is_told_without_the_cell_as_is_said(words: str, name: str) -> None:
-    found = figures("shortcut")["surroundings"][name]
-    assert row(AUDITS, words) == [f"{found['balanced_accuracy']:.2f}"]
-    assert f"chance is {found['chance']:.2f}" in (ROOT / AUDITS).read_text("utf-8")
+def leak_rows() -> Rows:
+    for file, training in LEAKS.items():
+        for name, words in SPLITS.items():
+            found, tests = figures(file)[name], ("own", "own_originals", "aside")
+            scores = [f"{found[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in tests]
+            yield (training, words), [f"{found['train_images']:,}", f"{found['related_share']:.0%}", *scores]
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ("`cpu-best`", "shortcut"),
-        ("`cpu-small`", "shortcut-cpu-small"),
-        ("`cpu-small`, trained with `--surroundings 0.5`", "shortcut-surroundings"),
-    ],
-)
-def test_a_model_hangs_on_the_surroundings_as_is_said(words: str, name: str) -> None:
-    found = figures(name)
-    kinds = ("untouched", "covered", "repainted")
-    assert row(AUDITS, words) == [f"{found[kind]['balanced_accuracy']:.2f}" for kind in kinds]
+def ring_rows() -> Rows:
+    files = [figures("shortcut"), figures("shortcut-one-acquisition")]
+    views = [found[view] for view in ("surroundings", "surroundings_repainted") for found in files]
+    for name, words in RINGS.items():
+        told = [view.get(name, {}).get("balanced_accuracy") for view in views]
+        yield (words,), ["–" if one is None else f"{one:.2f}" for one in told]
+    yield ("chance",), [f"{view['ring']['chance']:.2f}" for view in views]
+
+
+def model_rows() -> Rows:
+    for file, words in MODELS.items():
+        found = figures(file)
+        told = [found[kind]["balanced_accuracy"] for kind in ("untouched", "covered", "repainted")]
+        yield (
+            (words,),
+            [f"{one:.2f}" for one in (*told, found["told_from_features"]["acquisition"]["balanced_accuracy"])],
+        )
+
+
+def acquisition_rows() -> Rows:
+    for name, words in TRAININGS.items():
+        found = figures("acquisition")[BENCH][name]
+        means = [interval(found[part], "balanced_accuracy") for part in ("learned_alike", "left_out")]
+        yield (words,), [interval(found["learned"], "macro_f1"), *means, interval(found["left_out"], "accuracy")]
+
+
+def recall_rows() -> Rows:
+    for name, words in TRAININGS.items():
+        found = figures("acquisition")[BENCH][name]["left_out"]["per_class"]
+        classes = ("Basophil", "Eosinophil", "Erythroblast", "Lymphocyte", "Monocyte")
+        yield (f"recall, {words}",), [f"{found[one]['recall']:.2f}" for one in classes]
+
+
+def recalibrated_rows() -> Rows:
+    for name, words in TRAININGS.items():
+        for found in figures("acquisition")[BENCH][name]["recalibrated"]:
+            yield (words, str(found["cells"])), recalibrated(found)
+
+
+def recalibrated(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{found['before'][metric]['mean']:.2f} → {found['after'][metric]['mean']:.2f} "
+        f"(±{found['gain'][metric]['sd']:.2f})"
+        for metric in ("accuracy", "nll", "ece")
+    ]
+
+
+def left_out_rows() -> Rows:
+    for value, title in (("aml_lmu", "AML-Cytomorphology_LMU"), ("bccd", "BCCD")):
+        for name, words in TRAININGS.items():
+            found = figures("left-out")[value][name]
+            away = found["left_out"]
+            told = [
+                interval(away, "accuracy"),
+                f"{away['related']['accuracy']:.3f}",
+                interval(away, "balanced_accuracy"),
+            ]
+            yield (title, words), [interval(found["learned"], "accuracy"), str(away["n"]), *told]
+
+
+def loss_rows() -> Rows:
+    for file, labels in (("losses", "all as fine as they are"), ("losses-coarse", "half of the groups by the parent")):
+        for loss, found in figures(file).items():
+            both = [
+                f"{found[name]['mean']:.3f} ({', '.join(f'{one:.3f}' for one in found[name]['values'])})"
+                for name in ("macro_f1", "finest_macro_f1")
+            ]
+            shares = [f"{found[name]['mean']:.1%}" for name in ("to_parent", "adjacent", "distant")]
+            yield (labels, loss), [*both, f"{found['parent_macro_f1']['mean']:.3f}", *shares]
+
+
+TABLES = (
+    leak_rows, ring_rows, model_rows, acquisition_rows, recall_rows, recalibrated_rows, left_out_rows, loss_rows,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", TABLES)
+def test_a_table_of_the_audits_says_what_was_measured(rows: Any) -> None:
+    for beginning, expected in rows():
+        assert row(AUDITS, *beginning) == expected
+
+
+def words_of(document: str) -> str:
+    return " ".join((ROOT / document).read_text("utf-8").split())
 
 
 def test_recall_falls_as_is_said_where_surroundings_are_repainted() -> None:
-    found, text = figures("shortcut"), " ".join((ROOT / AUDITS).read_text("utf-8").split())
+    found = figures("shortcut")
     fall = {
         name: (found["untouched"]["recall"][name], found["repainted"]["recall"].get(name, 0))
         for name in found["untouched"]["recall"]
     }
     most = sorted(fall, key=lambda name: fall[name][1] - fall[name][0])[:2]
     said = " and ".join(f"{name} ({fall[name][0]:.2f} to {fall[name][1]:.2f})" for name in most)
-    assert f"falls most for {said}" in text
+    assert f"falls most for {said}" in words_of(AUDITS)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("random", "after augmentation, at random"), ("grouped", "by group, before augmentation")],
-)
-def test_a_split_leaks_as_is_said(name: str, words: str) -> None:
-    found = figures("leak")[name]
-    tests = ("own", "own_originals", "aside")
-    scores = [f"{found[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in tests]
-    assert row(AUDITS, words) == [f"{found['train_images']:,}", f"{found['related_share']:.0%}", *scores]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("random", "at random, after augmentation"), ("grouped", "by group, before augmentation")],
-)
-def test_the_card_tells_of_the_leak_what_was_measured(name: str, words: str) -> None:
-    found = figures("leak")[name]
+@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("file", LEAKS)
+def test_the_card_tells_of_the_leak_what_was_measured(name: str, file: str) -> None:
+    found = figures(file)[name]
     scores = [f"{found[test]['accuracy']:.3f}" for test in ("own_originals", "aside")]
-    assert row("dataset_card.md", words) == [f"{found['related_share']:.0%}", *scores]
+    assert row("dataset_card.md", LEAKS[file], SPLITS[name]) == [f"{found['related_share']:.0%}", *scores]
 
 
-def test_the_leak_flatters_as_is_said() -> None:
-    found, text = figures("leak"), " ".join((ROOT / AUDITS).read_text("utf-8").split())
-    random, grouped = (found[name]["optimism"] for name in ("random", "grouped"))
-    assert f"flatters by {random['accuracy']:.3f} in accuracy and {random['macro_f1']:.3f} in macro-F1" in text
-    assert f"and ours by {grouped['accuracy']:.3f} and {grouped['macro_f1']:.3f}." in text
-    low, high = found["random"]["aside"]["ci95"]["accuracy"]
-    assert low < found["random"]["own_originals"]["accuracy"] < high  # within the intervals
-    assert f"{result('leak')['settings']['steps']} steps of 96 pictures" in text
+@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("file", LEAKS)
+def test_readme_tells_of_the_leak_what_was_measured(name: str, file: str) -> None:
+    found = figures(file)[name]
+    expected = [interval(found[test], "accuracy") for test in ("own_originals", "aside")]
+    assert row("README.md", LEAKS[file], SPLITS[name]) == expected
 
 
+@pytest.mark.parametrize("name", TRAININGS)
+def test_readme_tells_of_the_camera_left_out_what_was_measured(name: str) -> None:
+    found = figures("acquisition")[BENCH][name]
+    expected = [interval(found[part], "balanced_accuracy") for part in ("learned_alike", "left_out")]
+    assert row("README.md", TRAININGS[name]) == expected
+
+
+@pytest.mark.parametrize("file", LEAKS)
+def test_the_leak_flatters_as_is_said(file: str) -> None:
+    random, grouped = (figures(file)[name]["optimism"] for name in SPLITS)
+    flattered = f"flatters by {random['accuracy']:.3f} in accuracy and {random['macro_f1']:.3f} in macro-F1"
+    assert f"{flattered}, ours by {grouped['accuracy']:.3f} and {grouped['macro_f1']:.3f}" in words_of(AUDITS)
+    assert f"{result(file)['settings']['steps']} steps" in words_of(AUDITS)
+
+
+def test_planted_errors_are_found_as_is_said() -> None:
+    found, cells = figures("labels"), sum(figures("labels")["cells"].values())
+    trial, listed = found["planted"], found["listed"]
+    text = words_of(AUDITS)
+    assert f"Of {cells:,} cells {trial['cells']} were given a wrong label" in text
+    assert f"The list has {listed['n']:,} cells" in text
+    assert f"{trial['found']} of the planted ones ({trial['recall']:.0%})" in text
+    assert f"{trial['precision_first']:.0%} of its first" in text
+    assert f"for {trial['suggested_right']:.0%} of those found the true class is suggested" in text
+
+
+SENTENCES = ()  # of the audits, that the tests above look for
 CHECKED = {  # how the lines begin that the tests above compare
-    "README.md": ("| `cpu-small` | 6,190", "| `cpu-best` | the same", "| the student project"),
+    "README.md": (
+        "| `cpu-small` | 6,190",
+        "| `cpu-best` | the same",
+        "| the student project",
+        "| short |",
+        "| by heart |",
+        "| plain |",
+        "| `--surroundings",
+    ),
     RELIABILITY: (
         "temperature of",
         *(f"| {words} |" for words in ("accuracy", "negative log-likelihood", "calibration error", "Brier score")),
@@ -247,18 +344,10 @@ CHECKED = {  # how the lines begin that the tests above compare
         "| AML-Cytomorphology_LMU |",
         "| BCCD |",
     ),
-    "dataset_card.md": ("| at random, after augmentation |", "| by group, before augmentation |"),
+    "dataset_card.md": tuple(f"| {training} | {words} |" for training in LEAKS.values() for words in SPLITS.values()),
     AUDITS: (
-        "| after augmentation, at random |",
-        "| by group, before augmentation |",
-        "own test the random split flatters by",
-        "0.001 and -0.003.",
-        "chance is",
-        *(f"| {words} |" for words in ("outer ring of pixels", "colour of the background")),
-        *(f"| {words} |" for words in ("width and height of the file's image", "its format and compression", "source")),
-        "| all of these |",
-        "| `cpu-",
-        "another colour, recall of `cpu-best` falls most for",
+        *(f"| {' | '.join(beginning)} |" for rows in TABLES for beginning, _ in rows()),
+        *SENTENCES,
     ),
 }
 

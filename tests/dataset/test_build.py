@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -174,6 +175,30 @@ def test_an_output_that_holds_something_else_is_refused(tmp_path):
     with pytest.raises(CelluScanError, match="holds something that is no build"):
         build_small(tmp_path / "wbc")
     assert (tmp_path / "wbc" / "thesis.tex").read_text() == "dear"
+
+
+def test_an_acquisition_can_be_left_out_by_its_name_in_the_audit(built, tmp_path):
+    counts = json.loads((built / "curation" / "audit.json").read_text())["confounding"]["acquisition"]
+    name = min(counts, key=lambda one: sum(counts[one].values()))
+    assert run(tmp_path / "wbc", f"--exclude-acquisition={name}").returncode == 0
+    left = json.loads((tmp_path / "wbc" / "curation" / "audit.json").read_text())
+    assert name not in left["confounding"]["acquisition"]
+    dropped = (tmp_path / "wbc" / "curation" / "dropped.csv").read_text()
+    assert dropped.count(f",excluded_acquisition,{name}\n") == sum(counts[name].values())
+    assert f"Images of the acquisition `{name}` were left out" in (tmp_path / "wbc" / "README.md").read_text()
+    refused = run(tmp_path / "wbc")
+    assert f"exclude_acquisitions=['{name}'], asked for []" in refused.stderr
+
+
+def test_a_build_that_is_older_than_a_setting_is_still_finished(built, tmp_path):
+    shutil.copytree(built, tmp_path / "wbc")
+    path = tmp_path / "wbc" / "curation" / "statistics.json"
+    statistics = json.loads(path.read_text())
+    del statistics["settings"]["exclude_acquisitions"]
+    path.write_text(json.dumps(statistics))
+    again = run(tmp_path / "wbc")
+    assert again.returncode == 0, again.stderr
+    assert "already built" in again.stderr
 
 
 def test_an_empty_output_folder_is_used(tmp_path, cell_folder):
