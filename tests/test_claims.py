@@ -312,6 +312,39 @@ def test_the_leak_flatters_as_is_said(file: str) -> None:
     assert f"{result(file)['settings']['steps']} steps" in words_of(AUDITS)
 
 
+@pytest.mark.parametrize(
+    ("file", "loss", "name"),
+    [
+        ("losses", "hierarchical", "finest_macro_f1"),
+        ("losses", "hierarchical", "macro_f1"),
+        ("losses", "maturation", "macro_f1"),
+        ("losses-coarse", "hierarchical", "finest_macro_f1"),
+        ("losses-coarse", "hierarchical", "macro_f1"),
+    ],
+)
+def test_a_loss_differs_from_the_flat_one_as_is_said(file: str, loss: str, name: str) -> None:
+    found = figures(file)[loss][name]
+    low, high = found["gain_ci95"]
+    assert f"{found['gain']:+.3f} ({low:+.3f} to {high:+.3f})" in words_of(AUDITS)
+
+
+def test_distant_mistakes_are_as_is_said() -> None:
+    flat, maturation = (figures("losses")[loss]["distant"]["mean"] for loss in ("flat", "maturation"))
+    assert f"takes mistakes of more than one stage from {flat:.1%} to {maturation:.1%} of the cells" in words_of(AUDITS)
+
+
+def test_the_ring_tells_as_much_more_than_chance_as_is_said() -> None:
+    files = [figures("shortcut"), figures("shortcut-one-acquisition")]
+    rings = [found[view]["ring"] for view in ("surroundings", "surroundings_repainted") for found in files]
+    told = [f"{ring['balanced_accuracy'] / ring['chance']:.1f}" for ring in rings]
+    text = words_of(AUDITS)
+    assert (
+        f"The ring tells the class {told[0]} times as often as chance. Without the second acquisition it is {told[1]}"
+        in text
+    )
+    assert f"leaves {told[2]} times, and both together {told[3]} times" in text
+
+
 def test_planted_errors_are_found_as_is_said() -> None:
     found, cells = figures("labels"), sum(figures("labels")["cells"].values())
     trial, listed = found["planted"], found["listed"]
