@@ -168,16 +168,20 @@ class _Gain:
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Macro-F1 and the share of distant mistakes of each loss, among the finest classes, a point for each seed."""
-    figure = Figure(figsize=(8.4, 2.8), dpi=plots.RESOLUTION, layout="constrained")
-    shown = {"finest_macro_f1": "macro-F1 among the finest classes", "distant": "mistakes of more than one stage"}
-    for axes, (name, words) in zip(figure.subplots(1, 2, sharey=True), shown.items(), strict=True):
-        for place, loss in enumerate(figures):
-            found = figures[loss][name]
-            axes.plot(found["values"], [place] * len(found["values"]), "o", color=plots.BLUE, alpha=0.6)
-            axes.plot(found["mean"], place, "|", color=plots.VERMILION, markersize=22, markeredgewidth=2)
-        axes.set_yticks(range(len(figures)), list(figures))
-        axes.set_ylim(len(figures) - 0.5, -0.5)
+    """By how much macro-F1 differs from that of the flat loss, with intervals, a point for each seed."""
+    figure = Figure(figsize=(8.4, 2.6), dpi=plots.RESOLUTION, layout="constrained")
+    shown = {"macro_f1": "macro-F1, difference from flat", "finest_macro_f1": "the same among the finest classes"}
+    others = [loss for loss in figures if loss != "flat"]
+    for axes, (name, words) in zip(figure.subplots(1, 2, sharex=True, sharey=True), shown.items(), strict=True):
+        for place, loss in enumerate(others):
+            found, flat = figures[loss][name], figures["flat"][name]["values"]
+            gains = [one - other for one, other in zip(found["values"], flat, strict=True)]
+            axes.plot(found["gain_ci95"], [place, place], color=plots.VERMILION, linewidth=2)
+            axes.plot(gains, [place] * len(gains), "o", color=plots.BLUE, alpha=0.6)
+            axes.plot(found["gain"], place, "|", color=plots.VERMILION, markersize=18, markeredgewidth=2)
+        axes.axvline(0, color="#808080", linewidth=1)
+        axes.set_yticks(range(len(others)), others)
+        axes.set_ylim(len(others) - 0.5, -0.5)
         axes.set_xlabel(words)
         axes.grid(axis="x", color="#E0E0E0")
         axes.set_axisbelow(True)
