@@ -23,7 +23,7 @@ if __name__ == "__main__":
     if LEAVE_OUT in sys.argv:
         from celluscan_hf.audits.command import main
 
-        sys.exit(main(["left-out", *(word for word in sys.argv[1:] if word != LEAVE_OUT)]))
+        sys.exit(main(["left-out", "--by", "source", *(word for word in sys.argv[1:] if word != LEAVE_OUT)]))
 
     from celluscan_hf.evaluation.command import add_arguments, run
 

@@ -88,7 +88,7 @@ def test_the_script_of_evaluations_leaves_each_source_out(monkeypatch: pytest.Mo
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "evaluate.py"), run_name="__main__")
     assert ended.value.code == 0
-    assert asked == [["left-out", "--dataset", "wbc", "--output", "out"]]
+    assert asked == [["left-out", "--by", "source", "--dataset", "wbc", "--output", "out"]]
 
 
 @pytest.mark.parametrize(
