@@ -311,6 +311,13 @@ def test_the_leak_flatters_as_is_said(file: str) -> None:
     assert f"{result(file)['settings']['steps']} steps" in words_of(AUDITS)
 
 
+def test_the_leak_of_a_short_training_is_within_the_intervals_and_that_of_a_long_one_is_not() -> None:
+    for file, within in (("leak", True), ("leak-by-heart", False)):
+        random = figures(file)["random"]
+        (low, _), (_, high) = (random[test]["ci95"]["accuracy"] for test in ("own_originals", "aside"))
+        assert (low <= high) == within
+
+
 @pytest.mark.parametrize(
     ("file", "loss", "name"),
     [
