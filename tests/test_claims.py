@@ -378,10 +378,8 @@ def test_what_is_said_in_short_is_what_is_said_at_length() -> None:
     plain, repainted = (figures("acquisition")[BENCH][name] for name in TRAININGS)
     before, after = (plain[part]["balanced_accuracy"] for part in ("learned_alike", "left_out"))
     assert f"falls from {before:.2f} to {after:.2f}" in text
-    assert (
-        f"it falls to {repainted['left_out']['balanced_accuracy']:.2f} ({plain['left_out']['n']} cells; a second seed agrees)"
-        in text
-    )
+    kept, cells = repainted["left_out"]["balanced_accuracy"], plain["left_out"]["n"]
+    assert f"it falls to {kept:.2f} ({cells} cells; a second seed agrees)" in text
     found, planted = trial["planted"]["found"], trial["planted"]["cells"]
     assert f"{found} of {planted} planted ones, on a list of {trial['listed']['n']:,}" in text
 
