@@ -59,6 +59,13 @@ def test_features_that_tell_the_class_alone_tell_no_acquisition() -> None:
     assert told_from_features(features, rows, features, rows, 42)["acquisition"]["balanced_accuracy"] == 0.5
 
 
+def test_a_rare_acquisition_is_told_as_well_as_a_frequent_one() -> None:
+    rows = origins((6, 6))
+    features = np.random.default_rng(0).normal(size=(180, 1)) + np.where(rows["acquisition"] == "warm", 2, 0)[:, None]
+    found = told_from_features(features, rows, features, rows, 42)["acquisition"]
+    assert min(found["recall"].values()) > 0.7
+
+
 def test_the_command_tells_of_data_and_model(
     data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
