@@ -345,6 +345,33 @@ def test_a_second_seed_falls_as_is_said_on_the_second_acquisition() -> None:
     assert f"on the first acquisition is then {learned[0]:.3f} and {learned[1]:.3f}." in words_of(AUDITS)
 
 
+def test_cells_of_other_laboratories_are_counted_as_is_said() -> None:
+    bccd, aml = (
+        [figures("left-out")[name][training]["left_out"] for training in TRAININGS] for name in ("bccd", "aml_lmu")
+    )
+    platelets = bccd[1]["per_class"]["Platelet"]["support"]
+    white = [
+        sum(round(one["recall"] * one["support"]) for name, one in found["per_class"].items() if name != "Platelet")
+        for found in bccd
+    ]
+    assert (white, bccd[1]["n"] - platelets) == ([3, 0], 59)
+    assert f"a Platelet, which {platelets} of {bccd[1]['n']} are; of the 59 white cells it gets none right" in words_of(
+        AUDITS
+    )
+    assert [round(found["accuracy"] * found["n"]) for found in aml] == [4, 5]
+    assert "plain model gets four right, the other five (eleven Myeloblasts are left out" in words_of(AUDITS)
+    unlearned = figures("cpu-best")["external"]["aml_lmu"]["unlearned"]
+    assert unlearned == figures("left-out")["aml_lmu"]["unseen"] == {"Myeloblast": 11}
+    assert "of the 41 cells, 11 are Myeloblasts" in words_of("README.md")
+
+
+def test_covered_cells_are_answered_as_is_said() -> None:
+    for file in MODELS:
+        recall = figures(file)["covered"]["recall"]
+        assert recall.pop("Platelet") == 1
+        assert sum(recall.values()) < 0.05
+
+
 def test_two_seeds_differ_as_is_said() -> None:
     low, high = sorted(figures("losses-coarse")["hierarchical"]["macro_f1"]["values"])
     assert f"two hierarchical seeds differ by {high - low:.2f}" in words_of(AUDITS)

@@ -23,7 +23,7 @@ from ..evaluation.folder import PREDICTIONS
 from ..evaluation.intervals import bootstrap
 from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
-from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY
+from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY, Outcomes
 from . import derived
 from .experiment import judged, trained
 
@@ -154,17 +154,16 @@ class _Gain:
     """By how much macro-F1 of some runs is above that of others with the same seeds, of weighted cells."""
 
     def __init__(self, found: list[Predictions], flat: list[Predictions]) -> None:
-        self.labels, self.groups = found[0].labels, found[0].groups
-        self.pairs = [(ours.predicted, theirs.predicted) for ours, theirs in zip(found, flat, strict=True)]
+        self.groups = found[0].groups
+        self.pairs = list(zip(*([_outcomes(cells) for cells in runs] for runs in (found, flat)), strict=True))
 
     def __call__(self, weights: NDArray[np.float64]) -> float:
-        return float(np.mean([self._macro_f1(a, weights) - self._macro_f1(b, weights) for a, b in self.pairs]))
+        rows = weights[None]  # of one resample
+        return float(np.mean([a.scalars(rows)["macro_f1"] - b.scalars(rows)["macro_f1"] for a, b in self.pairs]))
 
-    def _macro_f1(self, predicted: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-        classes = len(taxonomy.NAMES)
-        right = np.bincount(self.labels, weights * (predicted == self.labels), classes)
-        there, told = np.bincount(self.labels, weights, classes), np.bincount(predicted, weights, classes)
-        return float((2 * right / np.maximum(there + told, TINY))[there > 0].mean())
+
+def _outcomes(cells: Predictions) -> Outcomes:
+    return Outcomes(cells.predicted, cells.labels, len(taxonomy.NAMES))
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:

@@ -75,7 +75,7 @@ def figures(
     """
     _check(predictions, references, len(label_names), groups, sources)
     _check_parents(parents or {}, label_names)
-    outcomes = _Outcomes(predictions, references, len(label_names))
+    outcomes = Outcomes(predictions, references, len(label_names))
     result = {"n": len(references)} | _with_intervals(outcomes, groups, resamples, seed)
     matrix = outcomes.confusion(np.ones((1, len(references))))[0]
     result["per_class"] = _per_class(matrix, label_names)
@@ -105,7 +105,7 @@ def _merged(
     return predictions @ np.eye(len(classes))[becomes], becomes[references], classes
 
 
-class _Outcomes:
+class Outcomes:
     """What became of each image, from which any weighting of the images gives its figures."""
 
     def __init__(self, predictions: NDArray[Any], references: NDArray[np.int64], classes: int) -> None:
@@ -144,7 +144,7 @@ class _Outcomes:
         return found
 
 
-def _with_intervals(outcomes: _Outcomes, groups: Sequence[Any] | None, resamples: int, seed: int) -> dict[str, Any]:
+def _with_intervals(outcomes: Outcomes, groups: Sequence[Any] | None, resamples: int, seed: int) -> dict[str, Any]:
     count = len(outcomes.references)
     result: dict[str, Any] = {name: float(values[0]) for name, values in outcomes.scalars(np.ones((1, count))).items()}
     if resamples:
@@ -172,7 +172,7 @@ def _of_source(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    outcomes = _Outcomes(predictions, references, classes)
+    outcomes = Outcomes(predictions, references, classes)
     return {"n": len(references)} | _with_intervals(outcomes, groups, resamples, seed)
 
 
