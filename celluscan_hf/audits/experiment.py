@@ -1,5 +1,6 @@
 """One experiment: a recipe trained on a data set, judged on the test splits of others; it goes on where it was cut."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from ..curation.splits import SPLITS
 from ..dataset.reading import CellDataset
 from ..evaluation.job import EvaluationSettings, evaluate
 from ..training import recipes
+from ..training.record import DONE
 from ..training.run import LAST, train
 from . import derived
 
@@ -26,6 +28,12 @@ def trained(
     last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--calibrate", str(calibrate).lower()]
     saved = ["--save_strategy", "steps", "--save_steps", str(max(1, steps // 4))]
     return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *arguments]))
+
+
+def training_seconds(model: Path) -> float:
+    """How long the training took, in seconds; of one that was cut, from its last checkpoint on."""
+    seconds: float = json.loads((model / DONE).read_text("utf-8"))["seconds"]
+    return seconds
 
 
 def judged(

@@ -27,7 +27,7 @@ from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES
 from . import derived, review, suspects
-from .experiment import judged, summary, trained
+from .experiment import judged, summary, trained, training_seconds
 from .suspects import Suspect
 
 MOST_FOLDS = MIN_GROUPS  # of more, a class with as many groups could not be in each
@@ -61,9 +61,9 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
     """Train, judge, and write `labels.csv` and `review.html` into `settings.folder`.
 
     Returns:
-        {"cells": counts by split, "out_of_fold": figures against the labels as given, "listed": see `_listed`,
-        "conflicts": cells in conflict that the build has put `aside`, and those `kept`, "planted": see `_planted`, or
-        None, "first": what the page shows, "cleanlab": its version}.
+        {"cells": counts by split, "out_of_fold": figures against the labels as given, "training_seconds" of each
+        fold, "listed": see `_listed`, "conflicts": cells in conflict that the build has put `aside`, and those `kept`,
+        "planted": see `_planted`, or None, "first": what the page shows, "cleanlab": its version}.
 
     Raises:
         CelluScanError: cleanlab is not installed, or the data cannot be used.
@@ -75,7 +75,7 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
     wrong = suspects.plant(rows, settings.plant, settings.seed)
     true = {name: label for name, label in zip(*_columns(rows), strict=True) if name in wrong}
     told = [wrong.get(name, label) for name, label in zip(*_columns(rows), strict=True)]
-    cells = out_of_fold(derived.relabelled(rows, told), data, settings)
+    cells, seconds = out_of_fold(derived.relabelled(rows, told), data, settings)
     put_aside = suspects.conflicts(data, cells, splits)
     doubted, related = suspects.doubted(cells, splits, {name: taxonomy.NAMES[label] for name, label in true.items()})
     known = {one.image_id for one in put_aside}
@@ -86,6 +86,7 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
     return {
         "cells": {split: part.num_rows for split, part in parts.items()},
         "out_of_fold": summary(measure(cells, RESAMPLES)),
+        "training_seconds": seconds,
         "listed": _listed(cells, doubted, related),
         "conflicts": {"aside": aside, "kept": len(put_aside) - aside},
         "planted": _planted(doubted, review.first(listed), len(wrong)) if wrong else None,
@@ -98,10 +99,10 @@ def _columns(rows: pa.Table) -> tuple[list[str], list[int]]:
     return rows["image_id"].to_pylist(), rows["label"].to_pylist()
 
 
-def out_of_fold(rows: pa.Table, data: CellDataset, settings: LabelsSettings) -> Predictions:
-    """What is said of each row by a model that saw no row of its group in training."""
+def out_of_fold(rows: pa.Table, data: CellDataset, settings: LabelsSettings) -> tuple[Predictions, list[float]]:
+    """What is said of each row by a model that saw no row of its group in training; seconds of each training."""
     parts = derived.dealt(rows, (1 / settings.folds,) * settings.folds, settings.seed)
-    found = []
+    found, seconds = [], []
     for number in range(settings.folds):
         folder = settings.folder / f"fold-{number + 1}-of-{settings.folds}"
         said = {"labels": settings.folder.name, "fold": number + 1, "folds": settings.folds}
@@ -110,7 +111,8 @@ def out_of_fold(rows: pa.Table, data: CellDataset, settings: LabelsSettings) -> 
         model = trained(settings.recipe, made, folder / "run", settings.steps, settings.seed)
         judged(model, {_JUDGED: made}, folder)
         found.append(Predictions.read(folder / _JUDGED / PREDICTIONS))
-    return Predictions.joined(found)
+        seconds.append(training_seconds(model))
+    return Predictions.joined(found), seconds
 
 
 def _fold(rows: pa.Table, held: NDArray[np.bool_]) -> dict[str, pa.Table]:

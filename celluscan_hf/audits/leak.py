@@ -23,7 +23,7 @@ from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES
 from . import derived
-from .experiment import judged, summary, trained
+from .experiment import judged, summary, trained, training_seconds
 
 TEST_SHARE = 0.2
 PROTOCOLS = ("random", "grouped")
@@ -63,7 +63,7 @@ def audit(data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
 
     Returns:
         {protocol: {"own", "own_originals", "aside": figures, "optimism": originals of its own test less the cells put
-        aside, of accuracy and macro-F1; "train_images"; "related_share"}}.
+        aside, of accuracy and macro-F1; "train_images"; "related_share"; "training_seconds"}}.
     """
     return {name: _run(name, data, settings) for name in PROTOCOLS}
 
@@ -76,7 +76,7 @@ def _run(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, Any]
     metrics = judged(model, {"own": made, "aside": data}, folder)
     metrics["own_originals"] = measure(_originals(made, folder / "own" / PREDICTIONS), RESAMPLES)
     figures: dict[str, Any] = {test: summary(metrics[test]) for test in TESTS}
-    figures |= kinship(made)
+    figures |= kinship(made) | {"training_seconds": training_seconds(model)}
     figures["optimism"] = {
         metric: round(figures["own_originals"][metric] - figures["aside"][metric], 4)
         for metric in ("accuracy", "macro_f1")

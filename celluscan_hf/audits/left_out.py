@@ -27,7 +27,7 @@ from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY
 from ..reliability.calibrate import Looked
 from ..reliability.examine import recalibration_gain
 from . import derived
-from .experiment import judged, summary, trained
+from .experiment import judged, summary, trained, training_seconds
 
 LEAST = 10  # cells; what has fewer is not left out by itself
 SIZES, DRAWS = (16, 32, 64), 20  # of recalibration: cells with labels, and how often they are drawn
@@ -69,7 +69,8 @@ def audit(data: CellDataset, settings: LeftOutSettings) -> dict[str, Any]:
 
     Returns:
         {value: {"train_images", "unseen" {class: cells that were not asked for, since train has none}, and for each
-        training figures of `PARTS`, and "recalibrated", as `examine.recalibration_gain`, on the left out}}.
+        training figures of `PARTS`, "recalibrated", as `examine.recalibration_gain`, on the left out, and
+        "training_seconds"}}.
     """
     rows = pa.concat_tables([derived.originals(data, split) for split in SPLITS])
     return {value: _run(value, data, settings) for value in values(rows, settings)}
@@ -115,7 +116,8 @@ def _run(value: str, data: CellDataset, settings: LeftOutSettings) -> dict[str, 
         model = trained(settings.recipe, made, run, settings.steps, settings.seed, *options, calibrate=True)
         judged(model, {"test": made}, folder / name)
         found = Predictions.read(folder / name / "test" / PREDICTIONS)
-        figures[name] = _figures(found, [cell in outside for cell in found.image_ids])
+        away = [cell in outside for cell in found.image_ids]
+        figures[name] = _figures(found, away) | {"training_seconds": training_seconds(model)}
     return figures
 
 

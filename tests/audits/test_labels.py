@@ -62,10 +62,12 @@ def in_conflict(tmp_path_factory: pytest.TempPathFactory, write_image: Callable[
 def foretold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probabilities without a training."""
 
-    def simulated(rows: pa.Table, data: CellDataset, settings: labels.LabelsSettings) -> Predictions:
+    def simulated(
+        rows: pa.Table, data: CellDataset, settings: labels.LabelsSettings
+    ) -> tuple[Predictions, list[float]]:
         given = derived.originals(data, *SPLITS)
         true = dict(zip(given["image_id"].to_pylist(), given["label"].to_pylist(), strict=True))
-        return said_of(rows, [true[name] for name in rows["image_id"].to_pylist()])
+        return said_of(rows, [true[name] for name in rows["image_id"].to_pylist()]), [1.0]
 
     monkeypatch.setattr(labels, "out_of_fold", simulated)
 

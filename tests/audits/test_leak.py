@@ -129,4 +129,5 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
         gap = figures["own_originals"]["accuracy"] - figures["aside"]["accuracy"]
         assert figures["optimism"]["accuracy"] == pytest.approx(gap, abs=1e-4)
         assert figures["aside"]["n"] == 56
+        assert figures["training_seconds"] > 0
     assert (tmp_path / "leak.png").read_bytes().startswith(b"\x89PNG")

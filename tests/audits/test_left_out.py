@@ -74,6 +74,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
         assert found["unseen"] == dict.fromkeys(found["unseen"], 20)
         for training in left_out.TRAININGS:
             assert found[training]["left_out"]["n"] == 40
+            assert found[training]["training_seconds"] > 0
             for part in ("learned_alike", "left_out"):
                 assert set(found[training][part]["per_class"]) == {"Basophil", "Lymphocyte"}
             assert len(found[training]["learned"]["per_class"]) == 3

@@ -54,7 +54,8 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 2, "coarse": 0.5}
     assert set(written["figures"]) == {"flat", "hierarchical", "maturation"}
     for found in written["figures"].values():
-        assert set(found) == set(losses.FIGURES)
+        assert set(found) == {*losses.FIGURES, "training_seconds"}
+        assert len(found["training_seconds"]) == 2
         assert len(found["macro_f1"]["values"]) == 2
         low, high = found["macro_f1"]["gain_ci95"]
         assert low <= found["macro_f1"]["gain"] <= high
