@@ -13,6 +13,7 @@ from ..training.record import DONE
 from ..training.run import LAST, train
 from . import derived
 
+PLAIN = ("--surroundings", "0")  # shortcuts stay open to what is compared, whatever the recipe does against them
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 
@@ -21,13 +22,14 @@ def trained(
 ) -> Path:
     """The folder of a model trained on all train rows of a data set, `steps` steps; no step is chosen on validation.
 
-    `arguments` are further options of `scripts/train.py`. `calibrate` fits the temperature on validation.
+    `arguments` are further options of `scripts/train.py`; surroundings are repainted only where they ask for it.
+    `calibrate` fits the temperature on validation.
     """
     given = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
     budget = ["--max_steps", str(steps), "--seed", str(seed), "--resume_from_checkpoint", LAST]
     last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--calibrate", str(calibrate).lower()]
     saved = ["--save_strategy", "steps", "--save_steps", str(max(1, steps // 4))]
-    return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *arguments]))
+    return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *PLAIN, *arguments]))
 
 
 def training_seconds(model: Path) -> float:

@@ -7,6 +7,7 @@ most so in a picture, and near its middle, is widened by about the breadth of a 
 import torch
 from torch.nn import functional
 
+_SIDE = 72  # pixels: where a cell is shows as well in a small picture
 _SHARE = 0.45  # of the way from the picture's median to its strongest violet: what counts as stained
 _STEEP = 30.0  # how sharply
 _REACH = 0.36  # standard deviation of the weight of the middle, as a share of the side
@@ -31,32 +32,54 @@ def repainted(pixels: torch.Tensor, chance: torch.Tensor, share: float) -> torch
     Returns:
         (B, 3, H, W) float32 in [0, 255].
     """
-    image = pixels.float() / 255
-    outside = 1 - cell_mask(image)  # (B, 1, H, W)
+    images = pixels.float() / 255
+    chosen = (chance[:, 0] < share).nonzero()[:, 0]  # (b)
+    if not len(chosen):
+        return 255 * images
+    image, chance = images[chosen], chance[chosen]
+    outside = 1 - cell_mask(image)  # (b, 1, H, W)
     seen = outside.sum(dim=(2, 3)).clamp_min(1e-3)
-    mean = ((image * outside).sum(dim=(2, 3)) / seen)[..., None, None]  # (B, 3, 1, 1)
+    mean = ((image * outside).sum(dim=(2, 3)) / seen)[..., None, None]  # (b, 3, 1, 1)
     light = _LIGHT[0] + (_LIGHT[1] - _LIGHT[0]) * chance[:, 1:2]
     colour = (light + _TINT * (2 * chance[:, 2:5] - 1)).clamp(0, 1)[..., None, None]
     contrast = (_CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * chance[:, 5])[:, None, None, None]
     field = (colour + contrast * (image - mean)).clamp(0, 1)
-    chosen = (chance[:, 0] < share)[:, None, None, None] * outside
-    return 255 * (image + chosen * (field - image))
+    images[chosen] = image + outside * (field - image)
+    return 255 * images
 
 
 def cell_mask(image: torch.Tensor) -> torch.Tensor:
-    """Where the cell is, (B, 1, H, W) in [0, 1], of pictures (B, 3, H, W) in [0, 1]."""
+    """Where the cell is, (B, 1, H, W) in [0, 1], of square pictures (B, 3, H, W) in [0, 1]."""
     side = image.shape[-1]
+    if side > _SIDE:
+        small = functional.interpolate(image, size=_SIDE, mode="area")
+        return functional.interpolate(cell_mask(small), size=side, mode="bilinear")
     violet = (image[:, 0] + image[:, 2]) / 2 - image[:, 1]  # (B, H, W)
     flat = violet.flatten(1)
     middle, strongest = flat.median(dim=1).values, flat.quantile(0.99, dim=1)
     limit = middle + _SHARE * (strongest - middle)
     stained = torch.sigmoid(_STEEP * (violet - limit[:, None, None])) * _near_middle(side, image.device)
-    reach = 2 * round(_WIDEN * side) + 1
-    wide = functional.max_pool2d(stained[:, None], (reach, 1), 1, (reach // 2, 0))
-    wide = functional.max_pool2d(wide, (1, reach), 1, (0, reach // 2))
+    reach = round(_WIDEN * side)
+    wide = _widened(_widened(stained, reach, axis=1), reach, axis=2)[:, None]
     inside = (2 * wide).clamp(0, 1) * torch.sigmoid(_STEEP * 2 * (_from_field(image) - _FIELD))
     seam = 2 * max(1, round(_SOFT * side / 2)) + 1
     return functional.avg_pool2d(inside, seam, 1, seam // 2, count_include_pad=False)
+
+
+def _widened(values: torch.Tensor, reach: int, axis: int) -> torch.Tensor:
+    """The largest of each value (B, H, W) and of those up to `reach` away, none of them negative.
+
+    As a maximum over a window, in as many steps as the window has bits: each joins two windows of half the width.
+    """
+    window, width = 2 * reach + 1, 1
+    padding = (reach, reach, 0, 0) if axis == 2 else (0, 0, reach, reach)
+    values = functional.pad(values, padding)
+    while width < window:
+        step = min(width, window - width)
+        rest = values.shape[axis] - step
+        values = torch.maximum(values.narrow(axis, 0, rest), values.narrow(axis, step, rest))
+        width += step
+    return values
 
 
 def _from_field(image: torch.Tensor) -> torch.Tensor:

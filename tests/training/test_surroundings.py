@@ -4,7 +4,7 @@ import torch
 
 from celluscan_hf.sources.drawing import draw_cell
 from celluscan_hf.taxonomy import NAMES
-from celluscan_hf.training.surroundings import DRAWS, cell_mask, repainted
+from celluscan_hf.training.surroundings import DRAWS, _widened, cell_mask, repainted
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +62,19 @@ def test_each_image_follows_from_its_own_numbers(cells: torch.Tensor) -> None:
 def test_a_field_without_a_cell_and_a_plain_image_are_no_error() -> None:
     for image in (torch.full((1, 3, 40, 40), 230, dtype=torch.uint8), torch.zeros(1, 3, 40, 40, dtype=torch.uint8)):
         assert torch.isfinite(repainted(image, chance(1), 1.0)).all()
+
+
+def test_the_cell_of_a_large_picture_is_found_where_it_is_in_a_small_one(cells: torch.Tensor) -> None:
+    small = torch.nn.functional.interpolate(cells.float() / 255, size=72, mode="area")
+    large = torch.nn.functional.interpolate(small, size=216, mode="bilinear")
+    found = torch.nn.functional.interpolate(cell_mask(large), size=72, mode="area")
+    assert (found - cell_mask(small)).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("reach", [0, 1, 5, 11])
+def test_widening_takes_the_largest_within_reach(reach: int) -> None:
+    values = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
+    window = 2 * reach + 1
+    pooled = torch.nn.functional.max_pool2d(values, (1, window), 1, (0, reach))
+    assert torch.equal(_widened(values, reach, axis=2), pooled)
+    assert torch.equal(_widened(values.transpose(1, 2), reach, axis=1), pooled.transpose(1, 2))
