@@ -3,14 +3,16 @@
 The fields of a row:
 
 - `image`: the path, or what a parquet file calls it;
-- `label`, `score`: the likeliest class and its probability;
+- `label`, `score`: the answer and its probability. Of a calibrated model (`celluscan calibrate`) it is that of
+  `pipeline("wbc-classification")`: where children of one parent compete, the parent. Of others, the likeliest class;
 - `code`, `lineage`, `stage` (1–6 on the line of neutrophil maturation), `parent`, `abnormal_in_blood`: what the
   taxonomy knows of that label. They are empty where it knows none, as for a model whose labels are not our 14 names;
-- `top`: the likeliest classes, each with `label` and `score`. In CSV, where a cell holds one value, the first is
-  `label` and `score`, the others are `label_2`, `score_2` and so on;
-- `set`, the classes it may be, likeliest first (in CSV between semicolons; as often as `coverage` asks, the true class
-  is one of them), `abstain`, whether no plain answer can be given, and `reason`, why: for a model that `celluscan
-  calibrate` has been at; of others these three are empty;
+- `top`: the likeliest classes, each with `label` and `score`. In CSV, where a cell holds one value, they are `label_1`,
+  `score_1`, `label_2` and so on;
+- `abnormal`, the summed probability of the abnormal classes; `set`, the classes it may be, likeliest first (in CSV
+  between semicolons; as often as `coverage` asks, the true class is one of them); `abstain`, whether no plain answer
+  can be given, and `reason`, why; `strangeness`, over 1 for what the model does not know: of a model that is not
+  calibrated these are empty;
 - `error`: why the image could not be used; then all other fields but `image` are empty.
 """
 
@@ -41,7 +43,7 @@ Format = Literal["csv", "json"]
 Row = dict[str, Any]
 ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 FACTS = FACT_NAMES
-TRUST = ("set", "abstain", "reason")  # of models that were calibrated
+TRUST = ("abnormal", "set", "abstain", "reason", "strangeness")  # of models that were calibrated
 FIELDS = ("image", "label", "score", *FACTS, "top", *TRUST, "error")
 _DECIMALS = 6  # of a score, a float32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell of a spreadsheet begins to compute
@@ -121,14 +123,24 @@ def row(
     empty = dict.fromkeys(FIELDS) | {"image": name, "top": []}
     if isinstance(result, BadImage):
         return empty | {"error": " ".join(str(result).split())}
-    likeliest = np.argsort(-result.probabilities, kind="stable")[:top_k].tolist()
     scores = result.probabilities
-    top = [{"label": labels[index], "score": round(float(scores[index]), _DECIMALS)} for index in likeliest]
-    fields = empty | top[0] | facts_of(labels[likeliest[0]], CLASSES) | {"top": top}
-    if known is None or result.features is None:
-        return fields
-    said = known.answer(scores, result.features, coverage)
-    return fields | {field: said[field] for field in TRUST}
+    if known is not None and result.features is not None:
+        said = known.answer(scores, result.features, coverage, top_k=top_k)
+    else:
+        likeliest = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        top = [{"label": labels[index], "score": float(scores[index])} for index in likeliest]
+        said = top[0] | facts_of(labels[likeliest[0]], CLASSES) | {"top": top}
+    fields: Row = empty | _rounded(said)
+    return fields
+
+
+def _rounded(value: Any) -> Any:
+    """The same with its numbers to `_DECIMALS` digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return round(value, _DECIMALS) if isinstance(value, float) else value
 
 
 def _rows(
@@ -168,7 +180,7 @@ def _json_writer(file: TextIO) -> Callable[[Row], object]:
 
 def _csv_writer(file: TextIO, count: int) -> Callable[[Row], object]:
     """Rows with `count` labels each, after a header."""
-    others = [column for place in range(2, count + 1) for column in (f"label_{place}", f"score_{place}")]
+    others = [column for place in range(1, count + 1) for column in (f"label_{place}", f"score_{place}")]
     columns = [column for field in FIELDS for column in (others if field == "top" else [field])]
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
@@ -176,8 +188,8 @@ def _csv_writer(file: TextIO, count: int) -> Callable[[Row], object]:
 
 
 def _flat(fields: Row) -> Row:
-    """A row with its `top` spread over columns, from the second on."""
-    spread = {f"{key}_{place}": best[key] for place, best in enumerate(fields["top"], 1) if place > 1 for key in best}
+    """A row with its `top` spread over columns."""
+    spread = {f"{key}_{place}": best[key] for place, best in enumerate(fields["top"], 1) for key in best}
     within = None if fields["set"] is None else "; ".join(fields["set"])
     return {key: value for key, value in fields.items() if key != "top"} | spread | {"set": within}
 

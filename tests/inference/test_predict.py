@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from transformers import LlavaImageProcessor, PreTrainedModel, pipeline
 
 from celluscan_hf.errors import BadImage, CelluScanError
 from celluscan_hf.inference import predict as module
+from celluscan_hf.inference.loading import load_classifier, load_reliability
 from celluscan_hf.inference.predict import predict, row
 from celluscan_hf.inference.prediction import Output
 from celluscan_hf.taxonomy import ID2LABEL, NAMES
 
 Write = Callable[..., Path]
 _SECOND_AND_THIRD = ["label_2", "score_2", "label_3", "score_3"]
-COLUMNS = [*(name for name in module.FIELDS[:-4] if name != "top"), *_SECOND_AND_THIRD, *module.FIELDS[-4:]]
+_PLACE = module.FIELDS.index("top")
+COLUMNS = [*module.FIELDS[:_PLACE], "label_1", "score_1", *_SECOND_AND_THIRD, *module.FIELDS[_PLACE + 1 :]]
 
 
 @pytest.fixture
@@ -77,9 +80,7 @@ def test_csv_and_json_lines_say_the_same(cells: Path, checkpoint: Path, capsys: 
         flat = {
             key: cell[value] if value is None or value in (True, False) else str(value) for key, value in said.items()
         }
-        assert line == dict.fromkeys(COLUMNS, "") | flat | {
-            k: str(v) for k, v in spread.items() if not k.endswith("_1")
-        }
+        assert line == dict.fromkeys(COLUMNS, "") | flat | {k: str(v) for k, v in spread.items()}
 
 
 def test_the_columns_are_those_that_were_promised(
@@ -87,8 +88,8 @@ def test_the_columns_are_those_that_were_promised(
 ) -> None:
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint)
-    header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_2,score_2,label_3,score_3,"
-    header += "set,abstain,reason,error"
+    header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_1,score_1,label_2,score_2,"
+    header += "label_3,score_3,abnormal,set,abstain,reason,strangeness,error"
     assert capsys.readouterr().out.splitlines()[0] == header
 
 
@@ -101,13 +102,31 @@ def test_a_calibrated_model_says_set_and_abstention_in_both_formats(
     predict([cells / "0.jpg", cells / "1b.jpg"], calibrated, form="json", coverage=0.8)
     said, bad = read_json(capsys.readouterr().out)
     answer = pipeline("wbc-classification", model=str(calibrated), device="cpu", coverage=0.8)(str(cells / "0.jpg"))
-    assert {name: said[name] for name in module.TRUST} == {name: answer[name] for name in module.TRUST}
+    assert {name for name in answer if name not in said} == set()
+    for name, expected in answer.items():
+        told = [one["score"] for one in said[name]] if name == "top" else said[name]
+        expected = [one["score"] for one in expected[:3]] if name == "top" else expected
+        assert told == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float | list) else expected), name
     assert table[0]["set"] == "; ".join(answer["set"])
     assert table[0]["abstain"] == str(answer["abstain"]).lower()
-    assert [bad[name] for name in module.TRUST] == [None, None, None]
+    assert [bad[name] for name in module.TRUST] == [None] * 5
     assert table[1]["set"] == ""
     with pytest.raises(CelluScanError, match=r"--coverage 90: expected a share"):
         predict([cells / "0.jpg"], calibrated, coverage=90)
+
+
+def test_where_children_compete_the_row_names_the_parent_as_the_pipeline_does(calibrated: Path) -> None:
+    """And in CSV no child is lost."""
+    known = load_reliability(load_classifier(calibrated)[0])
+    assert known
+    output = replace(
+        scores(Band_Neutrophil=0.52, Segmented_Neutrophil=0.46, Monocyte=0.02),
+        features=known.centres[0].astype(np.float32),
+    )
+    found = row("a.png", output, ID2LABEL, 2, replace(known, sure=0.9))
+    assert (found["label"], found["score"], found["code"]) == ("Neutrophil", pytest.approx(0.98), "NEU")
+    assert found["abstain"] is True
+    assert [best["label"] for best in found["top"]] == ["Band Neutrophil", "Segmented Neutrophil"]
 
 
 def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
@@ -122,9 +141,11 @@ def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
         "parent": "Immature Granulocyte",
         "abnormal_in_blood": True,
         "top": [{"label": "Myelocyte", "score": 0.7}, {"label": "Metamyelocyte", "score": 0.2}],
+        "abnormal": None,
         "set": None,
         "abstain": None,
         "reason": None,
+        "strangeness": None,
         "error": None,
     }
 
@@ -145,7 +166,7 @@ def test_a_model_with_other_labels_has_no_facts(
     capsys.readouterr()
     predict([cells / "0.jpg"], tmp_path / "pets")
     (found,) = read_csv(capsys.readouterr().out)
-    assert {found["label"], found["label_2"]} == {"cat", "dog"}
+    assert {found["label_1"], found["label_2"]} == {"cat", "dog"}
     assert "label_3" not in found
     assert not any(found[name] for name in module.FACTS)
 
