@@ -26,11 +26,6 @@ _NO_SETTINGS = (
     "seed",
     "num_proc",
 )  # what the file of figures tells elsewhere
-_PICTURES = {  # what the shortcut audit shows a model
-    "untouched": "the model, from the whole picture",
-    "covered": "the model, the cell covered",
-    "repainted": "the model, the surroundings repainted",
-}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     _leak_options(leaking)
     text = "how much of the class stands around the cell, and how much a model takes"
     shortcuts = _add(commands, "shortcut", text, _shortcut)
-    shortcuts.add_argument("--model", help="a trained model; its answers where the cell is covered")
+    shortcuts.add_argument(
+        "--model", action="append", default=[], help="a trained model: what it takes of that; repeatable"
+    )
     text = "what a model is worth on a source or an acquisition it has not learned from"
     _left_out_options(_add(commands, "left-out", text, _left_out))
     text = "which loss learns most, on validation: flat, hierarchical, with a maturation term"
@@ -227,12 +224,6 @@ def _labels(data: CellDataset, chosen: argparse.Namespace) -> str:
 def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
     figures = shortcut.audit(data, chosen.model, chosen.seed, chosen.num_proc)
     _write("shortcut", data, chosen, figures, shortcut.draw)
-    rows = shortcut.told_without_the_cell(figures)
-    if chosen.model:
-        for origin, found in figures["told_from_features"].items():
-            words = f"the {origin}, from the model's features"
-            rows.append((words, f"{found['balanced_accuracy']:.2f}", f"{found['chance']:.2f}"))
-        for kind, words in _PICTURES.items():
-            found = figures[kind]
-            rows.append((words, f"{found['balanced_accuracy']:.2f}", f"{found['chance']:.2f}"))
-    return table(["told from", "balanced accuracy on test", "chance"], rows)
+    told = table(["told from", "balanced accuracy on test", "chance"], shortcut.told_without_the_cell(figures))
+    models = shortcut.told_by_models(figures)
+    return told + ("\n\n" + table(["balanced accuracy of", *shortcut.HEADS], models) if models else "")

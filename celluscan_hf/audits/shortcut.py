@@ -1,14 +1,15 @@
 """How much of the class stands around the cell, and how much of that a trained model takes.
 
 What a forest tells from the surroundings alone is a property of the data (`dataset.shortcuts`), and of what a training
-shows of it: with repainted surroundings little is left. What a model takes is seen in three ways. Where the cell is
-covered by a disc of the mean colour of the data, a model that looks at the cell alone falls to chance. Where the
-surroundings are repainted at random and the cell stays, it says what it said. And from what its classifier reads, the
-source or acquisition of a cell can be told only as far as the model has kept it.
+shows of it: the more pictures are repainted, the less is left. Models may see the middle of a picture only, so for each
+the same is asked of the border of what it sees. What a model takes is seen in three ways. Where the cell is covered by
+a disc of the mean colour of the data, a model that looks at the cell alone falls to chance. Where the surroundings are
+repainted at random and the cell stays, it says what it said. And from what its classifier reads, the source or
+acquisition of a cell can be told only as far as the model has kept it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import functional
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import taxonomy
 from ..curation.splits import SPLITS
@@ -32,6 +35,7 @@ from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
 from ..evaluation import plots
 from ..evaluation.cells import cells_of_split
+from ..evaluation.job import described_model
 from ..evaluation.predictions import columns_of
 from ..inference.loading import load_classifier
 from ..inference.prediction import ReadImage, probabilities
@@ -43,28 +47,57 @@ from . import derived
 ORIGINS = ("source", "acquisition")
 _LEAST = 10  # train cells that a source or acquisition needs to be told
 _BATCH = 64  # pictures that are repainted at a time
-COVERED = 0.72  # diameter of the disc as a share of the picture's side
+COVERED = 0.56  # diameter of the disc as a share of the picture's side; a cell takes up a third to a half
+PICTURES = ("untouched", "covered", "repainted")  # what a model is shown
+HEADS = (
+    *("border of what it sees, told by a forest", "the same, repainted", "untouched", "cell covered", "repainted"),
+    *(f"{origin}, from its features" for origin in ORIGINS),
+)
+REPAINTED = {"surroundings_half_repainted": 0.5, "surroundings_repainted": 1.0}  # share of train and test pictures
 
 
-def audit(data: CellDataset, model: str | None, seed: int, num_proc: int) -> dict[str, Any]:
+def audit(data: CellDataset, models: Sequence[str], seed: int, num_proc: int) -> dict[str, Any]:
     """What tells the class of a test cell without the cell.
 
     Returns:
-        `surroundings`: as `dataset.shortcuts.audit`; `surroundings_repainted`: the same of ring and background where
-        every stored picture is repainted, by what `scripts/train.py --surroundings 1` does. Of a model `untouched`,
-        `covered` and `repainted`: its balanced accuracy on such test pictures, that of chance, and the recall of each
-        class; and `told_from_features`, which see.
+        `surroundings`: as `dataset.shortcuts.audit`; those of `REPAINTED`: the same of ring and background where a
+        share of the stored pictures is repainted, by what `scripts/train.py --surroundings` does. `models`, by name:
+        `weights`, their SHA-256; `view`, the share of a picture's side that it sees; `border`, as is and repainted, as
+        the ring, but of that part; `untouched`, `covered` and `repainted`: its balanced accuracy on such test pictures,
+        that of chance, and the recall of each class; and `told_from_features`, which see.
     """
     for split in (SPLITS[0], SPLITS[2]):
         if len(set(data.split(derived.CONFIG, split)["label"])) < 2:
             raise CelluScanError(f"{split} of {data.name} has fewer than two classes: nothing to tell apart")
-    figures = {
-        "surroundings": _surroundings(data, seed, num_proc),
-        "surroundings_repainted": _surroundings_repainted(data, seed, num_proc),
+    loaded = {name: load_classifier(name) for name in models}  # that one is not there is said before the work
+    figures: dict[str, Any] = {"surroundings": _surroundings(data, seed, num_proc)}
+    for name, share in REPAINTED.items():
+        figures[name] = _told_beside(data, share, 1.0, seed, num_proc)
+    if loaded:
+        figures["models"] = {name: _of_model(data, *one, seed, num_proc) for name, one in loaded.items()}
+    return figures
+
+
+def _of_model(
+    data: CellDataset, model: PreTrainedModel, processor: BaseImageProcessor, seed: int, num_proc: int
+) -> dict[str, Any]:
+    view = _view(processor)
+    border = {
+        kind: _told_beside(data, share, view, seed, num_proc, ("ring",))["ring"]
+        for kind, share in {"as_is": 0.0, "repainted": 1.0}.items()
     }
-    if not model:
-        return figures
-    return figures | _of_model(data, model, seed) | {"told_from_features": _told_from_features(data, model, seed)}
+    said = _said(data, model, processor, seed)
+    features = _features_tell(data, model, processor, seed)
+    weights = described_model(model.name_or_path, model, processor)["sha256"]
+    return {"weights": weights, "view": view, "border": border, **said, "told_from_features": features}
+
+
+def _view(processor: BaseImageProcessor) -> float:
+    """The share of a picture's side that a model sees, of its middle."""
+    if not getattr(processor, "do_center_crop", False):
+        return 1.0
+    share: float = round(processor.crop_size["height"] / processor.size["height"], 4)
+    return share
 
 
 def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
@@ -78,26 +111,35 @@ def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]
     return shortcuts.audit(seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2]), seed, num_proc)
 
 
-def _surroundings_repainted(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
+def _told_beside(
+    data: CellDataset,
+    share: float,
+    view: float,
+    seed: int,
+    num_proc: int,
+    asked: Sequence[str] = ("ring", "background"),
+) -> dict[str, Any]:
+    """As `dataset.shortcuts.audit`, of the middle `view` of the pictures, of which a share is repainted."""
     learned, judged = (
-        _seen_repainted(data, split, number, seed) for number, split in enumerate((SPLITS[0], SPLITS[2]))
+        _seen(data, split, number, share, view, seed) for number, split in enumerate((SPLITS[0], SPLITS[2]))
     )
-    found = shortcuts.audit(learned, judged, seed, num_proc)
-    return {name: found[name] for name in ("ring", "background") if name in found}
+    return shortcuts.audit(learned, judged, seed, num_proc, asked)
 
 
-def _seen_repainted(data: CellDataset, split: str, number: int, seed: int) -> shortcuts.Seen:
+def _seen(data: CellDataset, split: str, number: int, share: float, view: float, seed: int) -> shortcuts.Seen:
     rows = derived.originals(data, split)
+    side = round(view * data.image_size)
     chance = uniform(torch.arange(rows.num_rows), surroundings.DRAWS, seed + number)  # not the same draws in test
     rings: list[shortcuts.Features] = []
-    with progress(f"repainting {split}", rows.num_rows, "image") as advance:
+    with progress(f"around cells of {split}", rows.num_rows, "image") as advance:
         for start in range(0, rows.num_rows, _BATCH):
             images = [derived.decoded(row) for row in rows.slice(start, _BATCH).to_pylist()]
-            pixels = torch.stack([functional.pil_to_tensor(image) for image in images])
-            painted = surroundings.repainted(pixels, chance[start : start + _BATCH], share=1.0).round().to(torch.uint8)
+            pixels = functional.center_crop(torch.stack([functional.pil_to_tensor(image) for image in images]), [side])
+            painted = surroundings.repainted(pixels, chance[start : start + _BATCH], share).round().to(torch.uint8)
             for one, width, height in zip(painted, *_sizes(rows.slice(start, _BATCH)), strict=True):
                 square: Image.Image = functional.to_pil_image(one)
-                rings.append(shortcuts.ring(square.crop(content_box(width, height, data.image_size))))
+                content = content_box(width, height, side) if view == 1 else (0, 0, side, side)
+                rings.append(shortcuts.ring(square.crop(content)))
             advance(len(images))
     return shortcuts.Seen(rows.drop_columns(["image"]), np.stack(rings))
 
@@ -106,8 +148,9 @@ def _sizes(rows: pa.Table) -> tuple[list[int], list[int]]:
     return rows["width"].to_pylist(), rows["height"].to_pylist()
 
 
-def _told_from_features(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
-    model, processor = load_classifier(name)
+def _features_tell(
+    data: CellDataset, model: PreTrainedModel, processor: BaseImageProcessor, seed: int
+) -> dict[str, Any]:
     seen = []
     for split in (SPLITS[0], SPLITS[2]):
         cells = cells_of_split(str(data.folder), split).kept
@@ -191,8 +234,7 @@ def _probe(
     return told
 
 
-def _of_model(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
-    model, processor = load_classifier(name)
+def _said(data: CellDataset, model: PreTrainedModel, processor: BaseImageProcessor, seed: int) -> dict[str, Any]:
     columns, cells = columns_of(model), cells_of_split(str(data.folder), SPLITS[2]).kept
     labels = np.array([cell.label for cell in cells])
     mean, _ = data.channel_statistics
@@ -211,7 +253,7 @@ def _of_model(data: CellDataset, name: str, seed: int) -> dict[str, Any]:
                 told.append(np.asarray(answer)[columns].argmax())
                 advance(1)
         found[kind] = shortcuts.recalled(labels, np.array(told))
-    return {"model": name} | found
+    return found
 
 
 def _changed(change: Callable[[Image.Image, int], Image.Image], read: ReadImage, number: int) -> Image.Image:
@@ -237,23 +279,54 @@ def cover(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
 
 def told_without_the_cell(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was seen beside the cell, its balanced accuracy and that of chance."""
-    repainted = shortcuts.table_rows(figures["surroundings_repainted"])
-    return shortcuts.table_rows(figures["surroundings"]) + [
-        (f"{name}, repainted", told, chance) for name, told, chance in repainted
-    ]
+    told = shortcuts.table_rows(figures["surroundings"])
+    for name, share in REPAINTED.items():
+        found = shortcuts.table_rows(figures[name])
+        told += [(f"{what}, {share:.0%} repainted", value, chance) for what, value, chance in found]
+    return told
+
+
+def told_by_models(figures: Mapping[str, Any]) -> list[list[str]]:
+    """For each model: its name, and balanced accuracies by `HEADS`; "–" for what could not be asked."""
+    rows = []
+    for name, found in figures.get("models", {}).items():
+        asked = [found["border"]["as_is"], found["border"]["repainted"], *(found[kind] for kind in PICTURES)]
+        asked += [found["told_from_features"].get(origin) for origin in ORIGINS]
+        rows.append([name, *("–" if one is None else f"{one['balanced_accuracy']:.2f}" for one in asked)])
+    return rows
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Balanced accuracy from each part of the surroundings beside chance."""
-    rows = told_without_the_cell(figures)
-    figure = Figure(figsize=(7.6, 4.0), dpi=plots.RESOLUTION, layout="constrained")
-    axes = figure.subplots()
+    """Balanced accuracy from each part of the surroundings beside chance, and of each model on changed pictures."""
+    rows, models = told_without_the_cell(figures), figures.get("models", {})
+    figure = Figure(
+        figsize=(7.6, 4.0 + (1.2 + 0.75 * len(models) if models else 0)), dpi=plots.RESOLUTION, layout="constrained"
+    )
+    ratios = [len(rows), 2.4 * len(models)] if models else [1]
+    beside, *by_models = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
     names, values, chances = zip(*rows[::-1], strict=True)
-    axes.barh(names, [float(value) for value in values], color=plots.BLUE, height=0.6)
-    axes.axvline(float(chances[0]), color=plots.VERMILION, linestyle="--", label="chance")
+    beside.barh(names, [float(value) for value in values], color=plots.BLUE, height=0.6)
     for position, value in enumerate(values):
-        axes.text(float(value) + 0.005, position, value, va="center")
-    axes.set_xlabel("balanced accuracy on test, without the cell")
-    axes.set_xlim(0, 1.15 * max(map(float, values)))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+        beside.text(float(value) + 0.005, position, value, va="center")
+    beside.set_xlabel("balanced accuracy on test, told by a forest without the cell")
+    beside.set_xlim(0, 1.15 * max(map(float, values)))
+    for axes in by_models:
+        _draw_models(axes, models)
+    for axes in (beside, *by_models):
+        axes.axvline(float(chances[0]), color=plots.VERMILION, linestyle="--", label="chance")
+    beside.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     plots.save(figure, path)
+
+
+def _draw_models(axes: Axes, models: Mapping[str, Any]) -> None:
+    for offset, (kind, colour) in enumerate(zip(PICTURES, (plots.BLUE, plots.GREY, plots.VERMILION), strict=True)):
+        places = [place + 0.27 * (offset - 1) for place in range(len(models))]
+        told = [found[kind]["balanced_accuracy"] for found in models.values()]
+        axes.barh(places, told, color=colour, height=0.25, label=kind)
+        for place, value in zip(places, told, strict=True):
+            axes.text(value + 0.005, place, f"{value:.2f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(models)), list(models))
+    axes.set_ylim(len(models) - 0.5, -0.5)
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("balanced accuracy of the models on test pictures")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(PICTURES), frameon=False)

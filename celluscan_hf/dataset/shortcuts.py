@@ -24,6 +24,14 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RING_FEATURES = 3 * (2 + len(_QUANTILES) + 4)
 _MEDIANS = slice(6 + 3 * _QUANTILES.index(0.5), 9 + 3 * _QUANTILES.index(0.5))
 _TREES, _LEAF, _MOST_ROWS = 200, 2, 20_000
+_WORDS = {
+    "ring": "outer ring of pixels",
+    "background": "colour of the background",
+    "size": "width and height of the file's image",
+    "coding": "its format and compression",
+    "source": "source",
+    "all": "all of these",
+}
 Features = NDArray[np.float32]
 
 
@@ -75,12 +83,12 @@ def ring(content: Image.Image) -> Features:
     return np.concatenate(described).astype(np.float32)
 
 
-def audit(train: Seen, test: Seen, seed: int, num_proc: int) -> dict[str, Any]:
+def audit(train: Seen, test: Seen, seed: int, num_proc: int, asked: Sequence[str] = tuple(_WORDS)) -> dict[str, Any]:
     """What tells the class without the cell; empty where train or test has fewer than two classes.
 
     Returns:
-        For each of `ring`, `background`, `size`, `coding`, `source`, and `all` of them: `balanced_accuracy` on test
-        over its classes, `chance`, and `recall` of each class that is ever told right.
+        For each that is asked of `ring`, `background`, `size`, `coding`, `source`, and `all` of them:
+        `balanced_accuracy` on test over its classes, `chance`, and `recall` of each class that is ever told right.
     """
     if min(len(set(seen.labels)) for seen in (train, test)) < 2:
         return {}
@@ -88,8 +96,8 @@ def audit(train: Seen, test: Seen, seed: int, num_proc: int) -> dict[str, Any]:
     learned, judged = train.features(), test.features(like=train)
     learned["all"], judged["all"] = (np.concatenate(list(seen.values()), axis=1) for seen in (learned, judged))
     return {
-        name: _told(values[order], train.labels[order], judged[name], test.labels, seed, num_proc)
-        for name, values in learned.items()
+        name: _told(learned[name][order], train.labels[order], judged[name], test.labels, seed, num_proc)
+        for name in asked
     }
 
 
@@ -120,13 +128,3 @@ def table_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (_WORDS[name], f"{figures['balanced_accuracy']:.2f}", f"{figures['chance']:.2f}")
         for name, figures in found.items()
     ]
-
-
-_WORDS = {
-    "ring": "outer ring of pixels",
-    "background": "colour of the background",
-    "size": "width and height of the file's image",
-    "coding": "its format and compression",
-    "source": "source",
-    "all": "all of these",
-}

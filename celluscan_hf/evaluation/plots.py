@@ -116,8 +116,8 @@ def reliability(metrics: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], path: Path) -> None:
-    """Accuracy against confidence, before and after calibration: logits (n, classes) each, labels (n,)."""
+def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], split: str, path: Path) -> None:
+    """Accuracy against confidence, before and after calibration: logits (n, classes) each, labels (n,), of a split."""
     figure, axes = _figure(5.6, 5.4)
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
     for logits, name, colour, style in ((before, "before", GREY, "s:"), (after, "after", BLUE, "o-")):
@@ -130,7 +130,7 @@ def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], path: P
         axes.plot(*points.T, style, color=colour, ms=6, clip_on=False, label=f"{name}, calibration error {error:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_title(f"{len(labels):,} validation cells, in bins of {_LEAST_OF_BIN} or more")
+    axes.set_title(f"{len(labels):,} {split} cells, in bins of {_LEAST_OF_BIN} or more")
     axes.set_xlabel("confidence: probability of the predicted class")
     axes.set_ylabel("accuracy")
     axes.legend(loc="lower right", frameon=False)

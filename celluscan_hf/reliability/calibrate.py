@@ -86,7 +86,7 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
         "data": {"dataset": dataset, "split": "validation", "fingerprint": cells.described["fingerprint"]},
         "command": command or f"celluscan calibrate {model} --dataset {dataset}",
     }
-    calibrated(seen.logits, adjustment(seen.logits), seen.labels, model / PICTURE)
+    calibrated(seen.logits, adjustment(seen.logits), seen.labels, "validation", model / PICTURE)
     fold(model, adjustment)
     found = measured(seen, adjustment, fit_known(known.features, known.labels), classes_of(classifier))
     return write(model, classifier, found, temperature, record)

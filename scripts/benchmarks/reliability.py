@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
+from celluscan_hf.evaluation import plots
 from celluscan_hf.evaluation.cells import cells_of_sources, cells_of_split
+from celluscan_hf.evaluation.job import described_model
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
 from celluscan_hf.evaluation.trust import risk_coverage, scalars, sets
 from celluscan_hf.inference.loading import load_reliability
@@ -21,6 +23,7 @@ from celluscan_hf.reliability.examine import SCORES, looked_at, noticed, recalib
 from celluscan_hf.space import stain
 
 _EACH = 150  # pictures of a kind
+_SEED = 0  # of draws, and of what is made up
 
 
 def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -31,14 +34,19 @@ def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
     seen = look(cells.kept, model, processor)
     facts = {name: [getattr(cell, name) for cell in cells.kept] for name in FACTS}
     found = Predictions(facts, seen.labels, softmax(seen.logits, axis=1).astype(np.float32))
-    curve = risk_coverage(found)
+    curve, uncalibrated = risk_coverage(found), seen.logits * known.record["total_temperature"]
+    if arguments.json:
+        plots.calibrated(uncalibrated, seen.logits, seen.labels, "test", arguments.json.with_suffix(".png"))
+        plots.risk_coverage(curve, arguments.json.with_name("risk-coverage.png"))
     answered = found.confidence >= known.sure
     return {
-        "data": cells.described["fingerprint"],
+        "seed": _SEED,
+        "data": cells.described,
+        "weights": described_model(arguments.model, model, processor)["sha256"],
         "temperature": known.record["total_temperature"],
         "test": {
             "n": len(found),
-            "before": scalars(seen.logits * known.record["total_temperature"], seen.labels),
+            "before": scalars(uncalibrated, seen.labels),
             "after": scalars(seen.logits, seen.labels),
         },
         "sets": [*sets(found, known), *sets(found, known, by_class=True)],
@@ -54,7 +62,7 @@ def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _strangers(arguments: argparse.Namespace, model: Any, processor: Any, known: Reliability) -> dict[str, Any]:
     validation, test = (cells_of_split(arguments.dataset, name).kept for name in ("validation", "test"))
-    chosen = np.random.default_rng(0).permutation(len(validation))[:_EACH]
+    chosen = np.random.default_rng(_SEED).permutation(len(validation))[:_EACH]
     usual = [validation[row].read() for row in chosen.tolist()]
     scored = {
         name: strangeness_of(looked_at((cell.read for cell in cells), model, processor), known)
@@ -85,17 +93,20 @@ def _kinds(arguments: argparse.Namespace, usual: list[Image.Image]) -> Iterator[
 def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
     """Figures on the other cells of a source, before and after fitting to some of them."""
     model, processor = load_folder(arguments.model)
-    _known(model)
+    known = _known(model)
     with tempfile.TemporaryDirectory() as scratch:
         cells = cells_of_sources([arguments.source], Path(scratch))
         seen = look(cells.kept, model, processor)
     groups = np.unique([cell.group_id for cell in cells.kept], return_inverse=True)[1]
     return {
-        "data": cells.described["fingerprint"],
+        "seed": _SEED,
+        "data": cells.described,
+        "weights": described_model(arguments.model, model, processor)["sha256"],
         "cells": len(seen.labels),
         "groups": int(groups.max()) + 1,
+        "uncalibrated": scalars(seen.logits * known.record["total_temperature"], seen.labels),
         "all": scalars(seen.logits, seen.labels),
-        "sizes": recalibration_gain(seen, groups, arguments.sizes, arguments.draws),
+        "sizes": recalibration_gain(seen, groups, arguments.sizes, arguments.draws, _SEED),
     }
 
 

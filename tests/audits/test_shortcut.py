@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celluscan_hf.audits.command import main
-from celluscan_hf.audits.shortcut import cover, repaint, told_from_features
+from celluscan_hf.audits.shortcut import PICTURES, REPAINTED, cover, repaint, told_from_features
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
@@ -20,7 +20,7 @@ from celluscan_hf.sources.drawing import draw_cell
 def test_a_covered_picture_keeps_its_border_and_loses_its_middle() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     covered = np.asarray(cover(Image.fromarray(noise), (200, 190, 180)))
-    assert (covered[50, 16:84] == (200, 190, 180)).all()
+    assert (covered[50, 24:76] == (200, 190, 180)).all()
     assert (covered[:10] == noise[:10]).all()
     assert (covered[:, :10] == noise[:, :10]).all()
 
@@ -73,17 +73,21 @@ def test_the_command_tells_of_data_and_model(
     config = CelluScanConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
     )
-    processor = build_image_processor(32, (0.87, 0.75, 0.72), (0.16, 0.19, 0.08))
+    processor = build_image_processor(32, (0.87, 0.75, 0.72), (0.16, 0.19, 0.08), resized=64)
     export_native(CelluScanForImageClassification(config).eval(), tmp_path / "model", processor)
     given = ["--dataset", str(data_set), "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
     assert main(["shortcut", *given, "--num-proc", "1"]) == 0
     assert "outer ring of pixels" in capsys.readouterr().out
     figures = json.loads((tmp_path / "out" / "shortcut.json").read_text())["figures"]
     assert set(figures["surroundings"]) == {"ring", "background", "size", "coding", "source", "all"}
-    assert set(figures["surroundings_repainted"]) == {"ring", "background"}
-    assert set(figures["told_from_features"]) == {"acquisition"}  # of one source, drawn on several backgrounds
-    for kind in ("untouched", "covered", "repainted"):
-        assert figures[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
+    for name in REPAINTED:
+        assert set(figures[name]) == {"ring", "background"}
+    (found,) = figures["models"].values()
+    assert set(found["told_from_features"]) == {"acquisition"}  # of one source, drawn on several backgrounds
+    for kind in PICTURES:
+        assert found[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
+    assert found["view"] == 0.5
+    assert set(found["border"]) == {"as_is", "repainted"}
     assert (tmp_path / "out" / "shortcut.png").is_file()
 
 
