@@ -37,6 +37,7 @@ from ..evaluation import plots
 from ..evaluation.cells import cells_of_split
 from ..evaluation.job import described_model
 from ..evaluation.predictions import columns_of
+from ..evaluation.wbc_metrics.wbc_metrics import Outcomes
 from ..inference.loading import load_classifier
 from ..inference.prediction import ReadImage, probabilities
 from ..reliability.examine import looked_at
@@ -64,7 +65,7 @@ def audit(data: CellDataset, models: Sequence[str], seed: int, num_proc: int) ->
         share of the stored pictures is repainted, by what `scripts/train.py --surroundings` does. `models`, by name:
         `weights`, their SHA-256; `view`, the share of a picture's side that it sees; `border`, as is and repainted, as
         the ring, but of that part; `untouched`, `covered` and `repainted`: its balanced accuracy on such test pictures,
-        that of chance, and the recall of each class; and `told_from_features`, which see.
+        that of chance, the recall of each class, and macro-F1; and `told_from_features`, which see.
     """
     for split in (SPLITS[0], SPLITS[2]):
         if len(set(data.split(derived.CONFIG, split)["label"])) < 2:
@@ -252,8 +253,13 @@ def _said(data: CellDataset, model: PreTrainedModel, processor: BaseImageProcess
             for answer in probabilities(images, model, processor):
                 told.append(np.asarray(answer)[columns].argmax())
                 advance(1)
-        found[kind] = shortcuts.recalled(labels, np.array(told))
+        found[kind] = shortcuts.recalled(labels, np.array(told)) | {"macro_f1": _macro_f1(labels, np.array(told))}
     return found
+
+
+def _macro_f1(labels: NDArray[Any], told: NDArray[Any]) -> float:
+    outcomes = Outcomes(told, labels, len(taxonomy.NAMES))
+    return round(float(outcomes.scalars(np.ones((1, len(labels))))["macro_f1"][0]), 4)
 
 
 def _changed(change: Callable[[Image.Image, int], Image.Image], read: ReadImage, number: int) -> Image.Image:

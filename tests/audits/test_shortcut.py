@@ -86,6 +86,7 @@ def test_the_command_tells_of_data_and_model(
     assert set(found["told_from_features"]) == {"acquisition"}  # of one source, drawn on several backgrounds
     for kind in PICTURES:
         assert found[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
+        assert 0 <= found[kind]["macro_f1"] < 0.3  # a model that has learned nothing
     assert found["view"] == 0.5
     assert set(found["border"]) == {"as_is", "repainted"}
     assert (tmp_path / "out" / "shortcut.png").is_file()
