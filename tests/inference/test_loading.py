@@ -146,6 +146,12 @@ def test_a_processor_that_cuts_out_what_the_model_takes(checkpoint: Path) -> Non
     load_classifier(checkpoint)
 
 
+def test_a_processor_that_leaves_the_size_to_its_user(tmp_path: Path, build_model: Build) -> None:
+    build_model("native").save_pretrained(tmp_path)
+    ViTImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    load_classifier(tmp_path)
+
+
 def test_a_native_vit_for_oblong_images(tmp_path: Path, build_model: Build) -> None:
     build_model("native", image_size=[16, 64]).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 16, "width": 64}).save_pretrained(tmp_path)
