@@ -90,8 +90,14 @@ def _add_model_command(
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     command.add_argument("--compile", action="store_true", help="torch.compile every model")
     command.add_argument("--batch-size", type=int, default=8)
-    command.add_argument("--rounds", type=int, default=15)
+    command.add_argument("--rounds", type=_several, default=15, help="at least 2: quartiles are taken over them")
     command.add_argument("--steps", type=int, default=1, help="steps per measurement; 20 suits a GPU")
+
+
+def _several(text: str) -> int:
+    if (rounds := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2, got {rounds}")
+    return rounds
 
 
 def _add_training_commands(

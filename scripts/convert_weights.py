@@ -1,7 +1,8 @@
 """Convert the weights of a ViT between torchvision, transformers, timm and ours.
 
 FROM is `torchvision:vit_b_16`, a Hub repository or a folder with a ViT of transformers, timm or ours, a `.safetensors`
-file, or a `.pth` file as torchvision publishes them. TO is a new folder.
+file, or a `.pth` file as torchvision publishes them; a `preprocessor_config.json` beside such a file is read too. TO is
+a new folder.
 """
 
 import argparse
@@ -9,8 +10,12 @@ import logging
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+from transformers import BaseImageProcessor
+
 from celluscan_hf.modeling.checkpoints import read_checkpoint
 from celluscan_hf.modeling.configuration_celluscan import LABELS
+from celluscan_hf.modeling.conversion import Checkpoint
 from celluscan_hf.modeling.exporting import EXPORTS
 from celluscan_hf.modeling.naming import WeightsError
 from celluscan_hf.modeling.processor import build_image_processor
@@ -29,11 +34,8 @@ def main() -> int:
             raise WeightsError(f"{arguments.to} exists and is not empty: give a new folder")
         checkpoint = read_checkpoint(arguments.source, revision=arguments.revision, **given)
         model = checkpoint.build(dict(enumerate(LABELS)) if arguments.celluscan_labels else None)
-        processor = build_image_processor(
-            model.config.image_size, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized
-        )
-        EXPORTS[arguments.format](model, arguments.to, processor)
-    except WeightsError as error:
+        EXPORTS[arguments.format](model, arguments.to, _processor(checkpoint))
+    except (WeightsError, OSError, SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for name in checkpoint.left_aside:
@@ -45,6 +47,15 @@ def main() -> int:
         f"{list(checkpoint.image_std)}"
     )
     return 0
+
+
+def _processor(checkpoint: Checkpoint) -> BaseImageProcessor | None:
+    """The image processor for this checkpoint; none, and a word on it, where the model takes no colour images."""
+    config = checkpoint.config
+    if config.num_channels != 3:
+        print(f"no image processor is written: ours makes 3 channels, this model takes {config.num_channels}")
+        return None
+    return build_image_processor(config.image_size, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized)
 
 
 def parse_arguments() -> argparse.Namespace:

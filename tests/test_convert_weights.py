@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch.testing import assert_close
 from transformers import (
     AutoImageProcessor,
@@ -124,6 +125,25 @@ def test_a_file_in_the_way_is_left_alone(convert, source, tmp_path, capsys):
     assert (tmp_path / "ours").read_text() == "kept"
 
 
+@pytest.mark.parametrize("form", ["celluscan", "transformers", "torchvision"])
+def test_a_folder_below_a_file_is_one_line(convert, source, tmp_path, capsys, form):
+    (tmp_path / "picture.jpg").write_text("kept")
+    assert convert(source, tmp_path / "picture.jpg" / "sub", "--format", form, "--layer-norm-eps", "1e-6") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert str(tmp_path / "picture.jpg" / "sub") in said
+
+
+def test_weights_that_can_not_be_written_whole_are_one_line(convert, source, tmp_path, capsys, monkeypatch):
+    def cut(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("celluscan_hf.modeling.exporting.save_file", cut)
+    assert convert(source, tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 1
+    assert capsys.readouterr().err == "error: I/O error: No space left on device (os error 28)\n"
+
+
 def test_a_missing_source_is_one_line_and_no_folder(convert, tmp_path, capsys):
     assert convert(tmp_path / "nothing.safetensors", tmp_path / "ours") == 1
     said = capsys.readouterr().err
@@ -180,3 +200,23 @@ def test_timm_is_told_what_is_cut_off(convert, tmp_path, resized):
     assert convert(tmp_path / "run", tmp_path / "out", "--format", "timm", "--layer-norm-eps", 1e-6) == 0
     told = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
     assert math.floor(32 / told["crop_pct"]) == resized
+
+
+@pytest.mark.parametrize("source", ["tv", "tv/model.safetensors"])
+def test_mean_deviation_and_crop_come_back_through_torchvision(convert, tmp_path, capsys, source):
+    vit().save_pretrained(tmp_path / "run")
+    before = build_image_processor(32, [0.7, 0.6, 0.5], [0.1, 0.2, 0.3], resized=50)
+    before.save_pretrained(tmp_path / "run")
+    assert convert(tmp_path / "run", tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 0
+    assert convert(tmp_path / source, tmp_path / "back", "--num-attention-heads", "4") == 0
+    assert AutoImageProcessor.from_pretrained(tmp_path / "back").to_dict() == before.to_dict()
+    assert "image_mean [0.7, 0.6, 0.5], image_std [0.1, 0.2, 0.3]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["celluscan", "transformers"])
+def test_a_model_of_one_channel_gets_no_processor_that_makes_three(convert, tmp_path, capsys, form):
+    config = ViTConfig(**SIZES, image_size=32, patch_size=8, num_channels=1)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "grey")
+    assert convert(tmp_path / "grey", tmp_path / "out", "--format", form) == 0
+    assert not (tmp_path / "out" / "preprocessor_config.json").exists()
+    assert "no image processor is written: ours makes 3 channels, this model takes 1" in capsys.readouterr().out

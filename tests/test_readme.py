@@ -202,6 +202,15 @@ def test_a_benchmark_understands_its_options(line: str, monkeypatch: pytest.Monk
     assert script["parse_arguments"]().what == line.split()[2]
 
 
+def test_a_benchmark_that_takes_quartiles_refuses_one_round(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "model", "--rounds", "1"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(PROJECT / "scripts" / "benchmark.py"))["parse_arguments"]()
+    assert "--rounds: expected at least 2, got 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", starting("python scripts/push_"))
 def test_a_command_that_publishes_understands_its_options(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_command, "_run", lambda publish, arguments: vars(arguments))

@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTConfig,
+)
 
 from ..errors import CelluScanError
+from ..modeling.configuration_celluscan import CelluScanConfig
 from ..modeling.reliability_celluscan import Reliability, find
 
 _SAVE = "save it with model.save_pretrained(folder) and processor.save_pretrained(folder)"
@@ -33,6 +42,7 @@ _KNOWN_FAILURES = {
     "ignore_mismatched_sizes": "has weights of other sizes than its config.json says; " + _SAVE,
     "load image processor": "has no preprocessor_config.json, so nothing says how to prepare an image; " + _SAVE,
 }
+_ONE_SIZE = (CelluScanConfig.model_type, ViTConfig.model_type)  # other models may take images of any size
 _DAMAGED = (SafetensorError, StrictDataclassError, JSONDecodeError, UnicodeDecodeError)
 
 
@@ -49,7 +59,7 @@ def load_classifier(
 
     Raises:
         CelluScanError: The checkpoint is missing, incomplete, damaged, of another kind, needs remote code that is not
-            trusted, or cannot be fetched.
+            trusted, or cannot be fetched; or its processor makes images that its model does not take.
     """
     _check_name(name)
     hub = {"trust_remote_code": trust_remote_code, "revision": revision}
@@ -63,7 +73,27 @@ def load_classifier(
             f"{name} is not a trained classifier: it lacks {', '.join(missing[:3])}"
             f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another"
         )
+    _check_images(name, model.config, processor)
     return model.eval(), processor
+
+
+def _check_images(name: str | Path, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
+    """Raises where the processor makes images of another shape than the model takes."""
+    if config.model_type not in _ONE_SIZE:
+        return
+    sides = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    expected = (config.num_channels, *sides)
+    blank = Image.new("RGB", tuple(reversed(sides)))
+    prepared = tuple(processor(blank, return_tensors="pt").pixel_values.shape[1:])
+    if prepared != expected:
+        raise CelluScanError(
+            f"{name} has a processor that makes images of {_shape(prepared)}, its model takes {_shape(expected)} "
+            "(channels x height x width); save the processor of its training with processor.save_pretrained(folder)"
+        )
+
+
+def _shape(sides: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sides))
 
 
 def load_reliability(model: PreTrainedModel) -> Reliability | None:

@@ -1,8 +1,9 @@
 """Where weights come from: published weights by name, the Hub, folders and files.
 
 A start is one of: `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or local folder with a ViT
-of transformers, timm or ours, a `.safetensors` file, or a `.pth` file as torchvision publishes them. Weights are read
-as tensors only; nothing that a file holds is run.
+of transformers, timm or ours, a `.safetensors` file, or a `.pth` file as torchvision publishes them. Beside a file, and
+beside torchvision's `model.safetensors` in a folder, a `preprocessor_config.json` may lie. Weights are read as tensors
+only; nothing that a file holds is run.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ from .conversion import (
     require_square,
 )
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError, recognise
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None, **fields
     if text and path.is_dir():
         return _from_folder(path, fields)
     if path.is_file():
-        return from_weights(_read_tensors(path), **fields)
+        return _from_tensors(_read_tensors(path), path.parent, fields)
     if text.count("/") != 1 or path.suffix in TENSOR_FILES:
         raise WeightsError(f"{text}: no such file or folder, and not a Hub repository (owner/name) or torchvision:NAME")
     return _from_folder(_fetch(text, revision), fields)
@@ -142,7 +143,21 @@ def _fetch(repository: str, revision: str | None) -> Path:
         raise WeightsError(f"{repository} is not here and cannot be fetched ({reason}): {advice}") from error
 
 
+def _from_tensors(weights: Mapping[str, torch.Tensor], folder: Path, fields: dict[str, Any]) -> Checkpoint:
+    """Bare tensors; what images are scaled by is what a processor beside them says, if there is one."""
+    processor = folder / PROCESSOR
+    if not processor.is_file():
+        return from_weights(weights, **fields)
+    logger.warning("mean and deviation of images are those of %s", processor)
+    found = from_weights(weights, **(_read_normalisation(processor) | fields))
+    return dataclasses.replace(found, resized=_resized(folder, found.config.image_size))
+
+
 def _from_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
+    if not (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        weights = _read_tensors(folder / WEIGHTS)
+        if recognise(weights).library == "torchvision":  # it has no config file
+            return _from_tensors(weights, folder, fields)
     found = _of_any_folder(folder, fields)
     return dataclasses.replace(found, resized=_resized(folder, found.config.image_size))
 
@@ -222,6 +237,10 @@ def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour) -> dict[
     if not path.is_file():
         logger.warning("%s is missing: images are taken to be scaled by mean %s, std %s", path, usual_mean, usual_std)
         return {"image_mean": usual_mean, "image_std": usual_std}
+    return _read_normalisation(path)
+
+
+def _read_normalisation(path: Path) -> dict[str, Colour]:
     processor = _read_json(path)
     if processor.get("do_rescale") is False or processor.get("rescale_factor", 1 / 255) != 1 / 255:
         raise WeightsError(f"{path}: expected pixels scaled to [0, 1] (do_rescale, rescale_factor 1/255)")

@@ -6,6 +6,7 @@ This file is shipped with every checkpoint as remote code, so it stands alone: i
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -96,6 +97,8 @@ class CelluScanConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         if self.id2label is None and kwargs.get("num_labels") is None:
             self.id2label = dict(enumerate(LABELS))
+        if self.id2label is not None:
+            _check_id2label(self.id2label, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
         self.label2id = {name: index for index, name in (self.id2label or {}).items()}
         self.auto_map = dict(AUTO_MAP)
@@ -104,7 +107,8 @@ class CelluScanConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the library's, but a config of another model raises: its weights would not fit.
 
-        Classes given by keyword are checked as those of the file are; `label2id` follows from them.
+        Classes given by keyword are checked as those of the file are; `label2id` follows from them. Another
+        `num_labels` alone asks for a new head: the names of the file are left aside.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -114,12 +118,25 @@ class CelluScanConfig(PreTrainedConfig):
             )
         if "id2label" in kwargs:
             config_dict = config_dict | {"id2label": kwargs.pop("id2label")}
+        elif kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or {})):
+            config_dict = config_dict | {"id2label": None}
         kwargs.pop("label2id", None)
         return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json holds: the classes always. The library leaves out two unnamed ones, its own default."""
         return super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
+
+    def check_fields(self) -> None:
+        """Raises a ValueError where what a new config is checked for no longer holds, as fields may be changed.
+
+        Not `validate`: it refuses too that attentions are asked for and not given, which a saved model may do.
+        """
+        self.validate_sizes()
+        self.validate_labels()
+        self.validate_patch_stem()
+        self.validate_layers()
+        self.validate_probabilities()
 
     def validate_sizes(self) -> None:
         """Sizes are positive; heads divide the width, patches divide the image."""
@@ -167,6 +184,17 @@ class CelluScanConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+
+
+def _check_id2label(id2label: dict[int, str] | dict[str, str], num_labels: int | None) -> None:
+    """Raises what the library says without a name, or only warns of before it drops the labels."""
+    told = ""
+    if not all(str(key).isdecimal() for key in id2label):
+        told = f"the ids of id2label must be whole numbers from 0, got {list(id2label)}"
+    elif num_labels not in (None, len(id2label)):
+        told = f"num_labels ({num_labels}) must be the number of classes in id2label ({len(id2label)}): {id2label}"
+    if told:
+        raise StrictDataclassFieldValidationError("id2label", ValueError(told))
 
 
 SIZES = (

@@ -219,7 +219,7 @@ def from_model(model: nn.Module) -> Checkpoint:
 def _of_torchvision(model: Any) -> dict[str, Any]:
     return {
         "num_attention_heads": model.encoder.layers[0].num_heads,
-        "layer_norm_eps": model.encoder.ln.eps,
+        "layer_norm_eps": _common_epsilon(model),
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
     }
@@ -250,6 +250,8 @@ def fields_of_vit(config: ViTConfig, with_labels: bool) -> dict[str, Any]:
 def _of_timm(model: Any) -> dict[str, Any]:
     block, pooling = model.blocks[0], model.global_pool
     described = getattr(model, "pretrained_cfg", None) or {}
+    if kinds := {type(block).__name__ for block in model.blocks} - {"Block"}:
+        raise WeightsError(f"blocks: expected timm's Block, which normalises before each branch, got {_listed(kinds)}")
     activation = type(block.mlp.act).__name__
     if getattr(block.mlp.act, "approximate", "none") == "tanh":
         activation = "GELUTanh"
@@ -262,12 +264,21 @@ def _of_timm(model: Any) -> dict[str, Any]:
     require_square(model.patch_embed.grid_size)
     return {
         "num_attention_heads": block.attn.num_heads,
-        "layer_norm_eps": block.norm1.eps,
+        "layer_norm_eps": _common_epsilon(model),
         "hidden_act": ACTIVATIONS[activation],
         "pooling": POOLING[pooling],
         "image_mean": tuple(described.get("mean", TIMM.image_mean)),
         "image_std": tuple(described.get("std", TIMM.image_std)),
     }
+
+
+def _common_epsilon(model: nn.Module) -> float:
+    """The epsilon of all its LayerNorms. Raises a WeightsError where they differ: ours has one for all."""
+    found = {module.eps: name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    if len(found) != 1:
+        each = ", ".join(f"{epsilon} in {name}" for epsilon, name in found.items())
+        raise WeightsError(f"layer_norm_eps: expected one epsilon in all LayerNorms, got {each or 'no LayerNorm'}")
+    return found.popitem()[0]
 
 
 def require_square(size: int | Sequence[int]) -> None:

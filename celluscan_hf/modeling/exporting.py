@@ -160,8 +160,11 @@ def export_native(
 
     Raises:
         WeightsError: The library's ViT has no room for a part of this model; the message names it.
+        FileExistsError: `folder` is a file.
     """
-    to_transformers(model).save_pretrained(folder)
+    native = to_transformers(model)
+    Path(folder).mkdir(parents=True, exist_ok=True)  # the library writes nothing where a file is, and only logs it
+    native.save_pretrained(folder)
     _save_processor(processor, folder)
 
 
@@ -172,6 +175,7 @@ def export_hand_built(
 
     Beside those of the model there are two for `pipeline("wbc-classification")`, which its config then names.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     config = Path(folder) / CONFIG_NAME
     described = json.loads(config.read_text("utf-8")) | {"custom_pipelines": CUSTOM_PIPELINES}
@@ -201,6 +205,8 @@ def export_timm(
 ) -> None:
     """Writes a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`. Needs the extra `timm`.
 
+    `AutoModelForImageClassification` reads it too.
+
     Mean and deviation of the processor go into timm's own config, which pads what is not square, as we do.
 
     Raises:
@@ -220,6 +226,10 @@ def export_timm(
             "crop_pct": math.nextafter(config.image_size / processor.size["height"], 0),
         }
     save_for_hf(native, str(folder), model_config=described, safe_serialization=True)
+    path = Path(folder) / CONFIG_NAME
+    written = json.loads(path.read_text("utf-8"))
+    written["model_args"].pop("num_classes")  # said above them too; transformers hands both on, and timm takes one
+    path.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
 
 
 Export = Callable[[CelluScanForImageClassification, str | Path, BaseImageProcessor | None], None]

@@ -229,6 +229,10 @@ class CelluScanPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": MultiHeadSelfAttention}
 
+    def __init__(self, config: CelluScanConfig) -> None:
+        config.check_fields()  # once more: one that was given while loading, or set by hand, was not looked at
+        super().__init__(config)
+
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As the library's, from safetensors only: a pickle can run code when it is opened."""
@@ -364,9 +368,7 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
             "interpolate_pos_encoding=True"
         )
     if not pixel_values.is_floating_point():
-        raise ValueError(
-            f"pixel_values must be floating point, as the image processor makes them, got {pixel_values.dtype}"
-        )
+        raise ValueError(f"pixel_values must be floating point, as the processor makes them, got {pixel_values.dtype}")
     if _can_look_at(pixel_values) and not pixel_values.sum(dtype=torch.float32).isfinite():
         raise ValueError(
             "pixel_values must be finite, got NaN or infinity: look at the images and at image_std of the processor"
@@ -375,6 +377,8 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
 
 def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
     """Raises a ValueError that says what was expected and what came."""
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(f"labels must be a tensor of class indices, got {type(labels)}")
     batch_size, num_labels = logits.shape
     if labels.shape != (batch_size,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlavaImageProcessor, PreTrainedModel, ViTForImageClassification
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlavaImageProcessor,
+    PreTrainedModel,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+from celluscan_hf.modeling.processor import build_image_processor
 
 Build = Callable[..., PreTrainedModel]
 
@@ -115,6 +123,39 @@ def test_a_pickle_is_not_read(checkpoint: Path) -> None:
 def test_weights_that_do_not_fit_the_config(checkpoint: Path) -> None:
     change_config(checkpoint, intermediate_size=128)
     check_error(checkpoint, "weights of other sizes")
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "told"),
+    [
+        (48, 3, "makes images of 3 x 48 x 48, its model takes 3 x 32 x 32"),
+        (32, 1, "makes images of 3 x 32 x 32, its model takes 1 x 32 x 32"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["linear", "native"])
+def test_a_processor_whose_images_the_model_does_not_take(
+    kind: str, size: int, channels: int, told: str, tmp_path: Path, build_model: Build
+) -> None:
+    build_model(kind, num_channels=channels).save_pretrained(tmp_path)
+    build_image_processor(size, (0.8, 0.7, 0.75), (0.2, 0.25, 0.15)).save_pretrained(tmp_path)
+    check_error(tmp_path, told)
+
+
+def test_a_processor_that_cuts_out_what_the_model_takes(checkpoint: Path) -> None:
+    build_image_processor(32, (0.8, 0.7, 0.75), (0.2, 0.25, 0.15), resized=50).save_pretrained(checkpoint)
+    load_classifier(checkpoint)
+
+
+def test_a_processor_that_leaves_the_size_to_its_user(tmp_path: Path, build_model: Build) -> None:
+    build_model("native").save_pretrained(tmp_path)
+    ViTImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    load_classifier(tmp_path)
+
+
+def test_a_native_vit_for_oblong_images(tmp_path: Path, build_model: Build) -> None:
+    build_model("native", image_size=[16, 64]).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 64}).save_pretrained(tmp_path)
+    load_classifier(tmp_path)
 
 
 def make_foreign(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What does not fit the model is told: what was expected, and what came."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -71,6 +72,12 @@ def test_an_image_that_is_not_whole_patches_is_told(height, width):
 )
 def test_labels_that_do_not_fit_are_told(given, told):
     with pytest.raises(ValueError, match=told):
+        tiny_model()(images(), labels=given)
+
+
+@pytest.mark.parametrize("given", [[0, 1, 2, 3], np.arange(4), 1], ids=["list", "array", "number"])
+def test_labels_that_are_no_tensor_are_told(given):
+    with pytest.raises(ValueError, match=f"labels must be a tensor of class indices, got {type(given)}"):
         tiny_model()(images(), labels=given)
 
 

@@ -131,6 +131,23 @@ def test_a_file_of_plain_tensors_is_read(name, tmp_path):
     same_weights(read_checkpoint(tmp_path / name, num_attention_heads=4), tiny_model())
 
 
+@pytest.mark.parametrize("name", ["weights.pth", "model.safetensors"])
+def test_a_processor_beside_a_file_is_read_and_that_is_said(name, tmp_path, caplog):
+    weights = to_torchvision(tiny_model()).state_dict()
+    save_file(weights, tmp_path / name) if name.endswith("safetensors") else torch.save(weights, tmp_path / name)
+    ViTImageProcessor(image_mean=[0.7, 0.6, 0.5], image_std=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path / name, num_attention_heads=4)
+    assert (checkpoint.image_mean, checkpoint.image_std) == ((0.7, 0.6, 0.5), (0.1, 0.2, 0.3))
+    assert f"are those of {tmp_path / 'preprocessor_config.json'}" in caplog.text
+
+
+def test_a_folder_with_weights_of_torchvision_alone_is_read(tmp_path):
+    save_file(to_torchvision(tiny_model()).state_dict(), tmp_path / "model.safetensors")
+    checkpoint = read_checkpoint(tmp_path, num_attention_heads=4)
+    same_weights(checkpoint, tiny_model())
+    assert (checkpoint.image_mean, checkpoint.image_std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
 def test_a_pickled_module_is_refused_unopened(tmp_path):
     torch.save(to_torchvision(tiny_model()), tmp_path / "model.pth")
     assert "not a plain dictionary of tensors" in refusal(tmp_path / "model.pth")

@@ -140,8 +140,8 @@ def saved_again(clean, home) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def with_package(home) -> dict[str, Any]:
-    """With the package imported: no flag."""
-    return run(IMPORT_THE_PACKAGE + READ_FOLDERS, [], home, read=[["hand_built", {}]])
+    """With the package imported: no flag, which may be there."""
+    return run(IMPORT_THE_PACKAGE + READ_FOLDERS, [], home, read=[["hand_built", {}], ["hand_built", TRUST]])
 
 
 def check_logits(found: Any, changes: dict[str, Any]) -> None:
@@ -226,8 +226,9 @@ def test_saved_again_the_model_without_head_gives_our_pooled_token(saved_again, 
     check_pooled(saved_again[f"{folder} trusted AutoModel"], OURS)
 
 
-def test_with_the_package_no_flag_is_needed(with_package, home):
-    assert with_package["hand_built plain AutoConfig"] == "celluscan_vit"
-    check_pooled(with_package["hand_built plain AutoModel"], OURS)
-    check_logits(with_package["hand_built plain AutoModelForImageClassification"], OURS)
-    check_scores(with_package["hand_built plain pipeline"], OURS, home)
+@pytest.mark.parametrize("flag", ["plain", "trusted"])
+def test_with_the_package_no_flag_is_needed_and_none_in_the_way(with_package, home, flag):
+    assert with_package[f"hand_built {flag} AutoConfig"] == "celluscan_vit"
+    check_pooled(with_package[f"hand_built {flag} AutoModel"], OURS)
+    check_logits(with_package[f"hand_built {flag} AutoModelForImageClassification"], OURS)
+    check_scores(with_package[f"hand_built {flag} pipeline"], OURS, home)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers import AutoModel, AutoModelForImageClassification
 
 from celluscan_hf import taxonomy
 from celluscan_hf.modeling import configuration_celluscan, modeling_celluscan
@@ -151,11 +152,48 @@ def test_initializer_range_is_the_spread_of_fresh_weights():
         ({"initializer_range": 0.0}, "initializer_range must be above 0, got 0.0"),
         ({"id2label": {0: "a", 2: "b"}}, r"from 0 to 1, got \[0, 2\]"),
         ({"id2label": {1: "a", 2: "b"}}, r"from 0 to 1, got \[1, 2\]"),
+        ({"id2label": {"a": "x", "b": "y"}}, r"ids of id2label must be whole numbers from 0, got \['a', 'b'\]"),
+        ({"id2label": {0: "a", 1: "b"}, "num_labels": 5}, r"num_labels \(5\) must be .* in id2label \(2\): {0: 'a'"),
+        ({"id2label": {0: "a", 1: "b"}, "num_labels": 0}, r"num_labels \(0\) must be .* in id2label \(2\): {0: 'a'"),
     ],
 )
 def test_what_can_not_be_is_told_with_its_values(changes, told):
     with pytest.raises(StrictDataclassError, match=told):
         tiny_config(**changes)
+
+
+IMPOSSIBLE_LATER = [
+    ({"image_size": 36}, r"image_size \(36\).*patch_size \(8\)"),
+    ({"num_attention_heads": 5}, r"hidden_size \(32\).*num_attention_heads \(5\)"),
+    ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
+    ({"layer_norm_eps": -1.0}, r"layer_norm_eps must be above 0, got -1.0"),
+    ({"drop_path_rate": 1.0}, r"drop_path_rate must be at least 0 and below 1, got 1.0"),
+    ({"patch_stem": "convolution", "patch_size": 32, "hidden_size": 40}, r"hidden_size \(40\).*patch_size \(32\)"),
+]
+
+
+@pytest.mark.parametrize("model_class", [AutoModel, AutoModelForImageClassification])
+@pytest.mark.parametrize(("changes", "told"), IMPOSSIBLE_LATER)
+def test_what_can_not_be_is_told_when_it_is_given_while_loading(changes, told, model_class, tmp_path):
+    CelluScanForImageClassification(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        model_class.from_pretrained(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
+@pytest.mark.parametrize(("changes", "told"), [*IMPOSSIBLE_LATER, ({"id2label": {0: "a"}}, "at least two classes")])
+def test_what_can_not_be_is_told_when_it_is_set_by_hand(changes, told, model_class):
+    config = tiny_config()
+    for field, value in changes.items():
+        setattr(config, field, value)
+    with pytest.raises(ValueError, match=told):
+        model_class(config)
+
+
+def test_a_model_that_asks_for_attentions_can_be_saved_and_loaded(tmp_path):
+    config = tiny_config(output_attentions=True, attn_implementation="eager")
+    CelluScanForImageClassification(config).save_pretrained(tmp_path)
+    assert CelluScanForImageClassification.from_pretrained(tmp_path).config.output_attentions
 
 
 def test_num_labels_alone_numbers_the_classes():
@@ -199,3 +237,46 @@ def test_classes_given_while_loading_are_checked_and_named_both_ways(tmp_path):
     assert config.label2id == {"x": 0, "y": 1}
     with pytest.raises(StrictDataclassError, match=r"from 0 to 1, got \[0, 5\]"):
         CelluScanConfig.from_pretrained(tmp_path, id2label={0: "x", 5: "y"})
+
+
+def test_label2id_given_while_loading_can_not_contradict_the_names(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    config = CelluScanConfig.from_pretrained(tmp_path, id2label={0: "x", 1: "y"}, label2id={"x": 1, "y": 0})
+    assert list(config.label2id.items()) == [("x", 0), ("y", 1)]
+
+
+@pytest.mark.parametrize("model_class", [AutoModelForImageClassification, CelluScanForImageClassification])
+def test_a_new_head_may_be_asked_for_by_its_number_of_classes(model_class, tmp_path):
+    CelluScanForImageClassification(tiny_config()).save_pretrained(tmp_path)
+    model = model_class.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert model.classifier.linear.out_features == 5
+    assert model.config.id2label == {index: f"LABEL_{index}" for index in range(5)}
+    assert model.config.label2id == {f"LABEL_{index}": index for index in range(5)}
+
+
+@pytest.mark.parametrize("model_class", [AutoModelForImageClassification, CelluScanForImageClassification])
+def test_a_new_head_may_be_asked_for_by_its_number_and_names(model_class, tmp_path):
+    CelluScanForImageClassification(tiny_config()).save_pretrained(tmp_path)
+    names = {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}}
+    model = model_class.from_pretrained(tmp_path, num_labels=2, **names, ignore_mismatched_sizes=True)
+    assert model.classifier.linear.out_features == 2
+    assert {field: getattr(model.config, field) for field in names} == names
+
+
+def test_as_many_classes_as_the_file_has_keep_its_names(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    assert CelluScanConfig.from_pretrained(tmp_path, num_labels=14).id2label == dict(enumerate(LABELS))
+
+
+def test_names_and_another_number_given_while_loading_are_told(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match=r"num_labels \(3\) must be .* in id2label \(2\)"):
+        CelluScanConfig.from_pretrained(tmp_path, num_labels=3, id2label={0: "x", 1: "y"})
+
+
+def test_two_classes_without_names_stay_two(tmp_path):
+    model = CelluScanForImageClassification(tiny_config(num_labels=2))
+    model.save_pretrained(tmp_path)
+    again = CelluScanForImageClassification.from_pretrained(tmp_path)
+    assert again.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert torch.equal(again.classifier.linear.weight, model.classifier.linear.weight)

@@ -268,6 +268,23 @@ def test_a_part_of_timm_that_ours_has_no_room_for_is_named(name):
 
 
 @NEEDS_TIMM
+def test_blocks_of_timm_that_normalise_after_each_branch_are_refused():
+    from timm.models.vision_transformer import ResPostBlock
+
+    with pytest.raises(WeightsError, match=r"expected timm's Block, .*, got ResPostBlock"):
+        from_model(timm_vit(block_fn=ResPostBlock, init_values=None))
+
+
+@pytest.mark.parametrize("library", [LIBRARIES[0], LIBRARIES[2]])
+def test_norms_whose_epsilons_differ_are_refused(library):
+    theirs = torchvision_vit() if library == "torchvision" else timm_vit()
+    name = "encoder.ln" if library == "torchvision" else "norm"
+    theirs.get_submodule(name).eps = COARSE
+    with pytest.raises(WeightsError, match=rf"layer_norm_eps: expected one .*, got 1e-06 in .*, 0\.01 in {name}"):
+        from_model(theirs)
+
+
+@NEEDS_TIMM
 def test_a_mean_of_timm_that_holds_the_class_token_is_refused():
     with pytest.raises(WeightsError, match="pool_include_prefix"):
         from_model(timm_vit(global_pool="avg", fc_norm=False, pool_include_prefix=True))

@@ -106,12 +106,13 @@ def test_there_and_back_through_files_is_bit_equal(library, written):
     assert_close(read_checkpoint(source, **heads).build().state_dict(), ours.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("library", named(name for name in EXPORTS if name != "torchvision"))
+@pytest.mark.parametrize("library", named(EXPORTS))
 def test_mean_deviation_and_labels_come_back_from_a_folder(library, written):
     ours, folder = written(library)
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_checkpoint(folder, **({"num_attention_heads": 4} if library == "torchvision" else {}))
     assert (checkpoint.image_mean, checkpoint.image_std) == (MEAN, STD)
-    assert checkpoint.build().config.id2label == ours.config.id2label
+    if library != "torchvision":  # it has no place for labels
+        assert checkpoint.build().config.id2label == ours.config.id2label
 
 
 def test_a_native_folder_holds_no_code(written):
@@ -177,6 +178,15 @@ def test_a_timm_folder_loads_with_timm(changes, written):
 
 
 @NEEDS_TIMM
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": False}, {"pooling": "mean"}], ids=str)
+def test_a_timm_folder_loads_with_the_auto_class(changes, written):
+    ours, folder = written("timm", **changes)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    assert_close(logits(model), logits(ours), **CLOSE)
+    assert model.config.id2label == ours.config.id2label
+
+
+@NEEDS_TIMM
 def test_a_timm_folder_says_mean_deviation_size_and_labels(written):
     ours, folder = written("timm")
     config = json.loads((folder / "config.json").read_text())
@@ -234,6 +244,14 @@ def test_a_file_that_cannot_hold_the_epsilon_is_not_written(export, tmp_path):
     with pytest.raises(WeightsError, match=r"layer_norm_eps.*1e-06.*0\.01"):
         export(tiny_model(layer_norm_eps=COARSE), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("library", named(EXPORTS))
+def test_a_file_in_the_way_is_told_and_kept(library, tmp_path):
+    (tmp_path / "vit").write_text("kept")
+    with pytest.raises(FileExistsError, match="vit"):
+        EXPORTS[library](tiny_model(), tmp_path / "vit", None)
+    assert (tmp_path / "vit").read_text() == "kept"
 
 
 @pytest.mark.parametrize("library", named(TO))

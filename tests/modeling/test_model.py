@@ -1,5 +1,7 @@
 """The forward pass: parameters, outputs, attention, positions, number formats, compilers."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,11 @@ from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
-from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification, CelluScanModel
+from celluscan_hf.modeling.modeling_celluscan import (
+    CelluScanForImageClassification,
+    CelluScanModel,
+    eager_attention_forward,
+)
 
 from .conftest import NO_DROPOUT, TINY, gradients, images, labels, tiny_model
 
@@ -164,6 +170,14 @@ def test_attentions_are_shares_that_sum_to_one():
         assert_close(weights.sum(dim=-1), torch.ones(4, 4, 17), **CLOSE)
 
 
+def test_a_config_may_ask_for_hidden_states_and_attentions_of_every_token():
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    both = tiny_model(attention="eager", **asked)(images())
+    for field, shape in {"hidden_states": (4, 17, 32), "attentions": (4, 4, 17, 17)}.items():
+        alone = getattr(tiny_model(attention="eager", **{f"output_{field}": True})(images()), field)
+        assert [tuple(found[-1].shape) for found in (alone, getattr(both, field))] == [shape, shape]
+
+
 def test_sdpa_has_no_attentions_to_give():
     assert not tiny_model()(images(), output_attentions=True).attentions
 
@@ -245,6 +259,21 @@ def test_half_precision_stays_close(dtype, attention):
     assert (logits - expected).abs().max() < 0.05 * expected.std()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_attention_are_computed_in_full_precision(dtype):
+    query, key, value = torch.randn(3, 2, 4, 197, 8).to(dtype)
+    _, weights = eager_attention_forward(nn.Identity(), query, key, value, attention_mask=None, scaling=1.0)
+    expected = (query @ key.transpose(2, 3)).float().softmax(dim=-1).to(dtype)
+    assert torch.equal(weights, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_are_interpolated_in_full_precision(dtype):
+    halved = tiny_model().to(dtype)
+    expected = copy.deepcopy(halved).float().vit.embeddings.interpolated_positions(6, 9).to(dtype)
+    assert torch.equal(halved.vit.embeddings.interpolated_positions(6, 9), expected)
+
+
 def test_autocast_stays_close():
     model = tiny_model()
     with torch.autocast("cpu", torch.bfloat16):
@@ -256,6 +285,36 @@ def test_autocast_stays_close():
 def test_pixels_take_the_number_format_of_the_model(dtype):
     model = tiny_model().to(torch.bfloat16)
     assert torch.equal(model(images().to(dtype)).logits, model(images().to(torch.bfloat16)).logits)
+
+
+class Quantised(nn.Module):
+    """A projection whose weight is kept in 8 bits."""
+
+    def __init__(self, projection: nn.Conv2d) -> None:
+        super().__init__()
+        self.scale = projection.weight.abs().max().item() / 127
+        self.weight = nn.Parameter((projection.weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.bias = projection.bias
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.to(pixel_values.dtype) * self.scale
+        return nn.functional.conv2d(pixel_values, weight, self.bias, stride=8)
+
+
+def test_pixels_take_the_number_format_of_the_norms_where_weights_are_quantised():
+    model, pixel_values = tiny_model().to(torch.bfloat16), images()
+    expected = model(pixel_values).logits
+    model.vit.embeddings.projection = Quantised(model.vit.embeddings.projection)
+    assert (model(pixel_values).logits - expected).abs().max() < 0.1 * expected.std()
+
+
+FLAGS = ["sdpa", "flash_attn", "flex_attn", "attention_backend"]
+
+
+@pytest.mark.parametrize("flag", [*(f"_supports_{name}" for name in FLAGS), "_can_compile_fullgraph"])
+@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
+def test_the_library_is_told_what_the_model_can_do(model_class, flag):
+    assert getattr(model_class, flag) is True
 
 
 def test_modules_that_must_stay_whole_exist():
@@ -279,6 +338,21 @@ def test_compiled_logits_are_the_same(fresh_compiler):
     model = tiny_model()
     with torch.no_grad():
         assert_close(torch.compile(model, fullgraph=True)(images()).logits, model(images()).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("asked", ["output_hidden_states", "output_attentions"])
+def test_a_compiled_model_looks_inside_once_it_has_done_so_uncompiled(asked, fresh_compiler):
+    model = tiny_model(attention="eager")
+    expected = model(images(), **{asked: True})[asked.removeprefix("output_")]
+    outputs = torch.compile(model, fullgraph=True, backend="eager")(images(), **{asked: True})
+    assert_close(outputs[asked.removeprefix("output_")], expected, **CLOSE)
+
+
+def test_values_are_not_looked_at_in_a_compiled_graph(fresh_compiler):
+    pixel_values, ignored = images(), torch.tensor([0, 1, -100, 3])
+    pixel_values[0, 0, 0, 0] = float("nan")
+    outputs = torch.compile(tiny_model(), fullgraph=True, backend="eager")(pixel_values, labels=ignored)
+    assert outputs.logits[0].isnan().all() and outputs.logits[1:].isfinite().all()
 
 
 def test_an_exported_graph_takes_any_number_of_images():

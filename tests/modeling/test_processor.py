@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from transformers import AutoImageProcessor, LlavaImageProcessor
+from transformers import AutoImageProcessor, LlavaImageProcessor, pipeline
 
 from celluscan_hf.curation import squares
+from celluscan_hf.curation.decoding import decode
 from celluscan_hf.modeling.processor import build_image_processor
+
+from .conftest import tiny_model
 
 MEAN, STD = (0.83, 0.71, 0.74), (0.16, 0.21, 0.17)
 COLOUR = tuple(round(255 * value) for value in MEAN)
@@ -71,6 +74,31 @@ def test_images_of_several_sizes_and_modes_make_one_batch(cell_image):
     assert batch.shape == (3, 3, 32, 32)
     for image, values in zip(images, batch, strict=True):
         assert_close(values, pixel_values(image))
+
+
+def opened(path: Path) -> torch.Tensor:
+    """Grey levels of what `pipeline` makes of a file."""
+    classify = pipeline(
+        "image-classification", model=tiny_model(), image_processor=build_image_processor(32, MEAN, STD)
+    )
+    return grey_levels(classify.preprocess(str(path))["pixel_values"][0])
+
+
+def test_a_pipeline_drops_the_alpha_channel_that_we_lay_over_white(tmp_path: Path):
+    purple, hidden = (92, 44, 140), Image.new("L", (32, 32), 0)
+    hidden.paste(255, (8, 8, 24, 24))
+    image = Image.new("RGB", (32, 32), purple)
+    image.putalpha(hidden)
+    image.save(tmp_path / "cell.png")
+    assert_close(opened(tmp_path / "cell.png")[0, 0], torch.tensor(purple).float(), rtol=0, atol=0.1)
+    ours = decode((tmp_path / "cell.png").read_bytes()).image
+    assert [ours.getpixel((0, 0)), ours.getpixel((16, 16))] == [(255, 255, 255), purple]
+
+
+def test_a_pipeline_clips_16_bit_grey_of_which_we_take_the_upper_8(tmp_path: Path):
+    Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(tmp_path / "cell.png")
+    assert_close(opened(tmp_path / "cell.png")[0, 0], torch.full((3,), 255.0), rtol=0, atol=0.1)
+    assert decode((tmp_path / "cell.png").read_bytes()).image.getpixel((0, 0)) == (40_000 >> 8,) * 3
 
 
 def test_a_saved_processor_comes_back_the_same(cell_image, tmp_path: Path):

@@ -214,6 +214,20 @@ def test_gradient_checkpointing_computes_again_and_gives_equal_gradients(reentra
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_leaves_what_is_looked_at_inside_as_it_is(reentrant):
+    model = tiny_model(attention="eager", **NO_DROPOUT).train()
+    batch = {"pixel_values": images(), "labels": labels(), "output_hidden_states": True, "output_attentions": True}
+    expected, expected_gradients = model(**batch), gradients(model, **batch)
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    outputs = model(**batch)
+    assert [len(outputs.hidden_states), len(outputs.attentions)] == [3, 2]
+    assert_close(outputs.hidden_states, expected.hidden_states, **CLOSE)
+    assert_close(outputs.attentions, expected.attentions, **CLOSE)
+    assert_close(gradients(model, **batch), expected_gradients, **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 def test_gradient_checkpointing_draws_the_same_dropout_again():
     model = tiny_model(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3, drop_path_rate=0.3).train()
     batch = {"pixel_values": images(), "labels": labels()}
