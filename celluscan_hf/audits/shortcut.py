@@ -34,7 +34,7 @@ from ..dataset.statistics import seen_of
 from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
 from ..evaluation import plots
-from ..evaluation.cells import cells_of_split
+from ..evaluation.cells import Cell, cells_of_split
 from ..evaluation.job import described_model
 from ..evaluation.predictions import columns_of
 from ..evaluation.wbc_metrics.wbc_metrics import Outcomes
@@ -46,6 +46,7 @@ from ..training.augmentation import uniform
 from . import derived
 
 ORIGINS = ("source", "acquisition")
+Change = Callable[[Image.Image, int], Image.Image]  # of a picture, with its number
 _LEAST = 10  # train cells that a source or acquisition needs to be told
 _BATCH = 64  # pictures that are repainted at a time
 COVERED = 0.56  # diameter of the disc as a share of the picture's side; a cell takes up a third to a half
@@ -65,7 +66,8 @@ def audit(data: CellDataset, models: Sequence[str], seed: int, num_proc: int) ->
         share of the stored pictures is repainted, by what `scripts/train.py --surroundings` does. `models`, by name:
         `weights`, their SHA-256; `view`, the share of a picture's side that it sees; `border`, as is and repainted, as
         the ring, but of that part; `untouched`, `covered` and `repainted`: its balanced accuracy on such test pictures,
-        that of chance, the recall of each class, and macro-F1; and `told_from_features`, which see.
+        that of chance, the recall of each class, and macro-F1; `validation`, the same of validation pictures,
+        untouched; and `told_from_features`, which see.
     """
     for split in (SPLITS[0], SPLITS[2]):
         if len(set(data.split(derived.CONFIG, split)["label"])) < 2:
@@ -236,33 +238,34 @@ def _probe(
 
 
 def _said(data: CellDataset, model: PreTrainedModel, processor: BaseImageProcessor, seed: int) -> dict[str, Any]:
-    columns, cells = columns_of(model), cells_of_split(str(data.folder), SPLITS[2]).kept
-    labels = np.array([cell.label for cell in cells])
     mean, _ = data.channel_statistics
     red, green, blue = (round(255 * level) for level in mean)
-    changes: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    changes: dict[str, Change] = {
         "untouched": lambda image, number: image,
         "covered": lambda image, number: cover(image, (red, green, blue)),
         "repainted": lambda image, number: repaint(image, number, seed),
     }
-    found = {}
-    for kind, change in changes.items():
-        images = (partial(_changed, change, cell.read, number) for number, cell in enumerate(cells))
-        with progress(kind, len(cells), "cell") as advance:
-            told = []
-            for answer in probabilities(images, model, processor):
-                told.append(np.asarray(answer)[columns].argmax())
-                advance(1)
-        found[kind] = shortcuts.recalled(labels, np.array(told)) | {"macro_f1": _macro_f1(labels, np.array(told))}
-    return found
+    test, validation = (cells_of_split(str(data.folder), split).kept for split in (SPLITS[2], SPLITS[1]))
+    found = {kind: _recalled(test, kind, change, model, processor) for kind, change in changes.items()}
+    return found | {"validation": _recalled(validation, "validation", changes["untouched"], model, processor)}
 
 
-def _macro_f1(labels: NDArray[Any], told: NDArray[Any]) -> float:
-    outcomes = Outcomes(told, labels, len(taxonomy.NAMES))
-    return round(float(outcomes.scalars(np.ones((1, len(labels))))["macro_f1"][0]), 4)
+def _recalled(
+    cells: Sequence[Cell], kind: str, change: Change, model: PreTrainedModel, processor: BaseImageProcessor
+) -> dict[str, Any]:
+    columns, labels = columns_of(model), np.array([cell.label for cell in cells])
+    images = (partial(_changed, change, cell.read, number) for number, cell in enumerate(cells))
+    answers = []
+    with progress(kind, len(cells), "cell") as advance:
+        for answer in probabilities(images, model, processor):
+            answers.append(np.asarray(answer)[columns].argmax())
+            advance(1)
+    told = np.array(answers)
+    scalars = Outcomes(told, labels, len(taxonomy.NAMES)).scalars(np.ones((1, len(labels))))
+    return shortcuts.recalled(labels, told) | {"macro_f1": round(float(scalars["macro_f1"][0]), 4)}
 
 
-def _changed(change: Callable[[Image.Image, int], Image.Image], read: ReadImage, number: int) -> Image.Image:
+def _changed(change: Change, read: ReadImage, number: int) -> Image.Image:
     return change(read(), number)
 
 
