@@ -85,10 +85,11 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path
     model = CelluScanForImageClassification(CelluScanConfig(**sizes, image_size=32, patch_size=8))
     processor = build_image_processor(32, (0.8, 0.7, 0.75), (0.2, 0.25, 0.15))
     seen = look(cells_of_split(str(data_set), "train").kept, model, processor)
-    read = seen.features - seen.features.mean(axis=0)
+    features = seen.features[:, :32]  # the rest are colours
+    read = features - features.mean(axis=0)
     weight = np.linalg.solve(read.T @ read + 0.1 * np.eye(32), read.T @ np.eye(14)[seen.labels])  # ridge regression
     model.classifier.linear.weight.data = torch.from_numpy(20 * weight.T).float()
-    model.classifier.linear.bias.data = torch.from_numpy(-20 * seen.features.mean(axis=0) @ weight).float()
+    model.classifier.linear.bias.data = torch.from_numpy(-20 * features.mean(axis=0) @ weight).float()
     export_hand_built(model, folder, processor)
     calibrate(folder, str(data_set))
     return folder

@@ -40,6 +40,7 @@ from ..evaluation.predictions import columns_of
 from ..evaluation.wbc_metrics.wbc_metrics import Outcomes
 from ..inference.loading import load_classifier
 from ..inference.prediction import ReadImage, probabilities
+from ..modeling.reliability_celluscan import head_of
 from ..reliability.examine import looked_at
 from ..training import surroundings
 from ..training.augmentation import uniform
@@ -154,12 +155,12 @@ def _sizes(rows: pa.Table) -> tuple[list[int], list[int]]:
 def _features_tell(
     data: CellDataset, model: PreTrainedModel, processor: BaseImageProcessor, seed: int
 ) -> dict[str, Any]:
-    seen = []
+    seen, width = [], head_of(model).in_features
     for split in (SPLITS[0], SPLITS[2]):
         cells = cells_of_split(str(data.folder), split).kept
         with progress(f"features of {split}", len(cells), "cell") as advance:
             found = looked_at((_counted(cell.read, advance) for cell in cells), model, processor)
-        seen.append((np.stack([one.features for one in found if one.features is not None]), _rows(data, split)))
+        seen.append((np.stack([one.features[:width] for one in found if one.features is not None]), _rows(data, split)))
     return told_from_features(*seen[0], *seen[1], seed)
 
 

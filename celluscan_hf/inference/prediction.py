@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Of one image: `probabilities` and `logits` (classes,), and `features` (D,), what the classifier read."""
+    """Of one image: `probabilities` and `logits` (classes,), and `features` (D + 9,), what was read of it."""
 
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32]
@@ -63,7 +63,7 @@ def outputs(
         model: Runs where and as precisely as it was placed (`model.to(device, dtype)`).
         processor: The image processor of its checkpoint.
         batch_size: Images in one forward pass, at most.
-        with_features: Keep what the classifier reads; for models that end in one linear map.
+        with_features: Keep what the classifier reads, and colours; for models that end in one linear map.
 
     Raises:
         CelluScanError: The model predicts a quantity, not classes, gives no finite numbers, or a batch does not fit
@@ -135,7 +135,7 @@ def _outputs(model: PreTrainedModel, pixel_values: torch.Tensor, with_features: 
     try:
         placed = pixel_values.to(model.device, model.dtype)
         if with_features:
-            logits, features = forward(model, placed)  # (B, classes), (B, D)
+            logits, features = forward(model, placed)  # (B, classes), (B, D + 9)
         else:
             logits, features = model(pixel_values=placed).logits.float(), None
         scores: NDArray[np.float32] = _normalised(logits, model.config).cpu().numpy()

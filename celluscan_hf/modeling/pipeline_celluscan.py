@@ -65,7 +65,7 @@ class WhiteBloodCellPipeline(Pipeline):
         return self.image_processor(images=opened, return_tensors="pt").to(self.dtype)
 
     def _forward(self, model_inputs: Any) -> dict[str, torch.Tensor]:
-        logits, features = forward(self.model, model_inputs["pixel_values"])  # (B, classes), (B, D)
+        logits, features = forward(self.model, model_inputs["pixel_values"])  # (B, classes), (B, D + 9)
         return {"probabilities": logits.softmax(dim=-1), "features": features}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **told: Any) -> dict[str, Any]:

@@ -4,9 +4,10 @@
   with the score of Sadinle et al. 2019 (https://arxiv.org/abs/1609.00451), one minus the probability of a class; of the
   likeliest class it is 0, so that no set is empty. A set holds the true class as often as asked, of cells that come as
   those did on which the model was calibrated.
-- **Strangeness** is the squared distance of Mahalanobis, of what the classifier reads, from the nearest of some centres
-  (Lee et al. 2018, https://arxiv.org/abs/1807.03888; one centre and no classes: Ren et al. 2021,
-  https://arxiv.org/abs/2106.09022).
+- **Strangeness** is the squared distance of Mahalanobis from the nearest of some centres (Lee et al. 2018,
+  https://arxiv.org/abs/1807.03888; one centre and no classes: Ren et al. 2021, https://arxiv.org/abs/2106.09022), of
+  what the classifier reads, or of the colours of the picture, whichever is larger: a model that was taught to overlook
+  the colour of the field reads little of a stain that it does not know.
 - **The verdict** names a class, or its parent where children compete, or says that it would be a guess.
 
 Two files beside the weights hold what was measured on validation: `reliability.json`, to be read, and
@@ -31,7 +32,9 @@ from torch import nn
 from transformers.utils.hub import cached_file
 
 FACTS, ARRAYS = "reliability.json", "reliability.safetensors"
-VERSION = 1  # of what the two files hold
+VERSION = 2  # of what the two files hold
+PARTS = ("features", "colours")  # by which a picture may be strange
+COLOURS = 9  # numbers that tell of the colours of a picture
 COVERAGE = 0.9  # of a set, unless asked otherwise
 SURE = 0.7  # from this probability on an answer is given without doubt, where nothing was measured
 COMPETES = 0.1  # a child with less is not named
@@ -139,7 +142,7 @@ class Reliability:
 
     - `classes`: what is known of each of its classes, in its order.
     - `scores`, `labels` (n,): conformity of the true class of each of these cells, and its number.
-    - `centres` (k, D), `whitening` (D, R): of what the classifier reads, for the strangeness.
+    - `nearby`: where known cells lie, by what the classifier reads (D numbers), and by colours (`COLOURS`).
     - `strange`: the strangeness above which a picture is no cell that the model knows.
     - `sure`: the least probability of an answer.
     - `record`: all of `reliability.json`.
@@ -148,8 +151,7 @@ class Reliability:
     classes: tuple[CellFacts, ...]
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
-    centres: NDArray[np.float64]
-    whitening: NDArray[np.float64]
+    nearby: tuple["Nearby", ...]
     strange: float
     sure: float
     record: dict[str, Any] = field(default_factory=dict)
@@ -176,11 +178,12 @@ class Reliability:
         return within
 
     def strangeness(self, features: Floats) -> NDArray[np.float64]:
-        """How far what the classifier reads, (n, D), lies from that of known cells: (n,), 0 or more."""
-        wide = features.astype(np.float64)
-        away = [(((wide - centre) @ self.whitening) ** 2).sum(axis=1) for centre in self.centres]
-        nearest: NDArray[np.float64] = np.min(away, axis=0)
-        return nearest
+        """How far what is read of pictures, (n, D + `COLOURS`) as `forward` gives it, lies from known cells: (n,)."""
+        ends = np.cumsum([part.centres.shape[1] for part in self.nearby])
+        parts = np.split(features, ends[:-1], axis=1)
+        away = [part.distance(values) for part, values in zip(self.nearby, parts, strict=True)]
+        farthest: NDArray[np.float64] = np.max(away, axis=0)
+        return farthest
 
     def answer(
         self,
@@ -214,6 +217,21 @@ class Reliability:
             "strangeness": strangeness,
             "top": [{"label": cell.name, "score": share} for cell, share in ranking[:top_k]],
         }
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Where known cells lie: `centres` (k, D), and `whitening` (D, D), after which few are beyond 1 from the nearest."""
+
+    centres: NDArray[np.float64]
+    whitening: NDArray[np.float64]
+
+    def distance(self, values: Floats) -> NDArray[np.float64]:
+        """The squared distance of values (n, D) from the nearest centre: (n,), 0 or more."""
+        wide = values.astype(np.float64)
+        away = [(((wide - centre) @ self.whitening) ** 2).sum(axis=1) for centre in self.centres]
+        nearest: NDArray[np.float64] = np.min(away, axis=0)
+        return nearest
 
 
 def facts_of(label: str, classes: Sequence[CellFacts]) -> dict[str, Any]:
@@ -257,10 +275,22 @@ def watched(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def forward(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One forward pass: logits (B, classes), and what the classifier reads (B, D), both of float32."""
-    with watched(model) as features:
+    """One forward pass: logits (B, classes), and what is read: by the classifier, and colours (B, D + `COLOURS`).
+
+    Both of float32.
+    """
+    with watched(model) as read:
         logits = model(pixel_values=pixel_values).logits
-    return logits.float(), features[0]
+    return logits.float(), torch.cat((read[0], colours(pixel_values)), dim=1)
+
+
+def colours(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Of each picture (B, 3, H, W) the mean and deviation of the channels, and how they go together: (B, `COLOURS`)."""
+    values = pixel_values.float().flatten(2)  # (B, 3, pixels)
+    mean, deviation = values.mean(dim=2), values.std(dim=2)
+    scaled = (values - mean[..., None]) / (deviation[..., None] + 1e-3)  # a plain picture has no deviation
+    together = (scaled @ scaled.mT / values.shape[2])[:, [0, 0, 1], [1, 2, 2]]  # red and green, red and blue, …
+    return torch.cat((mean, deviation, together), dim=1)
 
 
 def find(model: Any) -> Reliability | None:
@@ -293,8 +323,7 @@ def read(facts: Path, arrays: Path) -> Reliability:
             tuple(StoredFacts(**cell) for cell in record["classes"]),
             held["scores"],
             held["labels"].astype(np.int64),
-            held["centres"],
-            held["whitening"],
+            tuple(Nearby(held[f"{part}_centres"], held[f"{part}_whitening"]) for part in PARTS),
             record["strange"]["threshold"],
             record["sure"]["threshold"],
             record,

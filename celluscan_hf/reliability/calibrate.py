@@ -30,7 +30,9 @@ from ..inference.prediction import best_device, outputs
 from ..modeling.reliability_celluscan import (
     ARRAYS,
     FACTS,
+    PARTS,
     VERSION,
+    Nearby,
     Reliability,
     conformity,
     find,
@@ -39,12 +41,11 @@ from ..modeling.reliability_celluscan import (
 )
 from ..whole import whole
 from .head import fold
-from .outliers import Known, fit_known, some_of_each
+from .outliers import QUANTILE, fit_nearby, some_of_each
 from .temperature import Adjustment, fit_temperature
 
 logger = logging.getLogger(__name__)
 PICTURE = "calibration.png"
-QUANTILE = 0.98  # of validation cells that are not strange; at 0.99 a tenth of the made-up strangers more pass
 RIGHT = 0.95  # share of plain answers that are to be right, on validation
 _DECIMALS = 6
 _SOFTWARE = ("numpy", "scipy", "torch", "transformers")
@@ -88,7 +89,8 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
     }
     calibrated(seen.logits, adjustment(seen.logits), seen.labels, "validation", model / PICTURE)
     fold(model, adjustment)
-    found = measured(seen, adjustment, fit_known(known.features, known.labels), classes_of(classifier))
+    nearby = fit_nearby(known.features, known.labels, seen.features)
+    found = measured(seen, adjustment, nearby, classes_of(classifier))
     return write(model, classifier, found, temperature, record)
 
 
@@ -144,12 +146,14 @@ def total_temperature(classifier: PreTrainedModel) -> float:
     return 1.0 if before is None else float(before.record["total_temperature"])
 
 
-def measured(seen: Looked, adjustment: Adjustment, known: Known, classes: Sequence[taxonomy.CellClass]) -> Reliability:
+def measured(
+    seen: Looked, adjustment: Adjustment, nearby: tuple[Nearby, ...], classes: Sequence[taxonomy.CellClass]
+) -> Reliability:
     """Sets, strangeness and the least sure probability, from validation cells."""
     probabilities = softmax(adjustment(seen.logits), axis=1)
     scores = conformity(probabilities)[np.arange(len(seen.labels)), seen.labels]
     sure = least_sure(probabilities, seen.labels, RIGHT)
-    found = Reliability(tuple(classes), scores, seen.labels, known.centres, known.whitening, np.inf, sure)
+    found = Reliability(tuple(classes), scores, seen.labels, nearby, np.inf, sure)
     return replace(found, strange=float(np.quantile(found.strangeness(seen.features), QUANTILE)))
 
 
@@ -172,9 +176,10 @@ def write(
     arrays: dict[str, NDArray[Any]] = {
         "scores": found.scores,
         "labels": found.labels.astype(np.int32),
-        "centres": found.centres.astype(np.float32),
-        "whitening": found.whitening.astype(np.float32),
     }
+    for name, part in zip(PARTS, found.nearby, strict=True):
+        arrays |= {f"{name}_centres": part.centres.astype(np.float32)}
+        arrays |= {f"{name}_whitening": part.whitening.astype(np.float32)}
     with whole(folder / ARRAYS) as partial:
         save_file(arrays, partial)
     with whole(folder / FACTS) as partial:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,18 @@ def cross_fitted(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDA
 
 
 def _fitted(known: Reliability, seen: Looked, held_out: NDArray[np.float64]) -> Reliability:
-    """Sets from these cells; a picture is strange where it lies farther than before, and than all these cells."""
+    """Sets from these cells, whose mean is one more centre of known cells.
+
+    A picture is strange where it lies farther than before, and than all these cells.
+    """
     scores = conformity(softmax(held_out, axis=1))[np.arange(len(seen.labels)), seen.labels]
-    strange = max(known.strange, float(known.strangeness(seen.features).max()))
-    return Reliability(known.classes, scores, seen.labels, known.centres, known.whitening, strange, known.sure)
+    ends = np.cumsum([part.centres.shape[1] for part in known.nearby])
+    means = np.split(seen.features.mean(axis=0), ends[:-1])
+    nearby = tuple(
+        replace(part, centres=np.vstack((part.centres, mean))) for part, mean in zip(known.nearby, means, strict=True)
+    )
+    found = replace(known, scores=scores, labels=seen.labels, nearby=nearby)
+    return replace(found, strange=max(known.strange, float(found.strangeness(seen.features).max())))
 
 
 def summary(record: dict[str, Any]) -> str:

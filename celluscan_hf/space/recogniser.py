@@ -19,7 +19,7 @@ from ..inference.attention import record_attention
 from ..inference.explain import LEAST_TOP, TINT, displayed, smooth
 from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
-from ..modeling.reliability_celluscan import watched
+from ..modeling.reliability_celluscan import colours, watched
 from . import stain
 from .answer import Answer, answer
 
@@ -106,9 +106,9 @@ class Recogniser:
     def _run(
         self, pixel_values: torch.Tensor, overlay: bool
     ) -> tuple[torch.Tensor, NDArray[np.float32], Iterable[torch.Tensor | None]]:
-        """Logits (B, 14), features (B, D), and for each picture its attention rollout (rows, columns), or None.
+        """Logits (B, 14), features as `forward` gives them, and for each picture its attention rollout, or None.
 
-        The rollout is 1 where attention is even.
+        A rollout, (rows, columns), is 1 where attention is even.
         """
         device = self.model.device
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16)
@@ -117,7 +117,8 @@ class Recogniser:
             record = record_attention(self.model, pixel_values) if overlay else None
             logits = record.logits if record else self.model(pixel_values.to(device)).logits
             maps = record.rollout() * record.grid[0] * record.grid[1] if record else [None] * len(logits)
-        return logits.float().cpu(), read[0].float().cpu().numpy(), maps
+        features = torch.cat((read[0].float().cpu(), colours(pixel_values)), dim=1)
+        return logits.float().cpu(), features.numpy(), maps
 
     def _pictures(self, cell: torch.Tensor, attention: torch.Tensor | None) -> tuple[Image.Image, Image.Image | None]:
         """What the model saw of a picture, and with its attention the same under warm colours."""

@@ -121,7 +121,7 @@ def test_where_children_compete_the_row_names_the_parent_as_the_pipeline_does(ca
     assert known
     output = replace(
         scores(Band_Neutrophil=0.52, Segmented_Neutrophil=0.46, Monocyte=0.02),
-        features=known.centres[0].astype(np.float32),
+        features=np.concatenate([part.centres[0] for part in known.nearby]).astype(np.float32),
     )
     found = row("a.png", output, ID2LABEL, 2, replace(known, sure=0.9))
     assert (found["label"], found["score"], found["code"]) == ("Neutrophil", pytest.approx(0.98), "NEU")

@@ -4,14 +4,24 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 
-from celluscan_hf.modeling.reliability_celluscan import Reliability, conformity, facts_of, threshold, verdict
+from celluscan_hf.modeling.reliability_celluscan import (
+    COLOURS,
+    Nearby,
+    Reliability,
+    colours,
+    conformity,
+    facts_of,
+    threshold,
+    verdict,
+)
 from celluscan_hf.taxonomy import CLASSES, lookup
 
 
 def known(scores: np.ndarray, labels: np.ndarray, **changes: object) -> Reliability:
-    fields = dict(centres=np.zeros((1, 3)), whitening=np.eye(3), strange=1.0, sure=0.7) | changes
+    fields = dict(nearby=(Nearby(np.zeros((1, 3)), np.eye(3)),), strange=1.0, sure=0.7) | changes
     return Reliability(CLASSES, scores, labels, **fields)  # type: ignore[arg-type]
 
 
@@ -78,9 +88,25 @@ def test_strangeness_is_the_squared_distance_of_mahalanobis_from_the_nearest_cen
     root = rng.normal(size=(3, 3))
     precision = root @ root.T + np.eye(3)
     centres, features = rng.normal(size=(2, 3)), rng.normal(size=(10, 3)).astype(np.float32)
-    found = known(np.zeros(1), np.zeros(1), centres=centres, whitening=np.linalg.cholesky(precision))
+    found = known(np.zeros(1), np.zeros(1), nearby=(Nearby(centres, np.linalg.cholesky(precision)),))
     expected = cdist(features, centres, "mahalanobis", VI=precision).min(axis=1) ** 2
     assert found.strangeness(features) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_picture_is_as_strange_as_the_stranger_of_its_parts() -> None:
+    parts = (Nearby(np.zeros((1, 2)), np.eye(2)), Nearby(np.zeros((1, 1)), 2 * np.eye(1)))
+    found = known(np.zeros(1), np.zeros(1), nearby=parts)
+    assert found.strangeness(np.array([[3.0, 0, 1], [1, 1, 3]])).tolist() == [9, 36]
+
+
+def test_colours_are_the_same_however_a_picture_is_turned_and_differ_with_its_stain() -> None:
+    pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = colours(pictures)
+    assert found.shape == (2, COLOURS)
+    assert torch.allclose(found, colours(pictures.flip(-1).transpose(2, 3)), atol=1e-5)
+    assert torch.allclose(found[:, :3], pictures.mean(dim=(2, 3)))
+    assert not torch.allclose(found, colours(pictures.roll(1, dims=1)), atol=0.01)
+    assert colours(torch.ones(1, 3, 8, 8)).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from celluscan_hf.reliability.outliers import fit_known, some_of_each
+from celluscan_hf.reliability.outliers import QUANTILE, fit_known, fit_nearby, some_of_each
 
 
 def test_known_cells_are_centred_by_class_and_of_size_one() -> None:
@@ -31,3 +31,12 @@ def test_some_of_each_takes_at_most_so_many_always_the_same() -> None:
     rows = some_of_each(labels, 100)
     assert np.bincount(labels[rows]).tolist() == [100, 0, 0, 0, 0, 3]
     assert rows.tolist() == sorted(set(rows.tolist())) == some_of_each(labels, 100).tolist()
+
+
+def test_one_of_fifty_validation_cells_lies_beyond_one_by_features_and_by_colours() -> None:
+    rng = np.random.default_rng(0)
+    train, validation = rng.normal(size=(400, 12)), rng.normal(size=(1000, 12))
+    features, colours = fit_nearby(train, np.repeat([0, 1], 200), validation)
+    assert (features.centres.shape, colours.centres.shape) == ((2, 3), (2, 9))
+    for part, values in ((features, validation[:, :3]), (colours, validation[:, 3:])):
+        assert (part.distance(values) > 1).mean() == pytest.approx(1 - QUANTILE, abs=0.002)

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import pipeline
 
 from celluscan_hf.errors import CelluScanError
+from celluscan_hf.inference.loading import load_classifier, load_reliability
 from celluscan_hf.reliability.calibrate import Looked
 from celluscan_hf.reliability.examine import noticed, recalibration_gain
 from celluscan_hf.reliability.recalibrate import recalibrate
@@ -34,6 +35,9 @@ def test_a_new_folder_fits_and_the_old_one_stays(
     assert found["cells"]["n"] == 16
     assert found["cells"]["after"]["nll"] < found["cells"]["before"]["nll"]
     assert {NAMES[row] for row in np.argsort(found["cells"]["bias"])[-2:]} == {"Basophil", "Lymphocyte"}
+    old, new = (load_reliability(load_classifier(folder)[0]) for folder in (calibrated, tmp_path / "fitted"))
+    assert old and new
+    assert all(len(b.centres) == len(a.centres) + 1 for a, b in zip(old.nearby, new.nearby, strict=True))
     answer = pipeline("wbc-classification", model=str(tmp_path / "fitted"), device="cpu")(cell_image(40))
     assert set(answer["set"]) >= {answer["top"][0]["label"]}
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from celluscan_hf.modeling.reliability_celluscan import Certainty, Reliability
+from celluscan_hf.modeling.reliability_celluscan import Certainty, Nearby, Reliability
 from celluscan_hf.space.answer import answer
 from celluscan_hf.space.page import record
 from celluscan_hf.space.pictures import maturation
@@ -46,7 +46,9 @@ def test_children_that_do_not_reach_far_together_are_no_parent() -> None:
     assert answer(shares(BNE=0.3, SNE=0.3, LY=0.4)).certainty is Certainty.UNSURE
 
 
-KNOWN = Reliability(CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), np.zeros((1, 2)), np.eye(2), 1.0, 0.5)
+KNOWN = Reliability(
+    CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), (Nearby(np.zeros((1, 2)), np.eye(2)),), 1.0, 0.5
+)
 
 
 def test_a_calibrated_model_adds_its_set() -> None:
