@@ -106,6 +106,7 @@ def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
         "groups": int(groups.max()) + 1,
         "uncalibrated": scalars(seen.logits * known.record["total_temperature"], seen.labels),
         "all": scalars(seen.logits, seen.labels),
+        "strange": float((known.strangeness(seen.features) > known.strange).mean()),
         "sizes": recalibration_gain(seen, groups, arguments.sizes, arguments.draws, _SEED),
     }
 
