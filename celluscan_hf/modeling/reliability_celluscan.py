@@ -179,11 +179,14 @@ class Reliability:
 
     def strangeness(self, features: Floats) -> NDArray[np.float64]:
         """How far what is read of pictures, (n, D + `COLOURS`) as `forward` gives it, lies from known cells: (n,)."""
+        farthest: NDArray[np.float64] = self.distances(features).max(axis=0)
+        return farthest
+
+    def distances(self, features: Floats) -> NDArray[np.float64]:
+        """The same by each of `PARTS`: (2, n)."""
         ends = np.cumsum([part.centres.shape[1] for part in self.nearby])
         parts = np.split(features, ends[:-1], axis=1)
-        away = [part.distance(values) for part, values in zip(self.nearby, parts, strict=True)]
-        farthest: NDArray[np.float64] = np.max(away, axis=0)
-        return farthest
+        return np.stack([part.distance(values) for part, values in zip(self.nearby, parts, strict=True)])
 
     def answer(
         self,

@@ -11,12 +11,12 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..errors import BadImage
 from ..evaluation.trust import scalars
 from ..inference.prediction import Output, ReadImage, outputs
-from ..modeling.reliability_celluscan import Reliability
+from ..modeling.reliability_celluscan import PARTS, Reliability
 from .calibrate import Looked
 from .temperature import fit_adjustment
 
 QUANTILES = (0.95, 0.98, 0.99)  # of validation cells that are not strange
-SCORES = ("distance", "energy")  # of Mahalanobis, and of Liu et al. 2020 (https://arxiv.org/abs/2010.03759)
+SCORES = ("distance", *PARTS, "energy")  # of Mahalanobis, and of Liu et al. 2020 (https://arxiv.org/abs/2010.03759)
 
 
 def recalibration_gain(
@@ -58,7 +58,9 @@ def strangeness_of(outcomes: Iterable[Output], known: Reliability) -> dict[str, 
     """Each of `SCORES` of pictures, (n,): high is strange."""
     rows = [(one.features, one.logits) for one in outcomes]
     features, logits = (np.stack(part) for part in zip(*rows, strict=True))
-    return {"distance": known.strangeness(features), "energy": -logsumexp(logits.astype(np.float64), axis=1)}
+    by_parts = dict(zip(PARTS, known.distances(features), strict=True))
+    energy = -logsumexp(logits.astype(np.float64), axis=1)
+    return {"distance": known.strangeness(features), **by_parts, "energy": energy}
 
 
 def noticed(
