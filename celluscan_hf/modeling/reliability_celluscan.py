@@ -224,7 +224,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Nearby:
-    """Where known cells lie: `centres` (k, D), and `whitening` (D, D), after which few are beyond 1 from the nearest."""
+    """Known cells: `centres` (k, D), and `whitening` (D, D), after which few lie beyond 1 from the nearest centre."""
 
     centres: NDArray[np.float64]
     whitening: NDArray[np.float64]
