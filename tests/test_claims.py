@@ -162,6 +162,15 @@ def test_the_temperature_of_validation_does_elsewhere_what_is_said(title: str, n
     assert row(RELIABILITY, f"{title}, {found['cells']} cells") == changes
 
 
+def test_cells_of_other_laboratories_are_strange_as_is_said() -> None:
+    bccd, aml = (figures(f"recalibration-{name}")["strange"] for name in ("bccd", "aml_lmu"))
+    text = words_of(RELIABILITY)
+    assert f"of BCCD the model abstains from {bccd:.0%}, of AML-Cytomorphology_LMU from {aml:.0%}" in text
+    assert figures("reliability")["strangers"]["red cells"]["features"]["0.98"] == 0  # "none of the red cells"
+    assert f"Of {figures('reliability')['test']['n']:,} test cells" in text
+    assert (bccd, aml) > (0.95, 0.95)  # "nearly all of them", in README
+
+
 @pytest.mark.parametrize(("title", "name"), [("AML-Cytomorphology_LMU", "aml_lmu"), ("BCCD", "bccd")])
 def test_recalibration_does_what_is_said(title: str, name: str) -> None:
     for found in figures(f"recalibration-{name}")["sizes"]:
@@ -512,10 +521,15 @@ CHECKED = {  # how the lines begin that the tests above compare
     ),
     RELIABILITY: (
         "temperature of",
+        *(f"| {name} |" for name in figures("reliability")["sets"][0]["per_class"]),
+        "| AML-Cytomorphology_LMU, 41",
+        "| BCCD, 139",
+        "| class | 90%",
         *(f"| {words} |" for words in ("accuracy", "negative log-likelihood", "calibration error", "Brier score")),
         *(f"| {asked}% | {limit} |" for asked in (90, 95) for limit in ("over all", "by class")),
         "An answer is plain from",
-        "test 85",
+        "test 82",
+        "those of BCCD the model abstains",
         *(f"| {kind} |" for kind in figures("reliability")["strangers"]),
         "| AML-Cytomorphology_LMU |",
         "| BCCD |",
