@@ -73,8 +73,9 @@ def _worded(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> tupl
     if said.certainty is Certainty.CLASS:
         return said.label, said.score, f"The model gives this class {share}."
     if said.certainty is Certainty.PARENT:
-        competing = " or ".join(said.competing)
-        return said.label, said.score, f"{competing}: the model is unsure which, but gives them {share} together."
+        between = said.competing if len(said.competing) > 1 else (said.label, *said.competing)
+        told = f"{' or '.join(between)}: the model is unsure which, but gives them {share} together."
+        return said.label, said.score, told if len(between) > 1 else f"The model gives it and its children {share}."
     headline = f"Unsure: {said.label} or {ranking[1][0].name}"
     return headline, said.score, f"The likeliest class has only {share}. Take this as a guess."
 

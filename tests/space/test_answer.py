@@ -42,6 +42,11 @@ def test_doubt_between_strangers_is_said_in_words() -> None:
     assert "guess" in said.sentence
 
 
+def test_a_parent_that_competes_with_one_child_is_named_beside_it() -> None:
+    assert answer(shares(NEU=0.56, BNE=0.4, SNE=0.04)).sentence.startswith("Neutrophil or Band Neutrophil: the model")
+    assert answer(shares(NEU=0.65, BNE=0.09, SNE=0.09, LY=0.17)).sentence == "The model gives it and its children 83%."
+
+
 def test_children_that_do_not_reach_far_together_are_no_parent() -> None:
     assert answer(shares(BNE=0.3, SNE=0.3, LY=0.4)).certainty is Certainty.UNSURE
 
