@@ -483,6 +483,22 @@ def test_planted_errors_are_found_as_is_said() -> None:
     assert f"for {trial['suggested_right']:.0%} of those found the true class is suggested" in text
 
 
+def test_labels_as_they_are_are_doubted_as_is_said() -> None:
+    found = figures("labels-as-given")
+    listed, text = found["listed"], words_of(AUDITS)
+    assert f"the list has {listed['n']:,} of the {sum(found['cells'].values()):,} cells" in text
+    pairs = {frozenset((one["label"], one["suggested"])): 0 for one in listed["pairs"]}
+    for one in listed["pairs"]:
+        pairs[frozenset((one["label"], one["suggested"]))] += one["n"]
+    lobed, young = (
+        pairs[frozenset(names)]
+        for names in (("Band Neutrophil", "Segmented Neutrophil"), ("Myelocyte", "Metamyelocyte"))
+    )
+    assert f"half, {lobed}, are Band for Segmented Neutrophils or the reverse, and {young} Myelocytes" in text
+    by_class = listed["by_class"]
+    assert (by_class["Platelet"]["listed"], by_class["Eosinophil"]) == (0, {"cells": 1000, "listed": 1})
+
+
 SENTENCES = (  # of the audits, that the tests above look for
     "little of another. These are",
     "with repainted surroundings",
