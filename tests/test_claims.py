@@ -437,7 +437,10 @@ def test_the_ring_tells_as_much_more_than_chance_as_is_said() -> None:
     )
     assert f"half of the pictures leaves {told[2]} times, repainting all {told[3]} times, and both" in text
     assert f"both together {told[4]} times" in text
-    assert f"{told[0]} times as often as chance, without one acquisition {told[1]} times, and {told[3]} times where" in text
+    assert (
+        f"{told[0]} times as often as chance, without one acquisition {told[1]} times, and {told[3]} times where"
+        in text
+    )
 
 
 def test_a_share_was_chosen_as_is_said() -> None:

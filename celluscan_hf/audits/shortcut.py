@@ -100,7 +100,8 @@ def _view(processor: BaseImageProcessor) -> float:
     """The share of a picture's side that a model sees, of its middle."""
     if not getattr(processor, "do_center_crop", False):
         return 1.0
-    share: float = round(processor.crop_size["height"] / processor.size["height"], 4)
+    whole = processor.size.get("height") or processor.size.get("shortest_edge")
+    share: float = round(processor.crop_size["height"] / whole, 4)
     return share
 
 

@@ -142,7 +142,8 @@ class Reliability:
 
     - `classes`: what is known of each of its classes, in its order.
     - `scores`, `labels` (n,): conformity of the true class of each of these cells, and its number.
-    - `nearby`: where known cells lie, by what the classifier reads (D numbers), and by colours (`COLOURS`).
+    - `nearby`: where known cells lie, by what the classifier reads (D numbers), and by colours (`COLOURS`); by each
+      few validation cells have a distance above 1.
     - `strange`: the strangeness above which a picture is no cell that the model knows.
     - `sure`: the least probability of an answer.
     - `record`: all of `reliability.json`.
@@ -196,7 +197,7 @@ class Reliability:
         by_class: bool = False,
         top_k: int = 5,
     ) -> dict[str, Any]:
-        """All that is said of one cell, from its probabilities (classes,) and what the classifier read (D,).
+        """All that is said of one cell, from its probabilities (classes,) and what was read of it (D + `COLOURS`,).
 
         `label` and `score` (as `Verdict`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
         `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first;
@@ -224,7 +225,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Nearby:
-    """Known cells: `centres` (k, D), and `whitening` (D, D), after which few lie beyond 1 from the nearest centre."""
+    """Known cells: `centres` (k, D), and `whitening` (D, D), after which their spread is round."""
 
     centres: NDArray[np.float64]
     whitening: NDArray[np.float64]
@@ -264,6 +265,11 @@ def head_of(model: nn.Module) -> nn.Linear:
 def head_norm(model: nn.Module) -> float:
     """The norm of the head's weights, by which files of other weights are told."""
     return float(head_of(model).weight.detach().double().norm())
+
+
+def same_head(model: nn.Module, norm: float) -> bool:
+    """Whether a head has the norm that was recorded."""
+    return math.isclose(head_norm(model), norm, rel_tol=_SAME_HEAD)
 
 
 @contextmanager
@@ -310,7 +316,7 @@ def find(model: Any) -> Reliability | None:
     found = read(Path(facts), Path(arrays))
     if [cell.name for cell in found.classes] != [label for _, label in sorted(model.config.id2label.items())]:
         raise ValueError(f"{name}: {FACTS} is of other classes than the model; calibrate it again")
-    if not math.isclose(head_norm(model), found.record["head_norm"], rel_tol=_SAME_HEAD):
+    if not same_head(model, found.record["head_norm"]):
         raise ValueError(f"{name}: {FACTS} is of other weights than the model has; calibrate it again")
     return found
 

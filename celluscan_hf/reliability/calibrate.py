@@ -35,8 +35,8 @@ from ..modeling.reliability_celluscan import (
     Nearby,
     Reliability,
     conformity,
-    find,
     head_norm,
+    same_head,
     stored,
 )
 from ..whole import whole
@@ -53,7 +53,7 @@ _SOFTWARE = ("numpy", "scipy", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Looked:
-    """What a model gives for cells: `logits` (n, classes), `features` (n, D), `labels` (n,), in the model's order."""
+    """What a model gives for cells: `logits` (n, classes), `features` (n, D + 9), `labels` (n,), in its order."""
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
@@ -138,12 +138,17 @@ def look(cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProc
 
 def total_temperature(classifier: PreTrainedModel) -> float:
     """What the head was divided by before, as far as it is recorded."""
-    try:
-        before = find(classifier)
-    except ValueError as error:
-        logger.warning("%s", error)
+    path = Path(classifier.name_or_path) / FACTS
+    if not path.is_file():
         return 1.0
-    return 1.0 if before is None else float(before.record["total_temperature"])
+    try:  # of whatever version the files are
+        record = json.loads(path.read_text("utf-8"))
+        if same_head(classifier, float(record["head_norm"])):
+            return float(record["total_temperature"])
+        logger.warning("%s is of other weights than the model has, and is not counted", path)
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be read (%r), and is not counted", path, error)
+    return 1.0
 
 
 def measured(

@@ -48,7 +48,7 @@ def answer(
 ) -> Answer:
     """The answer for the probabilities of the 14 classes, in their order.
 
-    With what is known of a calibrated model, and what its classifier read (D,), also set and strangeness.
+    With what is known of a calibrated model, and what was read of the picture (D + 9,), also set and strangeness.
     """
     scored = zip(CLASSES, map(float, probabilities), strict=True)
     ranking = tuple(sorted(scored, key=lambda pair: -pair[1]))

@@ -25,7 +25,7 @@ def repainted(pixels: torch.Tensor, chance: torch.Tensor, share: float) -> torch
     """Pictures whose surroundings, in `share` of them, have another colour and contrast.
 
     Args:
-        pixels: (B, 3, H, W) uint8.
+        pixels: (B, 3, H, W) uint8, square.
         chance: (B, `DRAWS`) in [0, 1), which decides all of it.
         share: 0 to 1.
 

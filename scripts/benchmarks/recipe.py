@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from celluscan_hf.training import recipes
+
 SCRIPTS = Path(__file__).parents[1]
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
@@ -26,6 +28,7 @@ def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
         "recipe": arguments.recipe,
         "data": asked["data"],
         "model": {name: asked["model"][name] for name in ("image_size", "patch_size", "patch_stem", "hidden_size")},
+        "settings": _of_recipe(arguments.recipe, asked["settings"]),
         "seed": asked["seed"],
         "device": asked["device"],
         "git": asked["git"],
@@ -37,6 +40,11 @@ def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
         "test_recall": {name: figures["recall"] for name, figures in metrics["per_class"].items()},
         "test_confusion_matrix": metrics["confusion_matrix"],
     }
+
+
+def _of_recipe(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the run had for each field of the recipe, as it was at its commit or given by hand."""
+    return {field: settings[field] for field in recipes.load(name)[-1] if field in settings and field != "model"}
 
 
 def _script(name: str, *arguments: object) -> None:

@@ -130,4 +130,7 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
         assert figures["optimism"]["accuracy"] == pytest.approx(gap, abs=1e-4)
         assert figures["aside"]["n"] == 56
         assert figures["training_seconds"] > 0
+    for name in leak.PROTOCOLS:  # whatever a recipe does
+        settings = json.loads((tmp_path / "out" / name / "run" / "settings.json").read_text())["settings"]
+        assert settings["surroundings"] == 0
     assert (tmp_path / "leak.png").read_bytes().startswith(b"\x89PNG")

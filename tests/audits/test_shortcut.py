@@ -7,9 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import CLIPImageProcessor
 
 from celluscan_hf.audits.command import main
-from celluscan_hf.audits.shortcut import PICTURES, REPAINTED, cover, repaint, told_from_features
+from celluscan_hf.audits.shortcut import PICTURES, REPAINTED, _view, cover, repaint, told_from_features
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
@@ -64,6 +65,11 @@ def test_a_rare_acquisition_is_told_as_well_as_a_frequent_one() -> None:
     features = np.random.default_rng(0).normal(size=(180, 1)) + np.where(rows["acquisition"] == "warm", 2, 0)[:, None]
     found = told_from_features(features, rows, features, rows, 42)["acquisition"]
     assert min(found["recall"].values()) > 0.7
+
+
+def test_the_view_of_other_stock_processors_is_known() -> None:
+    assert _view(CLIPImageProcessor(size={"shortest_edge": 256}, crop_size=224)) == 0.875
+    assert _view(CLIPImageProcessor(do_center_crop=False)) == 1
 
 
 def test_the_command_tells_of_data_and_model(

@@ -96,6 +96,13 @@ def test_a_calibrated_folder_says_what_was_done_and_the_second_time_changes_noth
     assert not [file for file in folder.rglob("*") if file.suffix in {".bin", ".pt", ".pkl"} or "partial" in file.name]
 
 
+def test_the_temperature_of_files_of_another_version_is_kept(calibrated: Path, data_set: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(calibrated, tmp_path / "run")
+    first = json.loads((folder / "reliability.json").read_text())
+    (folder / "reliability.json").write_text(json.dumps(first | {"version": 1}))
+    assert calibrate(folder, str(data_set))["total_temperature"] == pytest.approx(first["total_temperature"], rel=1e-3)
+
+
 def test_the_temperature_starts_anew_with_new_weights(calibrated: Path, data_set: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(calibrated, tmp_path / "run")
     fold(folder, Adjustment(0.25, np.zeros(14)))

@@ -11,7 +11,7 @@ from transformers import pipeline
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier, load_reliability
 from celluscan_hf.reliability.calibrate import Looked
-from celluscan_hf.reliability.examine import noticed, recalibration_gain
+from celluscan_hf.reliability.examine import looked_at, noticed, recalibration_gain
 from celluscan_hf.reliability.recalibrate import recalibrate
 from celluscan_hf.taxonomy import NAMES
 
@@ -38,6 +38,11 @@ def test_a_new_folder_fits_and_the_old_one_stays(
     old, new = (load_reliability(load_classifier(folder)[0]) for folder in (calibrated, tmp_path / "fitted"))
     assert old and new
     assert all(len(b.centres) == len(a.centres) + 1 for a, b in zip(old.nearby, new.nearby, strict=True))
+    seen = looked_at(
+        [Image.open(file).copy for file in Path(cells.partition("=")[2]).rglob("*.png")],
+        *load_classifier(tmp_path / "fitted"),
+    )
+    assert all(new.strangeness(one.features[None]) <= new.strange * (1 + 1e-4) for one in seen)
     answer = pipeline("wbc-classification", model=str(tmp_path / "fitted"), device="cpu")(cell_image(40))
     assert set(answer["set"]) >= {answer["top"][0]["label"]}
 

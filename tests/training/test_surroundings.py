@@ -53,6 +53,13 @@ def test_the_share_is_kept_and_the_others_are_left_alone(cells: torch.Tensor) ->
     assert torch.equal(repainted(cells, chance(14), 0.0), cells.float())
 
 
+def test_those_chosen_change_in_their_own_rows_and_no_others(cells: torch.Tensor) -> None:
+    drawn = chance(14)
+    found, alone = repainted(cells, drawn, 0.5), repainted(cells, drawn, 1.0)
+    for number, chosen in enumerate(drawn[:, 0] < 0.5):
+        assert torch.allclose(found[number], alone[number] if chosen else cells[number].float(), atol=1e-3)
+
+
 def test_each_image_follows_from_its_own_numbers(cells: torch.Tensor) -> None:
     drawn = chance(14)
     together = repainted(cells, drawn, 1.0)
