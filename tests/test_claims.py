@@ -22,16 +22,16 @@ OTHERS: dict[str, dict[str, set[str]]] = {
         "on two cores. Python": {"3.11", "3.13"},
         "validation or in a tier; without a": {"5 %"},
         "4. **Split** 70/10/20 by group": {"100 %"},
-        "checkpoints were chosen on validation; intervals are of": {"95 %"},
+        "95 %. PBC names no patients": {"95 %"},
     },
-    "celluscan_hf/reliability/README.md": {"98 % of validation.": {"98 %"}},
+    "celluscan_hf/reliability/README.md": {"98 % of validation the picture": {"98 %"}},
     "model_card.md": {
         "## The 88.93 %": {"88.93"},
         "CelluScan began as a student project": {"88.93"},
         "| accuracy | 88.93 %": {"88.93"},
     },
     "dataset_card.md": {},
-    "celluscan_hf/audits/README.md": {},
+    "celluscan_hf/audits/README.md": {"These models see the middle 0.64": {"0.64"}},
 }
 STUDENT = 0.8893  # of the last confusion matrix of the student project
 
@@ -234,15 +234,16 @@ def model_rows() -> Rows:
 
 def reduced_rows() -> Rows:
     """What a training shows, what it costs on the test of the same source, what it gains on another acquisition."""
-    runs = {0: ("cpu-small-plain", "acquisition", "plain"), 0.5: ("cpu-small", "acquisition", "surroundings")}
-    for share, (run, file, training) in (runs | {1: ("cpu-small-all", "acquisition-all", "surroundings")}).items():
+    away = figures("acquisition")[BENCH]
+    left_out = {"cpu-small-plain": away["plain"]["left_out"], "cpu-small": away["surroundings"]["left_out"]}
+    for share, run in {0: "cpu-small-plain", 0.5: "cpu-small", 1: "cpu-small-all"}.items():
         ring = figures("shortcut")[REPAINTED[share]]["ring"]
         yield (
             (f"{share:.0%} of the pictures",),
             [
                 f"{ring['balanced_accuracy'] / ring['chance']:.1f}",
                 f"{figures('shortcut')['models'][f'out/{run}/run']['untouched']['macro_f1']:.3f}",
-                interval(figures(file)[BENCH][training]["left_out"], "balanced_accuracy"),
+                interval(left_out[run], "balanced_accuracy") if run in left_out else "not measured",
             ],
         )
 
@@ -451,7 +452,7 @@ def test_a_share_was_chosen_as_is_said() -> None:
     models = figures("shortcut")["models"]
     validation, test = (
         [
-            " and ".join(f"{models[f'out/{recipe}{share}/run'][kind]['macro_f1']:.3f}" for recipe in RECIPES)
+            " and ".join(f"{models[f'out/{recipe}{share}/run'][kind]['macro_f1']:.2f}" for recipe in RECIPES)
             for share in ("-plain", "", "-all")
         ]
         for kind in ("validation", "untouched")
@@ -522,7 +523,10 @@ SENTENCES = (  # of the audits, that the tests above look for
     "0.012 in macro-F1, ours by 0",
     "flatters by 0.152 in accurac",
     "acquisition of a cell from w",
-    "in another colour, recall of",
+    "repainting all 1.4 times, an",
+    "falls most for Band Neutroph",
+    "is 0.85 and 0.89 with none, ",
+    "on test 0.86 and 0.89, 0.88 ",
     "Where all labels are fine, t",
     "(-0.007 to +0.010); in brack",
     "+0.009), probably since it s",
@@ -533,8 +537,8 @@ SENTENCES = (  # of the audits, that the tests above look for
     "planted are 13% of the list",
 )
 AUDITED = (
-    *LEAKS, "shortcut", "shortcut-one-acquisition", "shortcut-three", "acquisition", "acquisition-all",
-    "acquisition-43", "left-out", "losses", "losses-coarse", "labels", "labels-as-given",
+    *LEAKS, "shortcut", "shortcut-one-acquisition", "shortcut-three", "acquisition", "acquisition-43",
+    "left-out", "losses", "losses-coarse", "labels", "labels-as-given",
 )  # fmt: skip
 CHECKED = {  # how the lines begin that the tests above compare
     "README.md": (
