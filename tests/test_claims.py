@@ -515,12 +515,12 @@ SENTENCES = (  # of the audits, that the tests above look for
     "little of another. These are",
     "with repainted surroundings",
     "first acquisition is then 0.",
-    "- **Leaks** flatter by 0.006",
+    "- **Leaks** flatter by 0.010",
     "learns its pictures by heart",
     "- **Another acquisition** of",
     "With `--surroundings 0.5` it",
     "After a short training the l",
-    "0.012 in macro-F1, ours by 0",
+    "0.009 in macro-F1, ours by 0",
     "flatters by 0.152 in accurac",
     "acquisition of a cell from w",
     "repainting all 1.4 times, an",
@@ -537,7 +537,7 @@ SENTENCES = (  # of the audits, that the tests above look for
     "planted are 13% of the list",
 )
 AUDITED = (
-    *LEAKS, "shortcut", "shortcut-one-acquisition", "shortcut-three", "acquisition", "acquisition-43",
+    *LEAKS, "shortcut", "shortcut-one-acquisition", "acquisition", "acquisition-43",
     "left-out", "losses", "losses-coarse", "labels", "labels-as-given",
 )  # fmt: skip
 CHECKED = {  # how the lines begin that the tests above compare
