@@ -420,6 +420,13 @@ def test_covered_cells_are_answered_as_is_said() -> None:
         assert sum(recall.values()) < 0.1
 
 
+def test_sources_are_told_from_features_as_is_said() -> None:
+    found = figures("shortcut-three")["models"]["out/cpu-best/run"]["told_from_features"]["source"]
+    assert (found["balanced_accuracy"], found["classes"]) == (1, ["Eosinophil"])
+    small = sum(count for source, count in found["n"].items() if source != "pbc")
+    assert f"{small} of {small} test cells of the two small ones" in words_of(AUDITS)
+
+
 def test_two_seeds_differ_as_is_said() -> None:
     low, high = sorted(figures("losses-coarse")["hierarchical"]["macro_f1"]["values"])
     assert f"two hierarchical seeds differ by {high - low:.2f}" in words_of(AUDITS)
@@ -537,7 +544,7 @@ SENTENCES = (  # of the audits, that the tests above look for
     "planted are 13% of the list",
 )
 AUDITED = (
-    *LEAKS, "shortcut", "shortcut-one-acquisition", "acquisition", "acquisition-43",
+    *LEAKS, "shortcut", "shortcut-one-acquisition", "shortcut-three", "acquisition", "acquisition-43",
     "left-out", "losses", "losses-coarse", "labels", "labels-as-given",
 )  # fmt: skip
 CHECKED = {  # how the lines begin that the tests above compare
