@@ -24,7 +24,7 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RING_FEATURES = 3 * (2 + len(_QUANTILES) + 4)
 _MEDIANS = slice(6 + 3 * _QUANTILES.index(0.5), 9 + 3 * _QUANTILES.index(0.5))
 _TREES, _LEAF, _MOST_ROWS = 200, 2, 20_000
-_WORDS = {
+WORDS = {
     "ring": "outer ring of pixels",
     "background": "colour of the background",
     "size": "width and height of the file's image",
@@ -83,7 +83,7 @@ def ring(content: Image.Image) -> Features:
     return np.concatenate(described).astype(np.float32)
 
 
-def audit(train: Seen, test: Seen, seed: int, num_proc: int, asked: Sequence[str] = tuple(_WORDS)) -> dict[str, Any]:
+def audit(train: Seen, test: Seen, seed: int, num_proc: int, asked: Sequence[str] = tuple(WORDS)) -> dict[str, Any]:
     """What tells the class without the cell; empty where train or test has fewer than two classes.
 
     Returns:
@@ -125,6 +125,6 @@ def recalled(true: NDArray[Any], told: NDArray[Any]) -> dict[str, Any]:
 def table_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was seen, its balanced accuracy and that of chance, for a table."""
     return [
-        (_WORDS[name], f"{figures['balanced_accuracy']:.2f}", f"{figures['chance']:.2f}")
+        (WORDS[name], f"{figures['balanced_accuracy']:.2f}", f"{figures['chance']:.2f}")
         for name, figures in found.items()
     ]
