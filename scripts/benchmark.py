@@ -17,7 +17,8 @@ from celluscan_hf.dataset.settings import cores
 PBC = Path(__file__).parents[2] / "shared" / "data" / "PBC_dataset_normal_DIB"
 PACKAGES = {
     "cpu": ("celluscan_hf", "torch", "transformers"),
-    "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "faiss-cpu", "ImageHash"),
+    "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
+    "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
     "reliability": ("celluscan_hf", "numpy", "scipy", "torch", "transformers", "pillow"),
@@ -77,6 +78,10 @@ def _add_data_commands(
         commands.choices[name].add_argument("--pbc", type=Path, default=PBC, help="the folder of PBC")
         commands.choices[name].add_argument("--rounds", type=int, default=3)
     commands.choices["balancing"].add_argument("--target", type=int, default=1500, help="rows per train class")
+    commands.add_parser("copies", help="turned copies of real cells that are found", parents=[common])
+    commands.choices["copies"].set_defaults(module="copies")
+    commands.choices["copies"].add_argument("--pbc", type=Path, default=PBC, help="the folder of PBC")
+    commands.choices["copies"].add_argument("--count", type=int, default=500, help="cells that are copied")
     commands.choices["duplicates"].add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     commands.choices["memory"].add_argument("--count", type=int, default=100, help="drawn cells per class")
 

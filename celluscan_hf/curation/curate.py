@@ -15,6 +15,7 @@ from ..errors import CelluScanError
 from ..sources import Dropped
 from . import quality, splits, squares
 from .duplicates import ExactGroups, NearPair, exact_duplicates, join_groups, near_duplicates
+from .orientation import UPRIGHT
 from .scan import PixelReader
 
 _SHOWN = 5  # acquisitions in a message
@@ -23,7 +24,10 @@ QUALITIES = ("sharpness", "brightness", "contrast")
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A row of `duplicates.csv`: what was kept, what it equals or resembles, and how that was found."""
+    """A row of `duplicates.csv`: what was kept, what it equals or resembles, and how that was found.
+
+    `orientation` is how `duplicate_of` must be turned to look like `image_id`, as Pillow names it.
+    """
 
     image_id: str
     duplicate_of: str
@@ -32,6 +36,7 @@ class Duplicate:
     correlation: float
     label: str
     label_of_other: str
+    orientation: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def curate(
         raise CelluScanError("no usable image in any source; dropped.csv would hold them all, check the folders given")
     ids, labels = usable["image_id"].to_pylist(), usable["label"].to_pylist()
     exact = exact_duplicates(np.array(usable["pixels"].to_pylist()), labels, usable["augmented"].to_pylist())
-    near = near_duplicates(usable["phash"].to_numpy(), lambda row: _content(usable, row, pixels), progress)
+    near = near_duplicates(_hashes(usable), lambda row: _content(usable, row, pixels), progress)
     copies = {copy: kept for kept, equal in exact.kept.items() for copy in equal}
     conflicting = {row for group in exact.conflicts for row in group}
     links = [*copies.items(), *((pair.first, pair.second) for pair in near)]
@@ -93,6 +98,12 @@ def curate(
         duplicates=_duplicates(ids, labels, copies, near),
         conflicts=[[(ids[row], labels[row]) for row in group] for group in exact.conflicts],
     )
+
+
+def _hashes(rows: pa.Table) -> NDArray[np.uint64]:
+    """The perceptual hashes of all orientations, (N, 8)."""
+    hashes: NDArray[np.uint64] = pc.list_flatten(rows["phashes"]).to_numpy().reshape(rows.num_rows, -1)
+    return hashes
 
 
 def _content(table: pa.Table, row: int, pixels: PixelReader) -> Image.Image:
@@ -160,13 +171,13 @@ def _dropped(
 
 def _duplicates(ids: list[str], labels: list[str], copies: dict[int, int], near: list[NearPair]) -> list[Duplicate]:
     found = [
-        Duplicate(ids[copy], ids[kept], "exact", 0, 1.0, labels[copy], labels[kept])
+        Duplicate(ids[copy], ids[kept], "exact", 0, 1.0, labels[copy], labels[kept], UPRIGHT.name)
         for copy, kept in sorted(copies.items())
     ]
     found += [
         Duplicate(
             ids[pair.second], ids[pair.first], "near", pair.distance, pair.correlation,
-            labels[pair.second], labels[pair.first],
+            labels[pair.second], labels[pair.first], pair.orientation.name,
         )
         for pair in near
         if pair.second not in copies and pair.first not in copies

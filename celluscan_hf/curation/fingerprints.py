@@ -1,27 +1,34 @@
 """What identifies an image (perceptual hash, pixel digest) and what identifies the camera that took it."""
 
-import imagehash
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import dctn
+
+from .orientation import ORIENTATIONS
 
 _SIZE_STEP = 32  # pixels; crops of one camera differ by a few
 _HASHED = 64  # pixels a side that are left for the hash to be computed from
+_DCT, _FREQUENCIES = 32, 8  # pixels a side that are transformed, and coefficients a side that are kept
 _RING = 4  # pixels of the border that are taken for background
 _STEP = 4  # every fourth along the border is enough for a median
 _TINT = 24  # grey levels between the channels from which a background counts as tinted
 _DARK = 150  # grey levels below which a background counts as dark: black corners, fluorescence
 
 
-def perceptual_hash(image: Image.Image) -> int:
-    """The 64-bit DCT hash of the image (pHash, Zauner 2010), by the imagehash library.
+def perceptual_hashes(image: Image.Image) -> NDArray[np.uint64]:
+    """The 64-bit DCT hashes (pHash, Zauner 2010) of a grey image in all `ORIENTATIONS`, (8,); the first is upright.
 
-    The library resizes to 32 pixels a side with a wide filter; averaging larger images first makes that fast.
+    All follow from one transform. The first is that of the library imagehash for an image whose larger copies were
+    averaged first, which makes the library's wide filter fast.
     """
     factor = min(image.size) // _HASHED
-    bits = np.packbits(imagehash.phash(image.reduce(factor) if factor > 1 else image).hash.ravel())
-    return int.from_bytes(bits.tobytes(), "big")
+    small = (image.reduce(factor) if factor > 1 else image).resize((_DCT, _DCT), Image.Resampling.LANCZOS)
+    lowest = dctn(np.asarray(small, np.float64))[:_FREQUENCIES, :_FREQUENCIES]
+    turned = np.stack([orientation.coefficients(lowest) for orientation in ORIENTATIONS])
+    bits = turned > np.median(turned, axis=(1, 2), keepdims=True)
+    return np.packbits(bits.reshape(len(turned), -1), axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("sha256", pa.string()),
-        ("phash", pa.uint64()),
+        ("phashes", pa.list_(pa.uint64())),  # of variable length: fixed ones with nulls are misread by pyarrow 25
         ("pixels", pa.binary(16)),
         ("acquisition", pa.string()),
         ("width", pa.int32()),
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
         ("sharpness", pa.float64()),
         ("brightness", pa.float64()),
         ("contrast", pa.float64()),
-        ("channel_sums", pa.list_(pa.int64(), 3)),
+        ("channel_sums", pa.list_(pa.int64())),
         ("conversions", pa.list_(pa.string())),
         ("chunk", pa.int32()),
         ("position", pa.int32()),
@@ -112,13 +112,13 @@ def shrink(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[di
 
 
 def measure(row: dict[str, Any], square: Pixels) -> dict[str, Any]:
-    """What is read off the resized pixels of a row: hash, tone of the background, quality, channel sums."""
+    """What is read off the resized pixels of a row: hashes, tone of the background, quality, channel sums."""
     left, top, right, bottom = squares.content_box(row["width"], row["height"], len(square))
     content = square[top:bottom, left:right]
     grey = Image.fromarray(content).convert("L")
     measured = quality.measure(grey)
     return {
-        "phash": fingerprints.perceptual_hash(grey),
+        "phashes": fingerprints.perceptual_hashes(grey).tolist(),
         "pixels": fingerprints.pixel_digest(square),
         "acquisition": f"{row['acquisition']}/{fingerprints.tone(fingerprints.background_colour(content))}",
         "sharpness": measured.sharpness,

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from ..curation.fingerprints import background_colour, perceptual_hash
+from ..curation.fingerprints import background_colour, perceptual_hashes
 from ..curation.splits import seeded_order
 from ..curation.squares import content_box
 from ..errors import CelluScanError
@@ -66,7 +66,7 @@ def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[
             **parent,
             "image": stored(image_id, jpeg),
             "image_id": image_id,
-            "phash": f"{perceptual_hash(variant.crop(content).convert('L')):016x}",
+            "phash": f"{perceptual_hashes(variant.crop(content).convert('L'))[0]:016x}",
             "parent_id": parent["image_id"],
             "augmentation": json.dumps(augmentation),
         }

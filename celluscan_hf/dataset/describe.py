@@ -92,7 +92,7 @@ def _facts(source: Source, figures: dict[str, Any]) -> dict[str, Any]:
 
 def _write_tables(curated: Curated, folder: Path) -> None:
     """`duplicates.csv`, `label_conflicts.csv` and `quality.csv`."""
-    header = ("image_id", "duplicate_of", "kind", "distance", "correlation", "label", "label_of_other")
+    header = ("image_id", "duplicate_of", "kind", "distance", "correlation", "label", "label_of_other", "orientation")
     _write_csv(folder / "duplicates.csv", header, map(astuple, curated.duplicates))
     conflicts = [
         (number, image_id, label) for number, group in enumerate(curated.conflicts) for image_id, label in group

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..curation import squares
-from ..curation.fingerprints import pixel_digest
+from ..curation.fingerprints import perceptual_hashes, pixel_digest
+from ..curation.orientation import ORIENTATIONS
 from ..errors import CelluScanError
 from .features import SCHEMA, Part
 from .shortcuts import RING_FEATURES, ring
@@ -28,7 +29,8 @@ class FileReport:
 
     `rows` has the columns of the data set but for the image, and `pixels`, a digest of each decoded image, and
     `position`, its row in the file. `rings` (rows, features) describe what lies around the cells of originals, as
-    `shortcuts.ring` does; of augmented images there are none. `sums` and `squares` (3,) add up its images' channels
+    `shortcuts.ring` does, and `hashes` (rows, 8) are their perceptual hashes as stored, in all orientations; of
+    augmented images there are none. `sums` and `squares` (3,) add up its images' channels
     in grey levels over `values` pixels.
     """
 
@@ -36,6 +38,7 @@ class FileReport:
     part: Part
     rows: pa.Table
     rings: NDArray[np.float32]
+    hashes: NDArray[np.uint64]
     memory_bytes: int
     sums: NDArray[np.int64]
     squares: NDArray[np.int64]
@@ -63,6 +66,7 @@ def inspect(task: FileTask) -> FileReport:
     tables: list[pa.Table] = []
     digests: list[bytes] = []
     rings: list[NDArray[np.float32]] = []
+    hashes: list[NDArray[np.uint64]] = []
     part = part_of(task.path)
     histogram = np.zeros((3, 256), np.int64)
     memory_bytes = 0
@@ -71,7 +75,9 @@ def inspect(task: FileTask) -> FileReport:
         for row in batch.select(["image", "width", "height"]).to_pylist():
             image = _decoded(row["image"]["bytes"], task)
             if part.kind == "originals":
-                rings.append(ring(image.crop(squares.content_box(row["width"], row["height"], image.width))))
+                content = image.crop(squares.content_box(row["width"], row["height"], image.width))
+                rings.append(ring(content))
+                hashes.append(perceptual_hashes(content.convert("L")))
             digests.append(pixel_digest(np.asarray(image)))
             histogram += np.asarray(image.histogram(), np.int64).reshape(3, 256)
         tables.append(pa.Table.from_batches([batch]).select(_COLUMNS))
@@ -84,6 +90,7 @@ def inspect(task: FileTask) -> FileReport:
         part,
         rows,
         np.array(rings, np.float32).reshape(-1, RING_FEATURES),
+        np.array(hashes, np.uint64).reshape(-1, len(ORIENTATIONS)),
         memory_bytes,
         histogram @ levels,
         histogram @ levels**2,

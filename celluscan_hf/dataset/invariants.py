@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from ..curation.duplicates import MIN_CORRELATION, near_duplicates
+from ..curation.duplicates import NearPair, min_correlation, near_duplicates
+from ..curation.hash_search import MAX_DISTANCE
+from ..curation.orientation import UPRIGHT
 from ..taxonomy import NAMES
 from .inspection import FileReport, stored_content
 
 # a pair this far above the threshold was above it before its images were stored as JPEG too
 _CLEARLY = 0.02
+_BITS_BY_STORING = 4  # so much can the hash of a turned image, which is taken of what is stored, differ by
 _COLUMNS = ("image_id", "label", "group_id", "sha256", "phash", "pixels", "parent_id", "position")
 
 
@@ -88,7 +91,8 @@ def _crossing(rows: pa.Table, key: str, place: str) -> list[str]:
 def _near_duplicates(
     originals: pa.Table, reports: Sequence[FileReport], progress: Callable[[int], object]
 ) -> list[str]:
-    hashes = np.array([int(text.as_py(), 16) for text in originals["phash"]], np.uint64)
+    hashes = np.concatenate([report.hashes for report in reports])
+    hashes[:, 0] = [int(text.as_py(), 16) for text in originals["phash"]]  # as it was before it was stored
 
     def place(row: int) -> dict[str, Any]:
         found: dict[str, Any] = originals.slice(row, 1).to_pylist()[0]
@@ -99,13 +103,17 @@ def _near_duplicates(
         return stored_content(reports[found["file"]].path, found["position"])
 
     pairs = near_duplicates(hashes, image, progress)
-    certain = (pair for pair in pairs if pair.correlation >= MIN_CORRELATION + _CLEARLY)
-    found = ((place(pair.first), place(pair.second), pair.correlation) for pair in certain)
+    found = ((place(pair.first), place(pair.second), pair.correlation) for pair in pairs if _certain(pair))
     return [
         f"{first['image_id']} and {second['image_id']} correlate by {correlation}"
         for first, second, correlation in found
         if first["split"] != second["split"]
     ]
+
+
+def _certain(pair: NearPair) -> bool:
+    near = pair.orientation is UPRIGHT or pair.distance <= MAX_DISTANCE - _BITS_BY_STORING
+    return near and pair.correlation >= min_correlation(pair.orientation) + _CLEARLY
 
 
 def _augmented_outside_train(rows: pa.Table) -> list[str]:

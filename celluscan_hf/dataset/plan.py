@@ -85,7 +85,7 @@ def _plan_table(rows: pa.Table, licenses: dict[str, str]) -> pa.Table:
     columns |= {
         "label": pa.array(labels, pa.int64()),
         "license": pa.array([licenses[name] for name in rows["source"].to_pylist()], pa.string()),
-        "phash": pa.array([f"{value:016x}" for value in rows["phash"].to_pylist()], pa.string()),
+        "phash": pa.array([f"{hashes[0]:016x}" for hashes in rows["phashes"].to_pylist()], pa.string()),
         "parent_id": pa.nulls(rows.num_rows, pa.string()),
         "augmentation": pa.nulls(rows.num_rows, pa.string()),
         "variants": pa.nulls(rows.num_rows, pa.int32()),

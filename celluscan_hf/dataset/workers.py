@@ -31,7 +31,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.num_proc > 1:
-            # spawn: a fork of a process that has started threads (torch, faiss, pyarrow) can deadlock
+            # spawn: a fork of a process that has started threads (torch, pyarrow) can deadlock
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.num_proc, mp_context=context, initializer=_start)
         return self

@@ -57,9 +57,15 @@ def balancing(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time and peak memory of the search for pairs within 8 bits, for random hashes and for clustered ones."""
+    """Time and peak memory of the search for pairs within 8 bits, for random hashes and for clustered ones.
+
+    Ours looks in all eight orientations, that of faiss for images as they stand.
+    """
     return {
-        f"{kind}_{count}": _isolated(_search, kind, count)
+        f"{kind}_{count}": {
+            "eight_orientations": _isolated(_search, kind, count),
+            "faiss_upright_only": _isolated(_search_by_faiss, kind, count),
+        }
         for kind in ("random", "clustered")
         for count in arguments.counts
     }
@@ -120,18 +126,45 @@ def _time_cleanvision(pbc: Path, num_proc: int) -> float:
 
 
 def _search(kind: str, count: int) -> dict[str, float]:
-    from celluscan_hf.curation.duplicates import pairs_within
+    from celluscan_hf.curation.hash_search import pairs_within
 
+    upright = _hashes(kind, count)
+    turned = np.random.default_rng(1).integers(0, 2**64, (len(upright), 7), np.uint64)
+    hashes = np.concatenate([upright[:, None], turned], axis=1)
+    started = time.perf_counter()
+    pairs = sum(len(block.first) for block in pairs_within(hashes))
+    return _searched(hashes, pairs, started)
+
+
+def _search_by_faiss(kind: str, count: int) -> dict[str, float]:
+    """Multi-index hashing as faiss has it: three blocks of 21 bits, two of them flipped, a radius of 8."""
+    import faiss
+
+    hashes = _hashes(kind, count)
+    codes = hashes.astype(">u8").view(np.uint8).reshape(-1, 8)
+    started = time.perf_counter()
+    index = faiss.IndexBinaryMultiHash(64, 3, 21)
+    index.nflip = 2
+    index.add(codes)
+    pairs = 0
+    for start in range(0, len(codes), 16_384):  # bounds memory
+        limits, _, _ = index.range_search(codes[start : start + 16_384], 9)  # the radius itself is excluded
+        pairs += int(limits[-1])
+    return _searched(hashes, (pairs - len(codes)) // 2, started)
+
+
+def _hashes(kind: str, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
     if kind == "clustered":  # as perceptual hashes of cells are: few bits away from some hundred shapes
         centres = hashes[: max(1, count // 2000)]
         hashes = rng.choice(centres, count) ^ _noise(rng, count, bits=16)
-    hashes = np.unique(hashes)
-    started = time.perf_counter()
-    pairs = sum(len(block) for block in pairs_within(hashes))
-    seconds = time.perf_counter() - started
-    return {"hashes": len(hashes), "pairs": pairs, "seconds": round(seconds, 2), "peak_mib": _peak_mib()}
+    return np.unique(hashes)
+
+
+def _searched(hashes: np.ndarray[Any, np.dtype[np.uint64]], pairs: int, started: float) -> dict[str, float]:
+    seconds = round(time.perf_counter() - started, 2)
+    return {"hashes": len(hashes), "pairs": pairs, "seconds": seconds, "peak_mib": _peak_mib()}
 
 
 def _noise(rng: np.random.Generator, count: int, bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -188,6 +221,6 @@ def check_needs(arguments: argparse.Namespace) -> None:
     pbc = getattr(arguments, "pbc", None)
     if pbc is not None and not pbc.is_dir():
         raise SystemExit(f"error: {pbc} does not exist; give the folder of PBC with --pbc")
-    for module in {"curation": ["cleanvision"], "memory": ["psutil"]}.get(arguments.what, []):
+    for module in {"curation": ["cleanvision"], "duplicates": ["faiss"], "memory": ["psutil"]}.get(arguments.what, []):
         if find_spec(module) is None:
             raise SystemExit(f'error: {module} is not installed; pip install -e ".[benchmark]"')

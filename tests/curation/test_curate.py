@@ -169,6 +169,21 @@ def test_near_duplicates_are_kept_and_listed(tmp_path: Path) -> None:
     assert (listed.image_id, listed.duplicate_of, listed.kind) == ("a/2.jpg", "a/1.png", "near")
 
 
+def test_turned_copies_share_a_group_and_say_how_they_are_turned(tmp_path: Path) -> None:
+    source = InMemory("a")
+    for number, turn in enumerate(Image.Transpose):
+        source.add(f"{number}.png", encoded(blobs(number)))
+        source.add(f"{number}-copy.jpg", encoded(blobs(number).transpose(turn), "JPEG", quality=85))
+    result = curated(tmp_path, source)
+    group = column(result, "group_id")
+    assert all(group[f"a/{number}.png"] == group[f"a/{number}-copy.jpg"] for number in range(7))
+    turned = {(listed.duplicate_of, listed.image_id): listed.orientation for listed in result.duplicates}
+    # the copy's name sorts first: what is listed is how the copy is turned back
+    back = {"rotate_90": "rotate_270", "rotate_270": "rotate_90"}
+    names = [back.get(turn.name.lower(), turn.name.lower()) for turn in Image.Transpose]
+    assert turned == {(f"a/{number}-copy.jpg", f"a/{number}.png"): name for number, name in enumerate(names)}
+
+
 def test_groups_linked_by_a_dropped_copy_stay_together(tmp_path: Path) -> None:
     source = InMemory("a")
     for number in range(40):

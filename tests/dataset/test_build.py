@@ -13,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from celluscan_hf.dataset.build import build
+from celluscan_hf.dataset.inspection import parquet_files
 from celluscan_hf.dataset.settings import BuildSettings
 from celluscan_hf.dataset.workspace import Workspace
 from celluscan_hf.errors import CelluScanError
@@ -317,3 +320,23 @@ def test_the_real_cells_are_curated_as_known(real_data: Path, tmp_path: Path, wr
         near = {(row["duplicate_of"], row["image_id"]) for row in csv.DictReader(file) if row["kind"] == "near"}
     assert ("pbc/eosinophil/EO_246684.jpg", "pbc/eosinophil/EO_409717.jpg") in near
     assert ("pbc/ig/IG_466905.jpg", "pbc/ig/IG_855229.jpg") in near
+
+
+@pytest.mark.real_data
+def test_mirrored_and_turned_copies_of_real_cells_stay_with_their_cells(real_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cells" / "Basophil"
+    folder.mkdir(parents=True)
+    for path in sorted((real_data / "PBC_dataset_normal_DIB" / "basophil").glob("BA_*.jpg"))[:24]:
+        image = Image.open(path)
+        image.save(folder / f"{path.stem}.png")
+        ImageOps.mirror(image).save(folder / f"{path.stem}-mirrored.png")
+        image.rotate(180).resize((150, 150)).save(folder / f"{path.stem}-turned.jpg")
+    output = tmp_path / "wbc"
+    build(BuildSettings((f"imagefolder={folder.parent}",), output, image_size=64, target_per_class=0, num_proc=1))
+    places: dict[str, set[tuple[str, str]]] = {}
+    for path in parquet_files(output):
+        for row in pq.read_table(path, columns=["image_id", "group_id"]).to_pylist():
+            cell = Path(row["image_id"]).stem.split("-")[0]
+            places.setdefault(cell, set()).add((row["group_id"], path.name.split("-")[0]))
+    assert len(places) == 24
+    assert all(len(found) == 1 for found in places.values())

@@ -48,9 +48,10 @@ def replace_first(**values: Any) -> Callable[[Rows], Rows]:
     return lambda rows: [{**rows[0], **values}, *rows[1:]]
 
 
-def recoded(image: dict[str, Any]) -> dict[str, Any]:
+def recoded(image: dict[str, Any], turn: Image.Transpose | None = None) -> dict[str, Any]:
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(image["bytes"])).save(buffer, "JPEG", quality=80)
+    opened = Image.open(io.BytesIO(image["bytes"]))
+    (opened if turn is None else opened.transpose(turn)).save(buffer, "JPEG", quality=80)
     return {"bytes": buffer.getvalue(), "path": image["path"]}
 
 
@@ -93,6 +94,12 @@ def test_an_exact_duplicate_across_splits_is_found_by_its_pixels(copy):
 def test_a_near_duplicate_across_splits_is_found(copy):
     other = first(copy, "originals/validation-*")
     edit(copy, "originals/test-*", replace_first(image=recoded(other["image"]), phash=other["phash"]))
+    assert broken(copy) == {"no near duplicate crosses a split"}
+
+
+def test_a_mirrored_copy_across_splits_is_found(copy):
+    other = first(copy, "originals/validation-*")
+    edit(copy, "originals/test-*", replace_first(image=recoded(other["image"], Image.Transpose.FLIP_LEFT_RIGHT)))
     assert broken(copy) == {"no near duplicate crosses a split"}
 
 

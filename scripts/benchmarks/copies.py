@@ -1,0 +1,119 @@
+"""Which copies of real cells the build finds: turned, turned and stored anew, and those that it is not made for."""
+
+import argparse
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from celluscan_hf.curation.decoding import decode
+from celluscan_hf.curation.duplicates import near_duplicates
+from celluscan_hf.curation.fingerprints import perceptual_hashes
+from celluscan_hf.curation.orientation import ORIENTATIONS, Orientation
+from celluscan_hf.curation.squares import content_box, square
+
+_SIZE = 224  # pixels, as in the data set
+_AUGMENTED = 5  # copies by TrivialAugmentWide of each cell
+Copy = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def copies(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The share of copies of each kind that are found as near duplicates, and how many different cells are paired."""
+    originals = list(_cells(arguments.pbc, arguments.count))
+    kinds = {f"{turn.name}, other size and JPEG quality": _stored_anew(turn) for turn in ORIENTATIONS[1:]}
+    turned = {kind: _judge(originals, {kind: make}) for kind, make in kinds.items()}
+    others = {kind: _judge(originals, {kind: make}) for kind, make in _OTHERS.items()}
+    augmented = _judge(originals, {f"{number}": _trivial_augment for number in range(_AUGMENTED)})
+    return {
+        "cells": len(originals),
+        "turned": turned,
+        "not_what_it_is_made_for": {**others, f"TrivialAugmentWide, {_AUGMENTED} copies a cell": augmented},
+    }
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    """Say at once what is missing."""
+    if not arguments.pbc.is_dir():
+        raise SystemExit(f"error: {arguments.pbc} does not exist; give the folder of PBC with --pbc")
+
+
+def _cells(pbc: Path, count: int) -> Iterator[Image.Image]:
+    files = sorted(path for path in pbc.rglob("*.jpg") if not path.name.startswith("."))
+    for number in np.random.default_rng(0).choice(len(files), min(count, len(files)), replace=False):
+        yield decode(files[number].read_bytes()).image
+
+
+def _judge(originals: list[Image.Image], kinds: dict[str, Copy]) -> dict[str, float]:
+    """What is found among the originals and copies of them together."""
+    rng = np.random.default_rng(1)
+    made = [make(image, rng) for make in kinds.values() for image in originals]
+    contents = [_content(image) for image in (*originals, *made)]
+    hashes = np.array([perceptual_hashes(content.convert("L")) for content in contents], np.uint64)
+    pairs = [
+        (pair.first % len(originals), pair.second % len(originals), pair.second)
+        for pair in near_duplicates(hashes, contents.__getitem__)
+    ]
+    found = {second for cell, copied, second in pairs if cell == copied}
+    return {
+        "copies": len(made),
+        "found": len(found),
+        "share": round(len(found) / len(made), 3),
+        "pairs_of_different_cells": sum(cell != copied for cell, copied, _ in pairs),
+    }
+
+
+def _content(image: Image.Image) -> Image.Image:
+    """What the build compares: the image as it is resized for the data set, without padding."""
+    return Image.fromarray(square(image, _SIZE)).crop(content_box(*image.size, _SIZE))
+
+
+def _stored_anew(turn: Orientation) -> Copy:
+    def make(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        side = int(rng.integers(100, 400))
+        turned = image.transpose(Image.Transpose[turn.name.upper()]).resize((side, side), Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        turned.save(buffer, "JPEG", quality=int(rng.integers(50, 95)))
+        return decode(buffer.getvalue()).image
+
+    return make
+
+
+def _rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return image.rotate(int(rng.integers(10, 80)), Image.Resampling.BILINEAR, fillcolor=image.getpixel((2, 2)))
+
+
+def _cropped(share: float) -> Copy:
+    def make(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        width, height = (round(side * share) for side in image.size)
+        left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+        return image.crop((left, top, left + width, top + height))
+
+    return make
+
+
+def _recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    shift = int(rng.integers(20, 236))
+    turned = hue.point(lambda level: (level + shift) % 256)
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+def _trivial_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    import torch
+    from torchvision.transforms.v2 import TrivialAugmentWide
+
+    torch.manual_seed(int(rng.integers(2**31)))
+    augmented: Image.Image = TrivialAugmentWide()(image)
+    return augmented
+
+
+_OTHERS: dict[str, Copy] = {
+    "turned by 10 to 80 degrees": _rotated,
+    "cropped to 0.95 of each side": _cropped(0.95),
+    "cropped to 0.9 of each side": _cropped(0.9),
+    "cropped to 0.8 of each side": _cropped(0.8),
+    "hue turned by 28 degrees and more": _recoloured,
+}
