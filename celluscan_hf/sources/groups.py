@@ -17,7 +17,7 @@ _NO_GROUP = frozenset(  # letters and digits alone, lower case: "N/A", "<NA>" an
 # names of folders that tell no patient, alone or with a number or letter behind: "images", "train", "part 2", "site_A"
 _GENERIC = re.compile(
     r"(?:train(?:ing)?|test(?:ing)?|val(?:id|idation)?|dev|eval(?:uation)?|holdout|unlabell?ed|labell?ed"
-    r"|(?:sub)?set|data(?:set)?|split|fold|part|batch|chunk|folder|dir|group|class|version|v"
+    r"|(?:sub)?set|data(?:set)?|split|fold|part|batch|chunk|folder|dir|class|version|v"
     r"|images?|imgs?|pics?|pictures?|photos?|files?|(?:single )?cells?|wbcs?|crops?|cropped|patch(?:es)?|tiles?"
     r"|raw|orig(?:inals?)?|processed|resized|normali[sz]ed|clean(?:ed)?|masks?|annotations?|colou?r|rgb|gr[ae]y"
     r"|jpe?gs?|pngs?|tiffs?|tifs?|bmps?|all|misc|other|others|new|old|tmp|temp|sub images"

@@ -2,7 +2,7 @@
 
 The table is `metadata.csv`, `.jsonl` or `.parquet`, with the columns `file_name` (path from the table's folder) and,
 each optional, `label` (instead of the folder name) and `group_id` (patient, slide or smear: its cells stay on one side
-of every split). Where no table has a `group_id` for a file, a folder between its class folder and it is the group.
+of every split). Where no table gives the group of a file, the folder between its class folder and it does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from .records import Dropped, Record, SourceInfo
 from .tree import Entry, Tree
 
 _TABLES = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
-_SILENT = Description("", "", "", decides_group=False)
+_SILENT = Description("", "", "")
 
 
 class ImageFolder(TreeSource):
@@ -55,7 +55,8 @@ class ImageFolder(TreeSource):
 
     def prepare(self, entries: Sequence[Entry]) -> None:
         files = [entry.path for entry in entries if not is_table(entry.path)]
-        images = [path for path in files if PurePosixPath(path).suffix.lower() in Image.registered_extensions()]
+        endings = {"", *Image.registered_extensions()}
+        images = [path for path in files if PurePosixPath(path).suffix.lower() in endings] or files
         with self._named():
             self._check_other_tables(files)
             tables = [self._table(entry) for entry in entries if is_table(entry.path)]
@@ -94,13 +95,13 @@ class ImageFolder(TreeSource):
             )
         if table.unknown_groups:
             total = f"{table.unknown_groups:,} of {len(table.rows):,}"
-            self.notes.append(f"{table.path}: {total} rows have no group_id, or one such as NA or unknown: no group")
+            self.notes.append(f"{table.path}: {total} rows have no group_id, or one such as NA or unknown")
         if not table.rows:
             self.notes.append(f"{table.path} has no rows")
         return table
 
     def _read_folders(self, labelled: Sequence[str]) -> FolderGroups:
-        if all(self._told(path).decides_group for path in labelled):
+        if all(self._told(path).group_id for path in labelled):
             return FolderGroups({})
         groups = groups_of_folders({folder_of(path) for path in labelled})
         if groups.unclear:
@@ -113,7 +114,7 @@ class ImageFolder(TreeSource):
     def _explain_groups(self, tables: Sequence[Table], labelled: Sequence[str]) -> None:
         """Say where groups come from, which images have none, and which folders were not taken for groups."""
         origins = [f"group_id of {table.path}" for table in tables if any(row.group_id for row in table.rows)]
-        if names := {self._group(path) for path in labelled if not self._told(path).decides_group} - {""}:
+        if names := {self._group(path) for path in labelled if not self._told(path).group_id} - {""}:
             origins.append(f"{self._folders.level} ({shown(names)})")
         self.groups_from = "; ".join(origins)
         alone = [path for path in labelled if not self._group(path)]
@@ -129,8 +130,7 @@ class ImageFolder(TreeSource):
         return self._described.files.get(path, _SILENT)
 
     def _group(self, path: str) -> str:
-        told = self._told(path)
-        return told.group_id if told.decides_group else self._folders.names.get(folder_of(path), "")
+        return self._told(path).group_id or self._folders.names.get(folder_of(path), "")
 
     def cells(self, file: File) -> Iterator[Record | Dropped]:
         path = file.member

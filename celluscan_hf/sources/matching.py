@@ -2,24 +2,27 @@
 
 import posixpath
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..errors import CelluScanError
+from .hidden import hidden_part
 from .metadata import Row, Table
 
-_SHOWN = 3
+_SHOWN = 3  # names in a message
+_LAST = "\U0010ffff"  # sorts behind every other character
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the table in the folder `root` says of one file. `decides_group` unless it has no column for groups."""
+    """What the table in the folder `root` says of one file; empty where it says nothing."""
 
     root: str
     label: str
     group_id: str
-    decides_group: bool
 
 
 @dataclass(frozen=True)
@@ -38,31 +41,37 @@ def describe(tables: Sequence[Table], files: Sequence[str], images: Sequence[str
             of a table match no file; or it gives groups, and more than half of the images of its folder have no row.
     """
     index = _FileIndex(files)
+    images = sorted(images)
     described: dict[str, tuple[Table, Description]] = {}
     missing: dict[str, str] = {}
     for table in tables:
         matched, left = index.match(table)
         if 2 * len(left) > len(table.rows):
-            raise CelluScanError(_misfit(table, left, [path for path in images if path not in matched]))
+            alone = [path for path in _below(table.root, images) if path not in matched]
+            raise CelluScanError(_misfit(table, left, alone))
         for path, row in matched.items():
-            new = Description(table.root, row.label, row.group_id, table.has_groups)
+            new = Description(table.root, row.label, row.group_id)
             other, old = described.setdefault(path, (table, new))
             if (old.label, old.group_id) != (new.label, new.group_id):
                 raise CelluScanError(f"{other.path} and {table.path} disagree on {path}; give each file one row")
         missing |= {_form(table.root + row.file_name): table.path for row in left}
     for table in tables:
-        own = [path for path in images if path.startswith(table.root)]
+        own = _below(table.root, images)
         alone = [path for path in own if path not in described]
         if 2 * len(alone) > len(own) and any(row.group_id for row in table.rows):
             raise CelluScanError(_gaps(table, own, alone))
     return Descriptions({path: description for path, (_, description) in described.items()}, missing)
 
 
-def _misfit(table: Table, rows: Sequence[Row], images: Sequence[str]) -> str:
-    own = [path for path in images if path.startswith(table.root)]
+def _below(root: str, paths: Sequence[str]) -> Sequence[str]:
+    """Those of sorted paths that begin with `root`."""
+    return paths[bisect_left(paths, root) : bisect_left(paths, root + _LAST)]
+
+
+def _misfit(table: Table, rows: Sequence[Row], alone: Sequence[str]) -> str:
     return (
         f"{len(rows):,} of {len(table.rows):,} rows of {table.path} match no file: {_some(_names(rows))}; "
-        f"images without a row are {_some(own)}; write each file_name as the path from the folder of the table"
+        f"images without a row are {_some(alone)}; write each file_name as the path from the folder of the table"
     )
 
 
@@ -93,12 +102,15 @@ class _FileIndex:
     def match(self, table: Table) -> tuple[dict[str, Row], list[Row]]:
         """The rows of a table by the file that each means, and the rows that match no file.
 
-        Upper and lower case are told apart, unless one row and one file are left that agree in all else.
+        A row for a hidden file is passed over, like the file. Upper and lower case are told apart, unless one row and
+        one file are left that agree in all else.
         """
         found: dict[str, Row] = {}
         left: dict[str, Row] = {}
         for row in table.rows:
             form = _form(table.root + row.file_name)
+            if hidden_part(form):
+                continue
             path = self._file(form, table.root + row.file_name, table.path)
             if path in found or form in left:
                 raise CelluScanError(f"{table.path} names {row.file_name!r} twice; give each file one row")
@@ -124,11 +136,15 @@ class _FileIndex:
         wanted: dict[str, list[str]] = defaultdict(list)
         for form in forms:
             wanted[form.casefold()].append(form)
-        free: dict[str, list[str]] = defaultdict(list)
-        for form, paths in self._by_form.items():
-            if form.casefold() in wanted:
-                free[form.casefold()] += (path for path in paths if path not in taken)
+        free = {key: [path for path in self._by_folded_form.get(key, []) if path not in taken] for key in wanted}
         return {same[0]: free[key][0] for key, same in wanted.items() if len(same) == len(free[key]) == 1}
+
+    @cached_property
+    def _by_folded_form(self) -> dict[str, list[str]]:
+        folded: dict[str, list[str]] = defaultdict(list)
+        for form, paths in self._by_form.items():
+            folded[form.casefold()] += paths
+        return folded
 
 
 def _form(path: str) -> str:

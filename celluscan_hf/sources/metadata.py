@@ -44,7 +44,6 @@ class Table:
 
     path: str
     rows: tuple[Row, ...]
-    has_groups: bool
     other_columns: tuple[str, ...]
     unknown_groups: int
 
@@ -99,7 +98,7 @@ def _table(path: str, names: Mapping[str, str], columns: Iterable[str], rows: _R
         unknown += "group_id" in names and not group_id
         found.append(Row(name, label, group_id))
     others = tuple(sorted(column for column in columns if column and column not in names.values()))
-    return Table(path, tuple(found), "group_id" in names, others, unknown)
+    return Table(path, tuple(found), others, unknown)
 
 
 def _chosen(columns: Iterable[str]) -> dict[str, str]:

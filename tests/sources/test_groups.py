@@ -85,8 +85,13 @@ def test_a_group_in_the_table_beats_the_folder(open_folder):
     paths = [f"BA/p{number}/1.png" for number in range(4)]
     table = "file_name,group_id\nBA/p0/1.png,x\nBA/p1/1.png,x\nBA/p2/1.png,unknown\n"
     source, _, groups = open_folder(paths, table)
-    assert groups == ["x", "x", None, "p3"]
-    assert source.groups_from == "group_id of metadata.csv; the folder between class and image ('p3')"
+    assert groups == ["x", "x", "p2", "p3"]
+    assert source.groups_from == "group_id of metadata.csv; the folder between class and image ('p2', 'p3')"
+
+
+def test_files_without_an_ending_have_groups_too(open_folder):
+    _, _, groups = open_folder(["BA/p1/1", "BA/p2/1", "BA/p2/notes.txt"])
+    assert groups == ["p1", "p2", "p2"]
 
 
 def test_a_table_without_groups_leaves_them_to_the_folders(open_folder):

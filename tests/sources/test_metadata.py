@@ -125,8 +125,8 @@ def test_a_table_in_each_folder_gives_its_groups(open_folder):
 
 
 NO_GROUP = [
-    "", "  ", "NA", "na", "N/A", "n.a.", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "unknown", "-", "--", "?",
-    ".", "Not available",
+    "", "  ", "NA", "na", "N/A", "n.a.", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "unknown", "-", "--",
+    "?", ".", "Not available",
 ]  # fmt: skip
 
 
@@ -189,6 +189,14 @@ def test_groups_for_less_than_half_of_the_images_stop(open_folder):
     message = refusal(open_folder, {**FILES, "metadata.csv": table})
     assert "5 of 8 images have no row in metadata.csv" in message
     assert "'BA/3.png', 'BA/4.png', 'BA/5.png'" in message and "'BA/0.png', 'BA/1.png', 'BA/2.png'" in message
+
+
+def test_rows_for_hidden_files_count_nowhere(open_folder):
+    names = [f"BA/{prefix}{number}.png" for prefix in ("", "._", ".git/") for number in range(8)]
+    table = "file_name,group_id\n" + "".join(f"{name},p\n" for name in names)
+    _, items = open_folder({**FILES, "BA/._0.png": b"x", "metadata.csv": table})
+    assert groups(items) == dict.fromkeys(FILES, "p")
+    assert not any(isinstance(item, Dropped) for item in items)
 
 
 def test_labels_for_a_few_images_are_enough(open_folder):
