@@ -13,6 +13,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from typing import IO, Protocol
 
 from ..errors import BadImage, CelluScanError
 from ..whole import whole
+from .hidden import hidden_part, is_hidden_folder
 
 MAX_FILE_BYTES = 64 * 2**20  # the largest file of any listed source is under 2 MiB
 MAX_EXPANSION = 200  # a compressed tar that grows beyond this factor is not a data set
@@ -56,7 +58,10 @@ class Tree(Protocol):
         """Where the user said it is."""
 
     def entries(self) -> Iterator[Entry]:
-        """Every file, in the order of their paths."""
+        """Every file but those of hidden and system folders, in the order of their paths."""
+
+    def all_entries(self) -> Iterator[Entry]:
+        """`entries`, and what they pass over: each such file, or its folder alone with a `/` behind it."""
 
     def read(self, path: str) -> bytes:
         """A file's bytes. Raises `BadImage` where they cannot be had or are more than `MAX_FILE_BYTES`."""
@@ -75,13 +80,23 @@ def open_tree(location: Path, scratch: Path) -> Tree:
     raise CelluScanError(f"{location} is no folder, zip or tar; give the data set as its publisher packs it")
 
 
+class _Visible(ABC):
+    """The entries of a tree without what `sources.hidden` passes over."""
+
+    @abstractmethod
+    def all_entries(self) -> Iterator[Entry]: ...
+
+    def entries(self) -> Iterator[Entry]:
+        return (entry for entry in self.all_entries() if not hidden_part(entry.path))
+
+
 @dataclass(frozen=True)
-class FolderTree:
+class FolderTree(_Visible):
     """A folder. Links are followed; a link back to a folder above is reported instead."""
 
     location: Path
 
-    def entries(self) -> Iterator[Entry]:
+    def all_entries(self) -> Iterator[Entry]:
         above = frozenset([_identity(os.stat(self.location))])
         return iter(sorted(self._walk(os.fspath(self.location), "", above), key=lambda entry: entry.path))
 
@@ -100,6 +115,8 @@ class FolderTree:
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 yield Entry(_readable(path), _file_problem(path, status), _stamp(status))
+            elif is_hidden_folder(child.name):
+                yield Entry(_readable(path) + "/")
             elif _identity(status) in above:
                 yield Entry(_readable(path), "symlink_loop")
             else:
@@ -116,7 +133,7 @@ class FolderTree:
 
 
 @dataclass(frozen=True)
-class ZipTree:
+class ZipTree(_Visible):
     """A zip file, read in place."""
 
     location: Path
@@ -128,7 +145,7 @@ class ZipTree:
         except _DAMAGED as error:
             raise _damaged(self.location, error) from error
 
-    def entries(self) -> Iterator[Entry]:
+    def all_entries(self) -> Iterator[Entry]:
         names = (info.filename for info in self._zip.infolist() if not info.is_dir())
         return _archive_entries(names, links=set(), stamp=_stamp(self.location.stat()))
 
@@ -148,7 +165,7 @@ class ZipTree:
 
 
 @dataclass(frozen=True)
-class TarTree:
+class TarTree(_Visible):
     """A tar file: `location` as the user gave it, `data` the uncompressed file that is read in place."""
 
     location: Path
@@ -166,7 +183,7 @@ class TarTree:
     def _by_name(self) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in self._members}
 
-    def entries(self) -> Iterator[Entry]:
+    def all_entries(self) -> Iterator[Entry]:
         links = {member.name for member in self._members if not member.isfile() or member.issparse()}
         names = (member.name for member in self._members)
         return _archive_entries(names, links, stamp=_stamp(self.location.stat()))
