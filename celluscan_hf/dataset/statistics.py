@@ -18,7 +18,7 @@ from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
 from .listing import Listing
 
-_SOFTWARE = ("celluscan_hf", "ImageHash", "numpy", "pillow", "pyarrow", "torch", "torchvision")
+_SOFTWARE = ("celluscan_hf", "ImageHash", "numpy", "pillow", "pyarrow", "tifffile", "torch", "torchvision")
 
 
 def statistics(
