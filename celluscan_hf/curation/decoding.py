@@ -3,9 +3,9 @@
 from PIL import Image
 
 from ..errors import BadImage
-from ..modeling.decoding_celluscan import MAX_PIXELS, MIN_SIDE, Decoded, decode
+from ..modeling.decoding_celluscan import MAX_PIXELS, MIN_SIDE, Decoded, decode, largest_sample
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "Decoded", "crop", "decode"]
+__all__ = ["MAX_PIXELS", "MIN_SIDE", "Decoded", "crop", "decode", "largest_sample"]
 
 
 def crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:

@@ -106,6 +106,19 @@ def decode_opened(image: Image.Image) -> Decoded:
     return _finished(_grey_16(image) or image, _coding(image), image.getexif().get(_ORIENTATION, 1))
 
 
+def largest_sample(data: bytes) -> int | None:
+    """The largest sample of a file of more than 8 bits that does not name its depth; None for others, not decoded.
+
+    Raises `BadImage` as `decode` does.
+    """
+    if is_tiff(data):
+        tiff = read_layout(data)
+        deep = tiff.bits > 8 and tiff.named is None
+    else:
+        deep = _is_png_16(data)
+    return decode(data).largest_sample if deep else None
+
+
 def check_shape(image: Image.Image) -> None:
     """Refuse an image so long that the square it is padded to would fill the memory."""
     if max(image.size) ** 2 > MAX_SQUARE_PIXELS:
@@ -190,7 +203,7 @@ def _grey_16(image: Image.Image, tiff: Layout | None = None) -> Samples | None:
 
 def _colour_16(image: Image.Image, data: bytes, tiff: Layout | None) -> Samples | None:
     """The samples of 16-bit colours, or grey with alpha, of which Pillow keeps the upper bytes; None for others."""
-    png = data[_PNG_DEPTH] == 16 if data.startswith(_PNG_MAGIC) else False
+    png = _is_png_16(data)
     if not png and (tiff is None or tiff.bits != 16):
         return None
     if png and data[_PNG_COLOUR] == _GREY_ALPHA:
@@ -206,6 +219,10 @@ def _colour_16(image: Image.Image, data: bytes, tiff: Layout | None) -> Samples 
     if key is not None:
         return Samples(_with_key(values, key), "RGBA")
     return Samples(values, "RGBa" if premultiplied else image.mode, named)
+
+
+def _is_png_16(data: bytes) -> bool:
+    return data.startswith(_PNG_MAGIC) and data[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10"
 
 
 def _bytes_16(data: bytes, lower: bool) -> Uint16:
