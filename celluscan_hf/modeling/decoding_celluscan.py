@@ -106,6 +106,16 @@ def decode_opened(image: Image.Image) -> Decoded:
     return _finished(_grey_16(image) or image, _coding(image), image.getexif().get(_ORIENTATION, 1))
 
 
+def decode_array(values: NDArray[Any]) -> Decoded:
+    """The same of pixels in memory: (H, W) or (H, W, 1, 3 or 4) of 8 or 16 unsigned bits."""
+    _check_size(values.shape[1], values.shape[0])
+    values = values[..., None] if values.ndim == 2 else values
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[values.shape[2]]
+    if values.dtype == np.uint16:
+        return _finished(Samples(values, mode), "")
+    return _finished(Image.frombytes(mode, values.shape[1::-1], values.tobytes()), "")
+
+
 def largest_sample(data: bytes) -> int | None:
     """The largest sample of a file of more than 8 bits that does not name its depth; None for others, not decoded.
 
