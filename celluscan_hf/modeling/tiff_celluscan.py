@@ -40,7 +40,7 @@ _BYTES = {1: 1, 2: 1, 6: 1, 7: 1, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 17: 8}
 _MOST_PAGES, _MOST_SAMPLES = 10_000, 8
 _BEYOND = (struct.error, OverflowError)  # what an offset that points behind the end raises
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # by photometric interpretation, without alpha
-_WHITE_IS_ZERO, _PALETTE, _YCBCR = 0, 3, 6
+_WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR = 0, 3, 5, 6
 _COLOURS = {4: "a transparency mask", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "a camera's raw mosaic",
             32844: "LogL", 32845: "LogLuv", 34892: "a camera's raw values"}  # fmt: skip
 _NUMBERS = {2: "signed integer", 3: "float", 5: "complex integer", 6: "complex float"}
@@ -167,24 +167,12 @@ def _layout(tags: Tags, order: str, big: bool) -> Layout:
     samples = _one(tags, _SAMPLES, 1)
     photometric = _one(tags, _PHOTOMETRIC)
     bits = _bits(tags, samples)
-    if photometric not in _CHANNELS:
-        colours = _COLOURS.get(photometric, f"of kind {photometric}")
-        raise BadImage("unsupported_mode", f"its colours are {colours}, convert to 8-bit RGB")
-    if _one(tags, _DEPTH, 1) > 1:
-        raise BadImage("multi_page", f"has {_one(tags, _DEPTH)} planes of a volume, expected one")
-    if photometric == 5 and _one(tags, _INK_SET, 1) != 1:
-        raise BadImage("unsupported_mode", "its inks are not CMYK, convert to 8-bit RGB")
+    _refuse_unusual(tags, photometric, bits, width * height)
     mode = _mode(tags, photometric, samples)
     planar = samples > 1 and _one(tags, _PLANAR, 1) == 2
     white_is_zero = photometric == _WHITE_IS_ZERO
     compression = _one(tags, _COMPRESSION, 1)
     colour_map = tags.get(_COLOUR_MAP, ())
-    if mode == "P" and (isinstance(colour_map, bytes) or len(colour_map) != 3 * 2**bits or bits > 8):
-        raise BadImage("undecodable", f"its palette does not fit {bits}-bit samples")
-    if bits > 1 and _one(tags, _FILL_ORDER, 1) != 1:
-        raise BadImage("unsupported_mode", "its bits are stored in reverse order (FillOrder 2), convert to 8-bit RGB")
-    if max(_one(tags, _TILE_WIDTH, 0), 16) * max(_one(tags, _TILE_HEIGHT, 0), 16) > 4 * max(width * height, 2**20):
-        raise BadImage("undecodable", "its tiles are far larger than the image")
     upper_bytes = planar and bits == 16 and mode in {"RGB", "RGBA", "CMYK"} and not _tifffile_can(compression, bits)
     packed = bits > 8 and bits != 16 and (bits, mode, order, compression) != (12, "L", "<", _RAW)
     unknown = packed or (big and order == ">") or (bits > 8 and (mode == "LA" or (white_is_zero and order == ">")))
@@ -194,6 +182,23 @@ def _layout(tags: Tags, order: str, big: bool) -> Layout:
         _one(tags, _ORIENTATION, 1), colour_map if isinstance(colour_map, tuple) else (),
         not (unknown or misread), not planar,
     )  # fmt: skip
+
+
+def _refuse_unusual(tags: Tags, photometric: int, bits: int, pixels: int) -> None:
+    """Raise `BadImage` for what is no image of one page in grey levels, colours, a palette or CMYK."""
+    if photometric not in _CHANNELS:
+        colours = _COLOURS.get(photometric, f"of kind {photometric}")
+        raise BadImage("unsupported_mode", f"its colours are {colours}, convert to 8-bit RGB")
+    if _one(tags, _DEPTH, 1) > 1:
+        raise BadImage("multi_page", f"has {_one(tags, _DEPTH)} planes of a volume, expected one")
+    if photometric == _SEPARATED and _one(tags, _INK_SET, 1) != 1:
+        raise BadImage("unsupported_mode", "its inks are not CMYK, convert to 8-bit RGB")
+    if photometric == _PALETTE and (bits > 8 or len(tags.get(_COLOUR_MAP, ())) != 3 * 2**bits):
+        raise BadImage("undecodable", f"its palette does not fit {bits}-bit samples")
+    if bits > 1 and _one(tags, _FILL_ORDER, 1) != 1:
+        raise BadImage("unsupported_mode", "its bits are stored in reverse order (FillOrder 2), convert to 8-bit RGB")
+    if max(_one(tags, _TILE_WIDTH, 0), 16) * max(_one(tags, _TILE_HEIGHT, 0), 16) > 4 * max(pixels, 2**20):
+        raise BadImage("undecodable", "its tiles are far larger than the image")
 
 
 def _tifffile_can(compression: int, bits: int) -> bool:
@@ -232,7 +237,7 @@ def _bits(tags: Tags, samples: int) -> int:
 
 def _mode(tags: Tags, photometric: int, samples: int) -> str:
     """Pillow's mode. Raises `BadImage` for channels that are none of an image."""
-    mode = {2: "RGB", _PALETTE: "P", 5: "CMYK", _YCBCR: "YCbCr"}.get(photometric, "L")
+    mode = {2: "RGB", _PALETTE: "P", _SEPARATED: "CMYK", _YCBCR: "YCbCr"}.get(photometric, "L")
     further = samples - _CHANNELS[photometric]
     extra = _several(tags, _EXTRA, (2,) if mode == "RGB" else (0,))[:further]
     if further == 0 or (further > 0 and mode in {"RGB", "CMYK"} and extra[0] == 0):
