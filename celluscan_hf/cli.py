@@ -89,7 +89,7 @@ def _add_export_onnx(commands: "argparse._SubParsersAction[argparse.ArgumentPars
 def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "draw where a model looked in one image"
     parser = commands.add_parser("explain", help=text, description=text)
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file of one cell")
+    parser.add_argument("image", metavar="IMAGE", help="an image file of one cell")
     _add_model(parser, "--model", required=True)
     parser.add_argument(
         "--output",
@@ -184,8 +184,10 @@ def _export_onnx(arguments: argparse.Namespace) -> None:
 def _explain(arguments: argparse.Namespace) -> None:
     _quieten()
     from .inference.explain import explain
+    from .inference.inputs import refuse_address
 
-    output = arguments.output or Path(f"{arguments.image.stem}-attention.png")
+    refuse_address(arguments.image)
+    output = arguments.output or Path(f"{Path(arguments.image).stem}-attention.png")
     trust = arguments.trust_remote_code
     print(explain(arguments.image, arguments.model, output, arguments.layer, trust_remote_code=trust))
 

@@ -46,6 +46,8 @@ SCHEMA = pa.schema(
         ("contrast", pa.float64()),
         ("channel_sums", pa.list_(pa.int64())),
         ("conversions", pa.list_(pa.string())),
+        ("largest_sample", pa.int32()),
+        ("sample_bits", pa.int8()),
         ("chunk", pa.int32()),
         ("position", pa.int32()),
     ]
@@ -56,13 +58,17 @@ MIN_CONTENT = 8  # pixels a side of what is left of an image once it is resized:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A task: records of one source, looked at together, written to `folder` under `number`."""
+    """A task: records of one source, looked at together, written to `folder` under `number`.
+
+    `sample_bits` is the depth of samples that no file names; None for that of each file's own range.
+    """
 
     number: int
     source: Source
     records: tuple[Record, ...]
     size: int
     folder: Path
+    sample_bits: int | None = None
 
     @property
     def table_path(self) -> Path:
@@ -73,7 +79,7 @@ def scan(chunk: Chunk) -> int:
     """Look at each record of a chunk and write its two files; the number of records."""
     rows: list[dict[str, Any]] = []
     seen: list[tuple[dict[str, Any], Pixels]] = []
-    opened = _OneFile(chunk.source)
+    opened = _OneFile(chunk.source, chunk.sample_bits)
     for record in chunk.records:
         row = _row(chunk, record)
         rows.append(row)
@@ -107,6 +113,7 @@ def shrink(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[di
         "width": image.width,
         "height": image.height,
         "conversions": list(decoded.conversions),
+        "largest_sample": decoded.largest_sample,
     }
     return facts, squares.square(image, size)
 
@@ -142,6 +149,7 @@ def _row(chunk: Chunk, record: Record) -> dict[str, Any]:
         "label": record.label,
         "group": record.group,
         "augmented": record.augmented,
+        "sample_bits": chunk.sample_bits,
         "chunk": chunk.number,
     }
 
@@ -149,8 +157,9 @@ def _row(chunk: Chunk, record: Record) -> dict[str, Any]:
 class _OneFile:
     """The file that was read last, so that the boxes of one field decode it once."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, sample_bits: int | None) -> None:
         self.source = source
+        self.sample_bits = sample_bits
         self.member: str | None = None
         self.file: tuple[bytes, Decoded] | BadImage
 
@@ -159,7 +168,7 @@ class _OneFile:
             self.member = record.member
             try:
                 data = self.source.read(record)
-                self.file = data, decode(data)
+                self.file = data, decode(data, self.sample_bits)
             except BadImage as bad:
                 self.file = bad
         if isinstance(self.file, BadImage):

@@ -6,11 +6,15 @@ that spread over processes are short; what those have written is used again by a
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ..curation.curate import Curated, curate, exclude
+from ..curation.depth import chunks_to_rescan, source_depths
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
 from ..sources import Record, Source, TreeSource, open_sources
@@ -75,13 +79,27 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
 
         for done in workers.run(scan, pending()):
             advance(done)
-    scanned = load_tables(work.scanned)
+    scanned = _scaled_alike(sources, load_tables(work.scanned), work, workers)
     derived = {source.info.derived_from for source in sources}
     scanned = exclude(scanned, work.settings.exclude_acquisitions)
     with progress("comparing", scanned["reason"].null_count, "image") as advance:
         curated = curate(scanned, PixelReader(work.scanned, size), seed, {name for name in derived if name}, advance)
     _log.info("%d images kept, %d dropped", curated.rows.num_rows, len(curated.dropped) + len(listing.dropped))
     return curated
+
+
+def _scaled_alike(sources: Sequence[Source], scanned: pa.Table, work: Workspace, workers: Workers) -> pa.Table:
+    """The scanned rows, with the samples of all files of a source scaled by one depth."""
+    again = chunks_to_rescan(scanned)
+    if not again:
+        return scanned
+    for name, bits in source_depths(scanned).items():
+        _log.info("%s: samples of files that do not name their depth are taken for %d-bit ones", name, bits)
+    chunks = (chunk for chunk in _chunks(sources, work.settings.image_size, work.scanned) if chunk.number in again)
+    with progress("rescaling", None, "image") as advance:
+        for done in workers.run(scan, (replace(chunk, sample_bits=again[chunk.number]) for chunk in chunks)):
+            advance(done)
+    return load_tables(work.scanned)
 
 
 def _chunks(sources: Iterable[Source], size: int, folder: Path) -> Iterator[Chunk]:

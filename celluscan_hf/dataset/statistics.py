@@ -19,7 +19,7 @@ from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
 from .listing import Listing
 
-_SOFTWARE = ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy", "torch", "torchvision")
+_SOFTWARE = ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy", "tifffile", "torch", "torchvision")
 
 
 def statistics(

@@ -13,13 +13,14 @@ from datasets import Dataset
 from PIL import Image
 
 from .. import taxonomy
-from ..curation.decoding import crop, decode
+from ..curation.decoding import crop, decode, largest_sample
 from ..curation.duplicates import exact_duplicates
 from ..dataset.listing import log_notes
 from ..dataset.reading import open_dataset
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage
+from ..modeling.samples_celluscan import depth_of
 from ..sources import Dropped, Record, Source, TreeSource, open_sources
 
 CONFIG = "originals"  # augmented images are for training only
@@ -98,14 +99,16 @@ def cells_of(sources: Sequence[Source], known: Collection[str] = frozenset()) ->
 
     Left out, each with a reason: files that are no cell of a known class, copies that the publisher made of other
     images, files whose SHA-256 is among the `known`, those of a data set, all but one of equal files, and equal files
-    that carry labels which cannot both be true.
+    that carry labels which cannot both be true. Samples of more than 8 bits whose depth no file names have that of the
+    largest in their source, as in a data set.
     """
+    largest: dict[str, int] = {}
     found: list[tuple[Cell, str]] = []
     dropped: list[Dropped] = []
     for source in sources:
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
-                outcome = _looked_up(source, item, known)
+                outcome = _looked_up(source, item, known, largest)
                 if isinstance(outcome, Dropped):
                     dropped.append(outcome)
                 else:
@@ -116,14 +119,20 @@ def cells_of(sources: Sequence[Source], known: Collection[str] = frozenset()) ->
     return Cells(kept, dropped + copies, _described(sources, kept))
 
 
-def _looked_up(source: Source, item: Record | Dropped, known: Collection[str]) -> tuple[Cell, str] | Dropped:
-    """The cell of a record and a digest of what it shows, or why there is none."""
+def _looked_up(
+    source: Source, item: Record | Dropped, known: Collection[str], largest: dict[str, int]
+) -> tuple[Cell, str] | Dropped:
+    """The cell of a record and a digest of what it shows, or why there is none.
+
+    `largest` takes the largest sample of a source, where its files do not name the depth.
+    """
     if isinstance(item, Dropped):
         return item
     if item.augmented:
         return Dropped(item.image_id, AUGMENTED, "made from another image, for training only", item.source_label)
     try:
         data = source.read(item)
+        sample = largest_sample(data)
         if item.label is None:
             decode(data)  # says what is wrong with a file that is no image at all
             raise BadImage(f"unknown_label:{item.source_label}", "no class of ours is known for this label")
@@ -132,6 +141,8 @@ def _looked_up(source: Source, item: Record | Dropped, known: Collection[str]) -
     digest = hashlib.sha256(data).hexdigest()
     if digest in known:
         return Dropped(item.image_id, IN_DATASET, "the data set holds a cell of the same file", item.source_label)
+    if sample is not None:
+        largest[source.name] = max(sample, largest.get(source.name, 0))
     cell = Cell(
         image_id=item.image_id,
         source=source.name,
@@ -140,13 +151,14 @@ def _looked_up(source: Source, item: Record | Dropped, known: Collection[str]) -
         group_id=item.group,
         sha256=digest,
         label=taxonomy.LABEL2ID[item.label],
-        read=partial(_raw, source, item),
+        read=partial(_raw, source, item, largest),
     )
     return cell, f"{digest}{item.box or ''}"
 
 
-def _raw(source: Source, record: Record) -> Image.Image:
-    image = decode(source.read(record)).image
+def _raw(source: Source, record: Record, largest: Mapping[str, int]) -> Image.Image:
+    bits = depth_of(largest[source.name]) if source.name in largest else None
+    image = decode(source.read(record), bits).image
     return image if record.box is None else crop(image, record.box)
 
 

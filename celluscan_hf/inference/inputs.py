@@ -5,12 +5,17 @@
   systems leave behind are passed over. One that holds parquet files is refused: a built data set would mix its train
   and test rows, and the picture of its card is no cell.
 - A pattern (`'cells/**/*.png'`, quoted) stands for what the shell would have found, of that the image files and those
-  with the ending that it spells out.
+  with the ending that it spells out. Its leading folders that exist as they are spelled are no patterns, and where
+  nothing matches, neither are its brackets.
+
+Files that folders and patterns stand for, but that do not end as images do, are passed over and counted.
 """
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
@@ -20,11 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ..curation.decoding import decode
+from ..curation.decoding import Decoded, decode
 from ..errors import BadImage, CelluScanError
 from ..sources.hidden import is_hidden_folder, is_system_file
 from ..sources.tree import FolderTree
-from .prediction import ReadImage
 
 IMAGE_SUFFIXES = frozenset(  # of the formats that `decode` reads
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -38,10 +42,14 @@ _EXPECTED = "expected image files, folders of them, patterns such as 'cells/*.jp
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """`read` decodes it in whatever thread, or raises `BadImage`."""
+    """`decode` reads it in whatever thread, or raises `BadImage`."""
 
     name: str
-    read: ReadImage
+    decode: Callable[[], Decoded]
+
+    def read(self) -> Image.Image:
+        """The image alone. Raises `BadImage`."""
+        return self.decode().image
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class ImageFile:
     rows: ClassVar[int] = 1
 
     def images(self) -> Iterator[NamedImage]:
-        read: ReadImage = partial(_refuse, self.problem) if self.problem else partial(_read_file, self.path)
+        read = partial(_refuse, self.problem) if self.problem else partial(_read_file, self.path)
         yield NamedImage(_readable(self.path), read)
 
 
@@ -90,14 +98,18 @@ class ImageTable:
 
 
 class Images:
-    """Named images in the order in which they were named, each once; `len` needs no reading."""
+    """Named images in the order in which they were named, each once; `len` needs no reading.
 
-    def __init__(self, places: Iterable[ImageFile | ImageTable]) -> None:
+    `passed_over` counts the files of folders and patterns that do not end as images do, by their endings.
+    """
+
+    def __init__(self, places: Iterable[ImageFile | ImageTable], others: Iterable[Path] = ()) -> None:
         unique: dict[tuple[str, str], ImageFile | ImageTable] = {}
         real = lru_cache(os.path.realpath)
         for place in places:  # not resolved itself: in the Hub's cache, equal files are links to one
             unique.setdefault((real(place.path.parent), place.path.name), place)
         self._places = list(unique.values())
+        self.passed_over = _endings({(real(path.parent), path.name) for path in others})
 
     def __len__(self) -> int:
         return sum(place.rows for place in self._places)
@@ -114,27 +126,50 @@ def find_images(named: Iterable[str | Path]) -> Images:
         CelluScanError: One of them does not exist or stands for no image, or a parquet file is damaged or has no column
             `image` with the bytes of image files.
     """
-    images = Images(place for name in named for place in _places(str(name)))
+    others: list[Path] = []
+    images = Images([place for name in named for place in _places(str(name), others)], others)
     if not len(images):
         raise CelluScanError(f"no image was named, or only parquet files without rows; {_EXPECTED}")
     return images
 
 
-def _places(name: str) -> list[ImageFile | ImageTable]:
+def refuse_address(name: str) -> None:
+    """Raise a `CelluScanError` for an address of the web."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        raise CelluScanError(f"{name} is an address; download the image and name its file")
+
+
+def counted(endings: Counter[str]) -> str:
+    """How many files there are of each ending, the most frequent first: `3 .heic, 1 without an ending`."""
+    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common())
+
+
+def _endings(files: Iterable[tuple[str, str]]) -> Counter[str]:
+    return Counter(sorted(PurePath(name).suffix.lower() for _, name in files))
+
+
+def _places(name: str, others: list[Path]) -> list[ImageFile | ImageTable]:
+    """What a name stands for; `others` takes files that are passed over."""
     path = Path(name)
     if not name:
         raise CelluScanError(f"an empty name; {_EXPECTED}")
+    refuse_address(name)
     if path.is_dir():
-        if found := _in_folder(path):
+        passed: list[Path] = []
+        if found := _in_folder(path, passed):
+            others += passed
             return found
         endings = " ".join(sorted(IMAGE_SUFFIXES))
-        raise CelluScanError(f"{_readable(path)} holds no image file ({endings}); {_EXPECTED}")
+        holds = counted(_endings(("", file.name) for file in passed))
+        raise CelluScanError(
+            f"{_readable(path)} holds no image file ({endings}){f', but {holds}' if holds else ''}; {_EXPECTED}"
+        )
     if path.exists():
         return [_place(path)]
     if os.path.lexists(path):
         raise CelluScanError(f"{_readable(path)} is a link to a file that is gone; {_EXPECTED}")
     if glob.has_magic(name):
-        return _matching(name)
+        return _matching(name, others)
     raise CelluScanError(f"{_readable(path)} does not exist; {_EXPECTED}")
 
 
@@ -144,7 +179,7 @@ def _place(path: Path) -> ImageFile | ImageTable:
     return _table(path) if _is_parquet(path) else ImageFile(path)
 
 
-def _in_folder(folder: Path) -> list[ImageFile | ImageTable]:
+def _in_folder(folder: Path, others: list[Path]) -> list[ImageFile | ImageTable]:
     entries = [entry for entry in FolderTree(folder).entries() if not PurePath(entry.path).name.startswith(".")]
     tables = [entry.path for entry in entries if entry.path.lower().endswith(_PARQUET)]
     if tables:
@@ -153,28 +188,43 @@ def _in_folder(folder: Path) -> list[ImageFile | ImageTable]:
             f"{_readable(folder)} holds {len(tables)} parquet files, maybe of train and test; name those you mean, "
             f"such as {_readable(folder / example)}, or the images, such as '{_readable(folder)}/**/*.jpg'"
         )
-    return [
-        ImageFile(folder / entry.path, entry.problem)
-        for entry in entries
-        if PurePath(entry.path).suffix.lower() in IMAGE_SUFFIXES or entry.problem in _HIDING
-    ]
+    places: list[ImageFile | ImageTable] = []
+    for entry in entries:
+        if PurePath(entry.path).suffix.lower() in IMAGE_SUFFIXES or entry.problem in _HIDING:
+            places.append(ImageFile(folder / entry.path, entry.problem))
+        else:
+            others.append(folder / entry.path)
+    return places
 
 
-def _matching(pattern: str) -> list[ImageFile | ImageTable]:
+def _matching(pattern: str, others: list[Path]) -> list[ImageFile | ImageTable]:
     wanted = IMAGE_SUFFIXES | ({PurePath(pattern).suffix.lower()} - {""})
     places: list[ImageFile | ImageTable] = []
-    for match in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
+    for match in _matches(os.path.expanduser(pattern)):
         path = Path(match)
         matched = set(path.parts) - set(PurePath(os.path.expanduser(pattern)).parts)  # not spelled out by the user
         if any(is_hidden_folder(part) or is_system_file(part) for part in matched):
             continue
         if path.is_dir():
-            places += _in_folder(path)
+            places += _in_folder(path, others)
         elif path.suffix.lower() in wanted:
             places.append(_place(path))
+        else:
+            others.append(path)
     if not places:
         raise CelluScanError(f"no image matches {_readable(Path(pattern))!r}; {_EXPECTED}")
     return places
+
+
+def _matches(pattern: str) -> list[str]:
+    """The paths that match. Names often hold `[2]`, which to a pattern is any one of the characters between."""
+    parts = Path(pattern).parts
+    depth = next(depth for depth in range(len(parts), -1, -1) if depth == 0 or os.path.lexists(Path(*parts[:depth])))
+    above, below = [glob.escape(part) for part in parts[:depth]], parts[depth:]
+    for rest in (below, [re.sub(r"\[", "[[]", part) for part in below]):
+        if found := sorted(glob.glob(os.path.join(*above, *rest), recursive=True)):
+            return found
+    return []
 
 
 def _is_parquet(path: Path) -> bool:
@@ -214,16 +264,16 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _read_file(path: Path) -> Image.Image:
-    return decode(FolderTree(path.parent).read(path.name)).image
+def _read_file(path: Path) -> Decoded:
+    return decode(FolderTree(path.parent).read(path.name))
 
 
-def _read_cell(cell: bytes | dict[str, Any] | None) -> Image.Image:
+def _read_cell(cell: bytes | dict[str, Any] | None) -> Decoded:
     """The image of one cell of a table: the bytes of a file, or a struct of them and a path."""
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if data is None and path:  # a path that a stranger wrote: not opened
         raise BadImage("not_embedded", f"the row has no bytes, only the path {path}")
-    return decode(data or b"").image
+    return decode(data or b"")
 
 
 def _refuse(reason: str, detail: str = "") -> NoReturn:

@@ -13,6 +13,7 @@ The fields of a row:
   between semicolons; as often as `coverage` asks, the true class is one of them); `abstain`, whether no plain answer
   can be given, and `reason`, why; `strangeness`, over 1 for what the model does not know: of a model that is not
   calibrated these are empty;
+- `note`: what was guessed of the file, as the depth of its samples; mostly empty;
 - `error`: why the image could not be used; then all other fields but `image` are empty.
 """
 
@@ -20,9 +21,10 @@ import csv
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -35,7 +37,7 @@ from ..errors import BadImage, CelluScanError
 from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, Reliability, facts_of
 from ..taxonomy import CLASSES
 from ..whole import whole
-from .inputs import Images, find_images
+from .inputs import Images, counted, find_images
 from .loading import load_classifier, load_reliability
 from .prediction import Output, best_device, outputs
 
@@ -44,22 +46,27 @@ Row = dict[str, Any]
 ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 FACTS = FACT_NAMES
 TRUST = ("abnormal", "set", "abstain", "reason", "strangeness")  # of models that were calibrated
-FIELDS = ("image", "label", "score", *FACTS, "top", *TRUST, "error")
+FIELDS = ("image", "label", "score", *FACTS, "top", *TRUST, "note", "error")
 _DECIMALS = 6  # of a score, a float32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell of a spreadsheet begins to compute
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was done: images, those of them that could not be used, and seconds, without loading the model."""
+    """What was done: images, those of them that could not be used, and seconds, without loading the model.
+
+    `passed_over` counts files of the folders and patterns given that do not end as images do, by their endings.
+    """
 
     images: int
     unusable: int
     seconds: float
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         noun, rate = "image" if self.images == 1 else "images", self.images / self.seconds
-        return f"{self.images} {noun}, {self.unusable} could not be used, {rate:.1f} images/s"
+        text = f"{self.images} {noun}, {self.unusable} could not be used, {rate:.1f} images/s"
+        return f"{text}; files passed over: {counted(self.passed_over)}" if self.passed_over else text
 
 
 def predict(
@@ -108,7 +115,7 @@ def predict(
             done, first_error = _write(bar, file, form, min(top_k, classifier.config.num_labels))
     if done.unusable == done.images:
         raise CelluScanError(f"no image could be used, of {done.images}; the first, {first_error}")
-    return done
+    return replace(done, passed_over=found.passed_over)
 
 
 def row(
@@ -130,7 +137,7 @@ def row(
         likeliest = np.argsort(-scores, kind="stable")[:top_k].tolist()
         top = [{"label": labels[index], "score": float(scores[index])} for index in likeliest]
         said = top[0] | facts_of(labels[likeliest[0]], CLASSES) | {"top": top}
-    fields: Row = empty | _rounded(said)
+    fields: Row = empty | _rounded(said) | {"note": result.note or None}
     return fields
 
 
@@ -154,7 +161,7 @@ def _rows(
 ) -> Generator[Row, None, None]:
     """The row of each image."""
     named, read_ahead = tee(found)
-    reads = (image.read for image in read_ahead)
+    reads = (image.decode for image in read_ahead)
     results = outputs(reads, model, processor, batch_size=batch_size, with_features=known is not None)
     with closing(results):
         for image, result in zip(named, results, strict=True):

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -15,25 +15,37 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..curation.decoding import MAX_PIXELS
 from ..dataset.settings import cores
 from ..errors import BadImage, CelluScanError
+from ..modeling.decoding_celluscan import Decoded, check_shape
 from ..modeling.reliability_celluscan import forward
 
-MAX_SQUARE_PIXELS = 2 * MAX_PIXELS  # of the square that an image is padded to; 16 x 2,500,000 would take terabytes
 MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
 ReadImage = Callable[[], Image.Image]  # decodes one upright RGB image; may raise BadImage
+Read = Callable[[], Image.Image | Decoded]  # the same, maybe with what was guessed
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Of one image: `probabilities` and `logits` (classes,), and `features` (D + 9,), what was read of it."""
+    """Of one image: `probabilities` and `logits` (classes,), and `features` (D + 9,), what was read of it.
+
+    `note` says what was guessed of its file.
+    """
 
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32]
     features: NDArray[np.float32] | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The `pixel_values` of one image, (C, H, W), and what was guessed of its file."""
+
+    pixel_values: torch.Tensor
+    note: str
 
 
 def probabilities(
@@ -46,7 +58,7 @@ def probabilities(
 
 
 def outputs(
-    images: Iterable[ReadImage],
+    images: Iterable[Read],
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     *,
@@ -72,10 +84,10 @@ def outputs(
     with _readers(model.device) as pool:
         prepared = _ahead(pool, partial(_prepare, processor), images, batch_size)
         while batch := list(islice(prepared, batch_size)):
-            good = [item for item in batch if isinstance(item, torch.Tensor)]
+            good = [item.pixel_values for item in batch if isinstance(item, _Prepared)]
             done = iter(_outputs(model, torch.stack(good), with_features) if good else ())
             for item in batch:
-                yield item if isinstance(item, BadImage) else next(done)
+                yield item if isinstance(item, BadImage) else replace(next(done), note=item.note)
 
 
 def best_device() -> torch.device:
@@ -115,16 +127,15 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _prepare(processor: BaseImageProcessor, read: ReadImage) -> torch.Tensor | BadImage:
-    """The `pixel_values` of one image, (C, H, W)."""
+def _prepare(processor: BaseImageProcessor, read: Read) -> _Prepared | BadImage:
     try:
-        image = read()
-        if max(image.size) ** 2 > MAX_SQUARE_PIXELS:
-            raise BadImage("too_elongated", f"{image.width}x{image.height}, as a square over {MAX_SQUARE_PIXELS}")
+        found = read()
+        image, note = (found.image, found.note) if isinstance(found, Decoded) else (found, "")
+        check_shape(image)
     except BadImage as error:
         return BadImage(error.reason, error.detail)  # anew: the traceback would keep the file's bytes in memory
     pixel_values: torch.Tensor = processor(images=[image], return_tensors="pt")["pixel_values"][0]
-    return pixel_values
+    return _Prepared(pixel_values, note)
 
 
 @torch.inference_mode()

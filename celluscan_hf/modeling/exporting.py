@@ -21,7 +21,9 @@ from .modeling_celluscan import CelluScanForImageClassification
 from .naming import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, Naming, WeightsError
 
 # What `pipeline("wbc-classification")` finds in a checkpoint folder.
-PIPELINE_FILES = ("pipeline_celluscan.py", "reliability_celluscan.py")
+PIPELINE_FILES = tuple(
+    f"{name}_celluscan.py" for name in ("pipeline", "reliability", "decoding", "errors", "formats", "samples", "tiff")
+)
 CUSTOM_PIPELINES = {
     "wbc-classification": {
         "impl": "pipeline_celluscan.WhiteBloodCellPipeline",
@@ -173,7 +175,7 @@ def export_hand_built(
 ) -> None:
     """Writes our own checkpoint, with the Python files that `trust_remote_code` runs. Arguments as above.
 
-    Beside those of the model there are two for `pipeline("wbc-classification")`, which its config then names.
+    Beside those of the model there are `PIPELINE_FILES`, whose pipeline its config then names.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

@@ -73,11 +73,27 @@ def _worded(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> tupl
     if said.certainty is Certainty.CLASS:
         return said.label, said.score, f"The model gives this class {share}."
     if said.certainty is Certainty.PARENT:
-        between = said.competing if len(said.competing) > 1 else (said.label, *said.competing)
-        told = f"{' or '.join(between)}: the model is unsure which, but gives them {share} together."
-        return said.label, said.score, told if len(between) > 1 else f"The model gives it and its children {share}."
+        if not said.competing:
+            return said.label, said.score, f"The model gives it and its children {share}."
+        named = _listed(_summed(said, ranking))
+        return said.label, said.score, f"{named}: the model is unsure which, but gives them {share} together."
     headline = f"Unsure: {said.label} or {ranking[1][0].name}"
     return headline, said.score, f"The likeliest class has only {share}. Take this as a guess."
+
+
+def _summed(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> list[str]:
+    """The classes of a family, likeliest first, without those that change nothing of its sum as it is shown."""
+    family = [(cell.name, share) for cell, share in ranking if said.label in (cell.name, cell.parent)]
+    fewest = next(
+        count
+        for count in range(2, len(family) + 1)
+        if count == len(family) or _percent(sum(share for _, share in family[:count])) == _percent(said.score)
+    )
+    return [name for name, _ in family[:fewest]]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 def _percent(share: float) -> str:

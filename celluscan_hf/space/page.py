@@ -143,7 +143,7 @@ def record(seen: Seen) -> dict[str, Any]:
         "certainty": said.certainty.value,
         "score": round(said.score, 4),
         "abnormal": round(said.abnormal, 4),
-        "note": said.sentence if strange else None,
+        "note": said.sentence if strange else seen.note or None,
         "set": list(said.within),
         "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in said.ranking],
         **({} if strange else {name: getattr(said.best, name) for name in FACTS}),

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from .. import taxonomy
-from ..curation.decoding import decode
+from ..curation.decoding import Decoded, decode
 from ..errors import BadImage, CelluScanError
 from ..inference.attention import record_attention
 from ..inference.explain import LEAST_TOP, TINT, displayed, smooth
@@ -36,6 +36,7 @@ class Seen:
     - `answer`: None where `problem` says why the file cannot be used.
     - `doubt`: why the picture does not look like a stained cell; the answer is then not shown as one.
     - `cell`: what the model saw; `overlay`, where it was asked for, has the attention over it.
+    - `note`: what was guessed of the file.
     - `seconds`: from file to answer, of the whole batch.
     """
 
@@ -45,6 +46,7 @@ class Seen:
     problem: str | None = None
     cell: Image.Image | None = None
     overlay: Image.Image | None = None
+    note: str = ""
     seconds: float = 0.0
 
 
@@ -80,11 +82,14 @@ class Recogniser:
         """
         began = time.perf_counter()
         opened = {position: (Path(file).name, _open(Path(file))) for position, file in enumerate(files)}
-        images = {position: found for position, (_, found) in opened.items() if isinstance(found, Image.Image)}
-        seen = dict(zip(images, self._seen(list(images.values()), overlay), strict=True))
+        decoded = {position: found for position, (_, found) in opened.items() if isinstance(found, Decoded)}
+        answered = self._seen([found.image for found in decoded.values()], overlay)
+        seen = dict(zip(decoded, answered, strict=True))
         seconds = time.perf_counter() - began
         return [
-            replace(seen[position], name=name, seconds=seconds) if position in seen else Seen(name, problem=str(found))
+            replace(seen[position], name=name, note=found.note, seconds=seconds)
+            if isinstance(found, Decoded)
+            else Seen(name, problem=found)
             for position, (name, found) in opened.items()
         ]
 
@@ -142,15 +147,16 @@ def _picture(shares: np.ndarray) -> Image.Image:
     return Image.fromarray((shares * 255).round().astype(np.uint8))
 
 
-def _open(file: Path) -> Image.Image | str:
-    """A picture, or in words why it cannot be used."""
+def _open(file: Path) -> Decoded | str:
+    """A decoded image, or in words why it cannot be used."""
     size = file.stat().st_size
     if size > MAX_BYTES:
         return f"the file has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read"
     try:
-        image = decode(file.read_bytes()).image
+        decoded = decode(file.read_bytes())
     except BadImage as error:
-        return f"it is no picture that can be used: {str(error).replace('_', ' ')}"
+        return f"it is no picture that can be used: {BadImage(error.reason.replace('_', ' '), error.detail)}"
+    image = decoded.image
     if max(image.size) > MAX_SIDE:
         return f"the picture has {image.width} x {image.height} pixels; cut the cell out, at most {MAX_SIDE} a side"
-    return image
+    return decoded

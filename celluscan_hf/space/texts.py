@@ -42,7 +42,7 @@ def result(seen: Seen) -> str:
             f"No class is given, because {seen.doubt}. The model knows single cells in Wright-Giemsa stained smears "
             "and would name anything else as one of them.",
         )
-    return _answered(seen.answer, seen.seconds)
+    return _answered(seen.answer, seen.seconds, seen.note)
 
 
 def _problem(heading: str, text: str) -> str:
@@ -50,17 +50,18 @@ def _problem(heading: str, text: str) -> str:
     return f"<section class='card problem' role='alert'><h2>{heading}</h2><p>{escape(text)}</p></section>"
 
 
-def _answered(said: Answer, seconds: float) -> str:
+def _answered(said: Answer, seconds: float, note: str) -> str:
     flag = (
         "<p class='flag'>Not expected in the blood of a healthy adult "
         f"(such classes have {said.abnormal:.0%} together).</p>"
         if said.flagged
         else ""
     )
+    guessed = f"<p class='hint'>The file: {escape(note)}.</p>" if note else ""
     return (
         f"<section class='card {_KIND[said.certainty]}' aria-live='polite'><h2>{escape(said.headline)}</h2>"
         f"<p>{escape(said.sentence)}</p>{_trust(said)}{flag}{_bars(said)}"
-        f"{_place(said)}<p class='time'>answered in {seconds:.2f} s</p></section>"
+        f"{_place(said)}{guessed}<p class='time'>answered in {seconds:.2f} s</p></section>"
     )
 
 

@@ -8,19 +8,20 @@ from unittest.mock import patch
 import numpy as np
 import PIL
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from packaging.version import Version
 from PIL import Image, ImageFile
 
-from celluscan_hf.curation import decoding
-from celluscan_hf.curation.decoding import decode
 from celluscan_hf.errors import BadImage
+from celluscan_hf.modeling import decoding_celluscan as decoding
+from celluscan_hf.modeling.decoding_celluscan import decode
 
 REASONS = {
-    "empty_file", "not_an_image", "too_many_pixels", "too_small", "animated", "truncated", "undecodable",
-    "unsupported_mode",
+    "empty_file", "not_an_image", "unsupported_format", "too_many_pixels", "too_small", "animated", "multi_page",
+    "truncated", "undecodable", "unsupported_mode",
 }  # fmt: skip
 TURNS = {
     1: None,
@@ -129,10 +130,10 @@ def test_garbage_behind_a_valid_png_header_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_garbage_behind_a_valid_tiff_header_is_refused() -> None:
-    assert reason_of(b"II*\x00\x08\x00\x00\x00" + bytes(range(256)) * 4) in {"not_an_image", "undecodable"}
+    assert reason_of(b"II*\x00\x08\x00\x00\x00" + bytes(range(256)) * 4) in {"truncated", "undecodable"}
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_more_than_one_frame_is_animated(kind: str) -> None:
     assert reason_of(pages(kind)) == "animated"
 
@@ -309,13 +310,216 @@ def test_an_exif_rotated_image_stands_upright(orientation: int, kind: str) -> No
     assert differs_by(encoded(stored, kind, exif=turned(orientation), **options), colours()) <= 25
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+def test_an_orientation_that_exif_does_not_know_turns_and_notes_nothing(orientation: int, kind: str) -> None:
+    decoded = decode(encoded(colours(), kind, exif=turned(orientation)))
+    assert (decoded.image.size, decoded.conversions) == (colours().size, ())
+
+
 def test_a_rotation_is_noted() -> None:
-    assert "exif_rotated" in decode(encoded(colours(), "JPEG", exif=turned(6))).conversions
+    for kind in ("JPEG", "TIFF"):
+        assert "exif_rotated" in decode(encoded(colours(), kind, exif=turned(6))).conversions
 
 
-@pytest.mark.parametrize("mode", ["F", "I"])
-def test_thirty_two_bits_a_pixel_are_an_unsupported_mode(mode: str) -> None:
-    assert reason_of(encoded(Image.new(mode, (32, 32), 7), "TIFF")) == "unsupported_mode"
+def tiff(values: NDArray, **options: object) -> bytes:
+    """Written by tifffile: a file of one page, without what it notes of its own."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **({"metadata": None} | options))
+    return buffer.getvalue()
+
+
+def planes(values: NDArray) -> NDArray:
+    return np.moveaxis(values, 2, 0)
+
+
+NOISE = np.asarray(noise())
+WITH_ALPHA = np.dstack([NOISE, np.full((64, 64), 255, np.uint8)])
+DEEP = NOISE.astype(np.uint16) * 257
+LAYOUTS = {
+    "planar 16-bit colour": (planes(DEEP), {"photometric": "rgb", "planarconfig": "separate"}, NOISE),
+    "planar 8-bit colour": (planes(NOISE), {"photometric": "rgb", "planarconfig": "separate"}, NOISE),
+    "planar 16-bit colour with alpha": (
+        planes(WITH_ALPHA.astype(np.uint16) * 257),
+        {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha"]},
+        NOISE,
+    ),
+    "16-bit colour": (DEEP, {"photometric": "rgb"}, NOISE),
+    "16-bit grey from black": (DEEP[..., 0], {"photometric": "minisblack"}, NOISE[..., :1]),
+    "16-bit grey from white": (DEEP[..., 0], {"photometric": "miniswhite"}, 255 - NOISE[..., :1]),
+    "8-bit grey from white": (NOISE[..., 0], {"photometric": "miniswhite"}, 255 - NOISE[..., :1]),
+    "1-bit grey from white": (NOISE[..., 0] > 127, {"photometric": "miniswhite"}, 255 * (NOISE[..., :1] <= 127)),
+    "16-bit grey with alpha": (
+        np.dstack([DEEP[..., 0], np.full((64, 64), 65_535, np.uint16)]),
+        {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]},
+        NOISE[..., :1],
+    ),
+    "planar 16-bit inks": (
+        planes(np.dstack([65_535 - DEEP, np.zeros((64, 64), np.uint16)])),
+        {"photometric": "separated", "planarconfig": "separate"},
+        NOISE,
+    ),
+    "palette": (
+        NOISE[..., 0],
+        {"photometric": "palette", "colormap": np.arange(256, dtype=np.uint16)[None].repeat(3, 0) * 257},
+        NOISE[..., :1],
+    ),
+    "palette of 8-bit levels": (
+        NOISE[..., 0],
+        {"photometric": "palette", "colormap": np.arange(256, dtype=np.uint16)[None].repeat(3, 0)},
+        NOISE[..., :1],
+    ),
+}  # fmt: skip
+WAYS = {
+    "": {},
+    "big-endian": {"byteorder": ">"},
+    "BigTIFF": {"bigtiff": True},
+    "big-endian BigTIFF": {"bigtiff": True, "byteorder": ">"},
+    "in tiles": {"tile": (16, 32)},
+    "in strips, deflated": {"rowsperstrip": 7, "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_of_a_tiff_has_the_pixels_that_tifffile_reads(layout: str, way: str) -> None:
+    values, options, expected = LAYOUTS[layout]
+    data = tiff(values, **options, **WAYS[way])
+    assert np.array_equal(tifffile.imread(io.BytesIO(data)), values)
+    assert differs_by(data, np.broadcast_to(expected, (64, 64, 3))) == 0
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("layout", [name for name, (values, *_) in LAYOUTS.items() if values.dtype == np.uint16])
+def test_samples_of_fewer_bits_in_a_16_bit_tiff_are_scaled_by_their_range(layout: str, bits: int) -> None:
+    values, options, expected = LAYOUTS[layout]
+    data = tiff(values >> (16 - bits), **options)
+    decoded = decode(data)
+    assert differs_by(data, np.broadcast_to(expected, (64, 64, 3))) == 0
+    assert decoded.conversions[0].startswith(f"{bits}_bit_")
+    assert f"taken for {bits}-bit samples" in decoded.note
+
+
+@pytest.mark.parametrize("colour_type", [0, 2, 4, 6])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_samples_of_fewer_bits_in_a_16_bit_png_are_scaled_by_their_range(bits: int, colour_type: int) -> None:
+    channels = {0: 1, 2: 3, 4: 1, 6: 3}[colour_type]
+    values = DEEP[..., :channels] >> (16 - bits)
+    if colour_type in (4, 6):
+        values = np.dstack([values, np.full((64, 64), 65_535, np.uint16)])
+    data = png(64, 64, 16, colour_type, b"".join(b"\x00" + row.astype(">u2").tobytes() for row in values))
+    assert differs_by(data, np.broadcast_to(NOISE[..., :channels], (64, 64, 3))) == 0
+    assert decode(data).conversions[0] == f"{bits}_bit_{'grey' if channels == 1 else 'rgb'}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"extratags": [(281, 3, 3, (4095,) * 3, True)]},
+        {"extratags": [(341, 3, 3, (4095,) * 3, True)]},
+        {"description": '<OME><Pixels SignificantBits="12"/></OME>'},
+        {"description": '{"BitDepth": 12}'},
+    ],
+)
+def test_a_depth_that_a_tiff_names_holds_also_for_a_dark_image(options: dict[str, object]) -> None:
+    dark = NOISE // 8
+    decoded = decode(tiff(dark.astype(np.uint16) << 4, photometric="rgb", **options))
+    assert np.array_equal(np.asarray(decoded.image), dark)
+    assert (decoded.conversions, decoded.largest_sample, decoded.note) == (("12_bit_rgb",), None, "")
+
+
+@pytest.mark.parametrize("largest", [65_535, 3_000, 255])
+def test_a_largest_sample_that_is_no_depth_or_too_small_is_not_believed(largest: int) -> None:
+    data = tiff(DEEP >> 4, photometric="rgb", extratags=[(281, 3, 3, (largest,) * 3, True)])
+    assert differs_by(data, NOISE) == 0
+
+
+def test_a_pgm_names_its_largest_sample() -> None:
+    levels = NOISE[..., 0].astype(int) * 4095 // 255
+    assert differs_by(b"P5 64 64 4095\n" + levels.astype(">u2").tobytes(), NOISE[..., :1].repeat(3, 2)) <= 1
+
+
+def test_the_depth_of_a_source_is_not_that_of_a_dark_file() -> None:
+    dark = encoded(Image.fromarray((NOISE[..., 0] // 8).astype(np.uint16) << 4), "TIFF")
+    assert decode(dark).conversions == ("10_bit_grey",)
+    decoded = decode(dark, bits=12)
+    assert (np.asarray(decoded.image)[..., 0] == NOISE[..., 0] // 8).all()
+    assert (decoded.conversions, decoded.largest_sample, decoded.note) == (("12_bit_grey",), 31 << 4, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("f4", "32-bit float, convert to 8 bit"),
+        ("f8", "64-bit float, convert to 8 bit"),
+        ("i1", "8-bit signed integer, convert to 8 bit"),
+        ("i2", "16-bit signed integer, convert to 8 bit"),
+        ("u4", "32-bit integer, convert to 8 bit"),
+        ("c8", "64-bit complex float, convert to 8 bit"),
+    ],
+)
+def test_samples_that_are_no_grey_levels_are_refused_by_name(kind: str, named: str) -> None:
+    with pytest.raises(BadImage, match="unsupported_mode") as caught:
+        decode(tiff((NOISE[..., 0] // 2).astype(kind), photometric="minisblack"))
+    assert caught.value.detail == named
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (tiff(np.stack([NOISE[..., 0]] * 2), photometric="minisblack"), "multi_page (has 2 pages"),
+        (tiff(np.stack([NOISE[..., 0]] * 3), imagej=True), "multi_page (has 3 pages"),
+        (tiff(NOISE, photometric="minisblack", planarconfig="contig"), "unsupported_mode (3 channels for grey"),
+        (encoded(colours().convert("LAB"), "TIFF"), "unsupported_mode (its colours are CIELAB"),
+        (encoded(colours(), "JPEG2000"), "unsupported_format (JPEG 2000 is not read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported_format (HEIC is not read"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "unsupported_format (AVIF is not read"),
+        (encoded(colours(), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "12-bit JPEG is not read"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image (a Git LFS pointer; run git lfs pull)"),
+        (b"Pf\n64 64\n-1.0\n" + NOISE[..., 0].astype("<f4").tobytes(), "32-bit float, convert to 8 bit"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_name(data: bytes, said: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        decode(data)
+    assert said in str(caught.value)
+
+
+PLANAR = tiff(planes(DEEP), photometric="rgb", planarconfig="separate", rowsperstrip=7)
+
+
+@pytest.mark.parametrize("kept", [6, 60, 200, len(PLANAR) // 2, len(PLANAR) - 1])
+def test_a_cut_planar_tiff_is_refused(kept: int) -> None:
+    assert reason_of(PLANAR[:kept]) in {"truncated", "undecodable"}
+
+
+def test_a_planar_tiff_that_claims_too_many_pixels_is_refused_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "read_samples", lambda *arguments: pytest.fail("it was decoded"))
+    wide = PLANAR.replace(struct.pack("<HHII", 256, 4, 1, 64), struct.pack("<HHII", 256, 4, 1, 10**6))
+    assert reason_of(wide) == "too_many_pixels"
+
+
+def test_a_strip_that_grows_beyond_its_pixels_is_refused() -> None:
+    data = tiff(DEEP[..., 0], photometric="miniswhite", compression="zlib", byteorder=">")
+    honest = zlib.compress(DEEP[..., 0].astype(">u2").tobytes() + bytes(10**6))
+    place = data.index(struct.pack(">HHI", 273, 4, 1)) + 8
+    lengths = data.index(struct.pack(">HHI", 279, 4, 1)) + 8
+    grown = bytearray(data + honest)
+    struct.pack_into(">I", grown, place, len(data))
+    struct.pack_into(">I", grown, lengths, len(honest))
+    assert reason_of(bytes(grown)) == "undecodable"
+
+
+def test_an_image_that_pillow_has_only_opened_is_decoded_from_its_file() -> None:
+    data = tiff(planes(DEEP >> 4), photometric="rgb", planarconfig="separate")
+    opened = Image.open(io.BytesIO(data))
+    assert np.array_equal(np.asarray(decoding.decode_opened(opened).image), NOISE)
+
+
+def test_an_image_in_memory_is_converted_as_a_file_is() -> None:
+    decoded = decoding.decode_opened(Image.fromarray(DEEP[..., 0] >> 4))
+    assert np.array_equal(np.asarray(decoded.image), NOISE[..., :1].repeat(3, 2))
+    assert decoded.conversions == ("12_bit_grey",)
 
 
 def test_the_coding_of_two_jpegs_of_one_quality_is_equal() -> None:
@@ -338,6 +542,13 @@ SMALL = {
     "png_palette": encoded(colours(24, 20).quantize(4), "PNG", transparency=0),
     "tiff": encoded(noise(24, 20), "TIFF"),
     "tiff_lzw": encoded(noise(24, 20), "TIFF", compression="tiff_lzw"),
+    "tiff_planar_16": tiff(planes(DEEP[:20, :24]), photometric="rgb", planarconfig="separate", rowsperstrip=7),
+    "tiff_tiles": tiff(DEEP[:20, :24], photometric="rgb", tile=(16, 16), compression="zlib", byteorder=">"),
+    "tiff_big": tiff(NOISE[:20, :24, 0], photometric="miniswhite", bigtiff=True, byteorder=">"),
+    "tiff_palette": tiff(
+        NOISE[:20, :24, 0], photometric="palette", colormap=np.arange(768, dtype=np.uint16).reshape(3, 256)
+    ),
+    "png_16": png(24, 20, 16, 2, b"".join(b"\x00" + row.astype(">u2").tobytes() for row in DEEP[:20, :24] >> 4)),
     "gif": encoded(colours(24, 20), "GIF"),
     "bmp": encoded(noise(24, 20), "BMP"),
     "ppm": encoded(noise(24, 20), "PPM"),

@@ -114,6 +114,45 @@ def test_a_pattern_stands_for_the_images_that_match(pattern: str, found: list[st
     assert names(pattern) == found
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("run [2]/*.png", ["run [2]/a.png"]),
+        ("run [2]/**", ["run [2]/a.png", "run [2]/b [x]/c.png"]),
+        ("run [2]/b [x]/*", ["run [2]/b [x]/c.png"]),
+        ("*/b [x]/*.png", ["run [2]/b [x]/c.png"]),
+        ("run [2]/[ab].png", ["run [2]/a.png"]),
+        ("run [2]", ["run [2]/a.png", "run [2]/b [x]/c.png"]),
+    ],
+)
+def test_brackets_in_the_names_of_folders_are_no_pattern(pattern: str, found: list[str], write_image: Write) -> None:
+    for name in ("run [2]/a.png", "run [2]/b [x]/c.png", "run 2/z.png"):
+        write_image(Path(name), 1)
+    assert names(pattern) == found
+
+
+@pytest.mark.parametrize("named", ["cells", "cells/*", "cells/**"])
+def test_files_that_do_not_end_as_images_are_counted(named: str, write_image: Write, write_files: Any) -> None:
+    write_image(Path("cells/a.png"), 1)
+    others = ("b.heic", "c.HEIC", "d.avif", "e.jp2", "README", ".hidden", "Thumbs.db")
+    write_files(Path("cells"), dict.fromkeys(others, "x"))
+    images = find_images([named, named])
+    assert images.passed_over == {".heic": 2, ".avif": 1, ".jp2": 1, "": 1}
+    assert inputs.counted(images.passed_over) == "2 .heic, 1 without an ending, 1 .avif, 1 .jp2"
+
+
+def test_a_folder_without_images_says_what_it_holds(write_files: Any) -> None:
+    write_files(Path("cells"), {"a.heic": "x", "b.heic": "x"})
+    refused("cells", r"^cells holds no image file \(\.bmp .*\), but 2 \.heic; expected")
+
+
+@pytest.mark.parametrize("address", ["https://host.org/cells/a.png", "http://host.org/*.png", "s3://bucket/a.png"])
+def test_an_address_is_named_whole(address: str) -> None:
+    with pytest.raises(CelluScanError) as caught:
+        find_images([address])
+    assert str(caught.value) == f"{address} is an address; download the image and name its file"
+
+
 def test_a_pattern_may_begin_at_home(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(here))
     assert names("~/cells/*.png") == [str(here / "cells" / "a.png")]

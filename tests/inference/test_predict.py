@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from transformers import LlavaImageProcessor, PreTrainedModel, pipeline
 
 from celluscan_hf.errors import BadImage, CelluScanError
@@ -89,7 +90,7 @@ def test_the_columns_are_those_that_were_promised(
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint)
     header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_1,score_1,label_2,score_2,"
-    header += "label_3,score_3,abnormal,set,abstain,reason,strangeness,error"
+    header += "label_3,score_3,abnormal,set,abstain,reason,strangeness,note,error"
     assert capsys.readouterr().out.splitlines()[0] == header
 
 
@@ -146,6 +147,7 @@ def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
         "abstain": None,
         "reason": None,
         "strangeness": None,
+        "note": None,
         "error": None,
     }
 
@@ -181,6 +183,30 @@ def test_a_bad_image_has_its_reason_and_nothing_else(
     assert {key for key, value in table[2].items() if value} == {"image", "error"}
     assert table[2]["error"].startswith("truncated (")
     assert all(line["label"] and not line["error"] for line in table[:2] + table[3:])
+
+
+def test_files_passed_over_are_in_the_closing_line(
+    cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.heic", "b.avif", "c.avif"):
+        (cells / name).write_bytes(b"x")
+    done = str(predict([cells], checkpoint))
+    assert done.startswith("4 images, 1 could not be used, ")
+    assert done.endswith(" images/s; files passed over: 2 .avif, 1 .heic")
+
+
+def test_a_depth_that_was_guessed_is_noted(
+    cells: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = Image.open(cells / "0.jpg").convert("L")
+    grey.convert("RGB").save(tmp_path / "a.png")
+    Image.fromarray(np.asarray(grey, np.uint16) << 4).save(tmp_path / "b.tif")
+    capsys.readouterr()
+    predict([tmp_path / "a.png", tmp_path / "b.tif"], checkpoint)
+    plain, deep = read_csv(capsys.readouterr().out)
+    assert plain["note"] == ""
+    assert deep["note"].startswith("taken for 12-bit samples")
+    assert deep["score"] == plain["score"]
 
 
 def test_the_reason_is_one_line() -> None:

@@ -17,6 +17,7 @@ from celluscan_hf.modeling.checkpoints import read_checkpoint
 from celluscan_hf.modeling.conversion import from_model
 from celluscan_hf.modeling.exporting import (
     EXPORTS,
+    PIPELINE_FILES,
     export_native,
     export_timm,
     export_torchvision,
@@ -146,8 +147,7 @@ def test_a_hand_built_folder_carries_its_files_of_code(written):
     assert {path.name for path in folder.glob("*.py")} == {
         "configuration_celluscan.py",
         "modeling_celluscan.py",
-        "pipeline_celluscan.py",
-        "reliability_celluscan.py",
+        *PIPELINE_FILES,
     }
 
 

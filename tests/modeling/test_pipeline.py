@@ -1,5 +1,6 @@
 """`pipeline("wbc-classification")`: the same answers in any batch, clear errors, and no package needed."""
 
+import base64
 import json
 import os
 import shutil
@@ -9,10 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
+import torch
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
+from celluscan_hf.inference.inputs import find_images
 from celluscan_hf.modeling.exporting import PIPELINE_FILES
 from celluscan_hf.taxonomy import lookup
 
@@ -74,6 +79,89 @@ def test_coverage_is_chosen_by_the_call_or_with_the_pipeline(
     always = pipeline(TASK, model=str(calibrated), device="cpu", coverage=0.99, top_k=1)
     assert len(always(cells[0])["set"]) == 14
     assert len(always(cells[0])["top"]) == 1
+
+
+def test_arrays_and_tensors_are_taken_as_the_plain_pipeline_takes_them(
+    classify: Any, cells: list[Image.Image], calibrated: Path
+) -> None:
+    plain = pipeline("image-classification", model=str(calibrated), device="cpu")
+    array = np.asarray(cells[0])
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for image in (array, tensor, [array, tensor], [np.moveaxis(array, 2, 0)]):
+        found, expected = classify(image, top_k=14), plain(image, top_k=14)
+        pairs = zip(found, expected, strict=True) if isinstance(image, list) else [(found, expected)]
+        for answer, scores in pairs:
+            told = {one["label"]: one["score"] for one in answer["top"]}
+            assert told == pytest.approx({one["label"]: one["score"] for one in scores}, abs=1e-5)
+
+
+def test_arrays_of_16_bits_and_of_grey_are_read_as_files_are(classify: Any, cells: list[Image.Image]) -> None:
+    grey = np.asarray(cells[0].convert("L"))
+    deep = grey.astype(np.uint16) << 4
+    expected = classify.preprocess(Image.fromarray(grey))["pixel_values"]
+    for array in (grey, deep, np.dstack([deep] * 3)):
+        assert torch.equal(classify.preprocess(array)["pixel_values"], expected)
+
+
+def test_options_that_are_none_are_not_given(classify: Any, cells: list[Image.Image]) -> None:
+    expected = classify(cells[0])
+    assert classify(cells[0], top_k=None, coverage=None, by_class=None, timeout=None) == expected
+    assert classify(images=cells[0]) == expected
+    with pytest.raises(ValueError, match="no image was given"):
+        classify()
+
+
+@pytest.fixture(scope="module")
+def files(cells: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A cell in files that Pillow and transformers open in other ways than this project."""
+    folder = tmp_path_factory.mktemp("files")
+    colours = np.asarray(cells[0])
+    deep = colours.astype(np.uint16)
+    alpha = cells[0].copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
+    alpha.save(folder / "alpha.png")
+    Image.fromarray(deep[..., 0] << 8).save(folder / "grey 16.png")
+    Image.fromarray(deep[..., 0] << 4).save(folder / "grey 12.tif")
+    tifffile.imwrite(folder / "colour 12.tif", deep << 4, photometric="rgb")
+    tifffile.imwrite(folder / "planar 16.tif", np.moveaxis(deep << 8, 2, 0), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(folder / "from white.tif", deep[..., 0] << 8, photometric="miniswhite")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["alpha", "grey 16", "grey 12", "colour 12", "planar 16", "from white"])
+def test_a_file_has_the_pixels_that_predict_reads(name: str, classify: Any, files: dict[str, Path]) -> None:
+    (named,) = find_images([files[name]])
+    decoded = named.decode()
+    expected = classify.image_processor(images=decoded.image, return_tensors="pt")["pixel_values"]
+    opened = Image.open(files[name])
+    encoded = base64.b64encode(files[name].read_bytes()).decode()
+    for image in (str(files[name]), files[name], opened, encoded, f"data:image/tiff;base64,{encoded}"):
+        prepared = classify.preprocess(image)
+        assert torch.equal(prepared["pixel_values"], expected)
+        assert prepared["note"] == decoded.note
+    assert classify([str(files[name])] * 3, batch_size=2)[2]["note"] == (decoded.note or None)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((2, 40, 40), np.uint8), "has 2 pages"),
+        (np.zeros((40, 40), np.float32), "32-bit float, convert to 8 bit"),
+    ],
+)
+def test_a_file_is_refused_as_predict_refuses_it(
+    values: np.ndarray, message: str, classify: Any, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "cell.tif", values, photometric="minisblack")
+    for image in (str(tmp_path / "cell.tif"), Image.open(tmp_path / "cell.tif")):
+        with pytest.raises(ValueError, match=message):
+            classify(image)
+
+
+@pytest.mark.parametrize(("image", "error"), [("gone.png", ValueError), ("", ValueError), (7, TypeError)])
+def test_what_is_no_image_is_refused_in_words(image: Any, error: type[Exception], classify: Any) -> None:
+    with pytest.raises(error, match="expected a path, an address, a base64 string"):
+        classify(image)
 
 
 @pytest.mark.parametrize(("option", "message"), [({"coverage": 90}, "coverage must be"), ({"top_k": 0}, "top_k must")])

@@ -25,7 +25,11 @@ def test_a_clear_case_is_named() -> None:
     ("given", "parent", "children"),
     [
         ({"BNE": 0.5, "SNE": 0.4, "LY": 0.1}, "Neutrophil", "Band Neutrophil or Segmented Neutrophil"),
-        ({"NEU": 0.3, "SNE": 0.4, "BNE": 0.2, "LY": 0.1}, "Neutrophil", "Segmented Neutrophil or Band Neutrophil"),
+        (
+            {"NEU": 0.3, "SNE": 0.4, "BNE": 0.2, "LY": 0.1},
+            "Neutrophil",
+            "Segmented Neutrophil, Neutrophil or Band Neutrophil",
+        ),
         ({"MY": 0.4, "MMY": 0.35, "LY": 0.25}, "Immature Granulocyte", "Myelocyte or Metamyelocyte"),
     ],
 )
@@ -43,8 +47,34 @@ def test_doubt_between_strangers_is_said_in_words() -> None:
 
 
 def test_a_parent_that_competes_with_one_child_is_named_beside_it() -> None:
-    assert answer(shares(NEU=0.56, BNE=0.4, SNE=0.04)).sentence.startswith("Neutrophil or Band Neutrophil: the model")
+    assert answer(shares(NEU=0.6, BNE=0.396, SNE=0.002)).sentence.startswith("Neutrophil or Band Neutrophil: the model")
     assert answer(shares(NEU=0.65, BNE=0.09, SNE=0.09, LY=0.17)).sentence == "The model gives it and its children 83%."
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"NEU": 0.563, "BNE": 0.375, "SNE": 0.033, "LY": 0.029},
+            "Neutrophil, Band Neutrophil or Segmented Neutrophil: the model is unsure which, but gives them "
+            "97% together.",
+        ),
+        (
+            {"IG": 0.3, "MY": 0.3, "MMY": 0.2, "PMY": 0.05, "LY": 0.15},
+            "Immature Granulocyte, Myelocyte, Metamyelocyte or Promyelocyte: the model is unsure which, but gives them "
+            "85% together.",
+        ),
+        (
+            {"MY": 0.45, "MMY": 0.35, "PMY": 0.001, "LY": 0.199},
+            "Myelocyte or Metamyelocyte: the model is unsure which, but gives them 80% together.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_classes_named_are_those_that_are_summed(given: dict[str, float], sentence: str) -> None:
+    said = answer(shares(**given))
+    assert said.sentence == sentence
+    named = [cell for cell in CLASSES if cell.name in sentence.partition(":")[0].replace(" or ", ", ").split(", ")]
+    assert f"{sum(given.get(cell.code, 0.0) for cell in named):.0%}" in sentence
 
 
 def test_children_that_do_not_reach_far_together_are_no_parent() -> None:

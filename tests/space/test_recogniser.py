@@ -1,11 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.space import recogniser as module
+from celluscan_hf.space.page import record
 from celluscan_hf.space.recogniser import Recogniser
+from celluscan_hf.space.texts import result
 
 
 @pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-4), (True, 0.02)])
@@ -36,6 +41,22 @@ def test_a_bad_file_is_told_and_takes_no_others_place(checkpoint: Path, pictures
     assert "colours that no stained smear has" in str(meadow.doubt)
     assert [seen.name for seen in (first, last)] == ["Basophil.png", "Monocyte.png"]
     assert all(seen.answer and not seen.doubt and seen.overlay for seen in (first, last))
+
+
+def test_files_are_read_as_predict_reads_them(checkpoint: Path, pictures: dict[str, Path], tmp_path: Path) -> None:
+    levels = np.asarray(Image.open(pictures["Basophil"]).convert("RGB"), np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", np.moveaxis(levels << 4, 2, 0), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "pages.tif", np.zeros((2, 40, 40), np.uint8), photometric="minisblack")
+    plain, deep, pages = Recogniser(str(checkpoint)).recognise(
+        [pictures["Basophil"], tmp_path / "deep.tif", tmp_path / "pages.tif"]
+    )
+    assert plain.answer is not None
+    assert deep.answer is not None
+    assert deep.answer.score == pytest.approx(plain.answer.score, abs=1e-5)
+    assert deep.note.startswith("taken for 12-bit samples")
+    assert record(deep)["note"] == deep.note
+    assert deep.note in result(deep)
+    assert "multi page (has 2 pages" in str(pages.problem)
 
 
 def test_a_file_that_is_too_large_is_not_opened(

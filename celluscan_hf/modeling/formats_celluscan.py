@@ -1,0 +1,70 @@
+"""Files that are no image this project reads, by their first bytes: so that a refusal says what the file is."""
+
+import re
+from collections.abc import Mapping
+
+_READ = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}  # and yet not recognised: damaged
+_NOT_READ = {
+    b"\0\0\0\x0cjP  \r\n": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"II\xbc\x01": "JPEG XR",
+    b"8BPS": "Photoshop (PSD)",
+    b"ZISRAWFILE": "Zeiss CZI",
+    b"SIMPLE  =": "FITS",
+    b"v/1\x01": "OpenEXR",
+    b"DDS ": "DDS",
+    b"qoif": "QOI",
+    b"P7\n": "PAM",
+}
+_NO_IMAGE = {
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"\x1f\x8b": "compressed with gzip; unpack it",
+    b"\x89HDF": "HDF5, as arrays are stored",
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+}
+_BRANDS = {"HEIC": rb"hei[cxms]|hev[cx]|mif1|msf1", "AVIF": rb"avi[fs]"}  # of ISO media files, in their first box
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG that begin with the bits of a sample
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+
+
+def name_format(data: bytes) -> tuple[str, str]:
+    """Why a file is not read, as a reason and its detail."""
+    name = _name(data)
+    if name:
+        return "unsupported_format", f"{name} is not read, convert to PNG or TIFF"
+    damaged = _known(data, _READ)
+    if damaged:
+        return "undecodable", f"a damaged {damaged} file"
+    if re.match(rb"\s*<(!doctype html|html)", data[:200], re.IGNORECASE):
+        return "not_an_image", "a web page; download the image itself"
+    return "not_an_image", _known(data, _NO_IMAGE) or f"starts with {data[:8].hex(' ')}"
+
+
+def _known(data: bytes, table: Mapping[bytes, str]) -> str | None:
+    return next((name for start, name in table.items() if data.startswith(start)), None)
+
+
+def _name(data: bytes) -> str | None:
+    if data[4:8] == b"ftyp":
+        brands = data[8 : min(int.from_bytes(data[:4], "big"), 200)]
+        return next((name for name in ("AVIF", "HEIC") if re.search(_BRANDS[name], brands)), "a video (MP4)")
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    if data.startswith(b"\xff\xd8\xff"):
+        return _unusual_jpeg(data)
+    return _known(data, _NOT_READ)
+
+
+def _unusual_jpeg(data: bytes) -> str | None:
+    """A JPEG of 12 or 16 bits, or a lossless one; None for the usual ones."""
+    place = 2
+    while place + 5 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker in _FRAMES:
+            kind = "lossless " if marker in _LOSSLESS else ""
+            return f"{kind}{data[place + 4]}-bit JPEG" if kind or data[place + 4] != 8 else None
+        place += 2 + length
+    return None
