@@ -420,7 +420,7 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
 
 def _values_can_be_read(tensor: torch.Tensor) -> bool:
     """Whether Python may branch on values: not while a graph is captured, nor on a tensor that stands for others."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return False
     if type(tensor) is not torch.Tensor or tensor.is_meta:
         return False
