@@ -98,7 +98,8 @@ def start_model(
     if start == "scratch":
         _require_known(fields)
         return CelluScanForImageClassification(make_config({"id2label": dict(id2label)} | fields))
-    return read_checkpoint(start, revision=revision, **fields).build(id2label)
+    unused = {"image_mean": HALF, "image_std": HALF}  # a training takes those of its data set
+    return read_checkpoint(start, revision=revision, **(unused | fields)).build(id2label)
 
 
 def _require_known(fields: Mapping[str, Any]) -> None:
@@ -185,7 +186,7 @@ def _of_any_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
     if config.get("model_type") == CelluScanConfig.model_type:
         return _from_ours(folder, config, options)
     if config.get("model_type") == "vit":
-        described = _of_transformers_folder(folder, config)
+        described = _of_transformers_folder(folder, config, options)
     elif str(config.get("architecture", "")).startswith(("vit_", "deit_")):
         described = _of_timm_folder(config)
     else:
@@ -198,7 +199,7 @@ def _of_any_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
 
 
 def _from_ours(folder: Path, config: Mapping[str, Any], options: dict[str, Any]) -> Checkpoint:
-    fields = _normalisation(folder, IMAGENET_MEAN, IMAGENET_STD) | options
+    fields = _normalisation(folder, IMAGENET_MEAN, IMAGENET_STD, options)
     mean, std, key = fields.pop("image_mean"), fields.pop("image_std"), fields.pop("key", None)
     unwrapped = unwrap(_read_weights(folder), key)
     if unwrapped.naming is not None:
@@ -213,13 +214,13 @@ def _from_ours(folder: Path, config: Mapping[str, Any], options: dict[str, Any])
     return Checkpoint(weights, complete, mean, std)
 
 
-def _of_transformers_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _of_transformers_folder(folder: Path, config: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     has_head = "ViTForImageClassification" in (config.get("architectures") or [])
     try:
         described = ViTConfig.from_dict(dict(config))
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG}: {str(error).splitlines()[-1].strip()}") from error
-    return fields_of_vit(described, with_labels=has_head) | _normalisation(folder, HALF, HALF)
+    return _normalisation(folder, HALF, HALF, fields_of_vit(described, with_labels=has_head) | options)
 
 
 def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,9 +243,11 @@ def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour) -> dict[str, Colour]:
-    """What images are scaled by, as the folder's processor says; without one the usual, with a warning."""
+def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, completed by what images are scaled by: of the processor, else the usual, with a warning."""
     path = folder / PROCESSOR
+    if {"image_mean", "image_std"} <= set(options):
+        return options
     if not path.is_file():
         logger.warning(
             "%s is missing: normalization is a guess, mean %s, std %s; give --normalization (in Python image_mean and "
@@ -253,8 +256,8 @@ def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour) -> dict[
             usual_mean,
             usual_std,
         )
-        return {"image_mean": usual_mean, "image_std": usual_std}
-    return _read_normalisation(path)
+        return {"image_mean": usual_mean, "image_std": usual_std} | options
+    return _read_normalisation(path) | options
 
 
 def _read_normalisation(path: Path) -> dict[str, Colour]:

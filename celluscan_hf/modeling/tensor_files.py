@@ -87,6 +87,10 @@ def _read_zip(path: Path) -> dict[str, Any]:
             f"{path} is a TorchScript archive, which holds code: save its tensors alone, "
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
         )
+    if "archive_format" in names:
+        raise WeightsError(
+            f"{path} is an archive of torch.export, a graph: give the model that it was made of ({_SAVE})"
+        )
     if "data.pkl" not in names:
         listed = ", ".join(sorted(names)[:3])
         raise WeightsError(f"{path} is a zip archive that torch.save did not write ({listed}): unpack or convert it")

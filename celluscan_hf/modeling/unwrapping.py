@@ -32,7 +32,17 @@ TRANSPARENT = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrappe
 # MAE), counters, losses and metrics.
 IGNORED = (
     *("mask_token", "decoder_", "head.mlp.", "head.last_layer.", "dino_head.", "ibot_head."),
-    *("n_averaged", "criterion.", "loss.", "loss_fn.", "metrics.", "train_metrics.", "val_metrics.", "test_metrics."),
+    *(
+        "n_averaged",
+        "class_weights",
+        "criterion.",
+        "loss.",
+        "loss_fn.",
+        "metrics.",
+        "train_metrics.",
+        "val_metrics.",
+        "test_metrics.",
+    ),
 )
 
 HEAD = re.compile(r"(heads|head|fc|classifier|classification_head|cls_head|linear)(\.\w+)*\.(weight|bias)")
@@ -94,8 +104,9 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> Unwrapped:
     notes = _notes(chosen, locations)
     if chosen.naming is not None:
         body, beside, head = _with_head(body, beside, chosen.naming)
-        notes += [f"took {head!r} as the head"] if head else []
-        ignored += [name for name in chosen.naming.left_aside if name in body]
+        other_tasks = [name for name in chosen.naming.left_aside if name in body]
+        notes += [f"took {head!r} as the head{' without the pooler' if other_tasks else ''}"] if head else []
+        ignored += other_tasks
     if beside:
         raise WeightsError(f"{len(beside)} tensors beside the ViT are not part of one: {_listed(beside)}")
     return Unwrapped(body, chosen.naming, tuple(ignored), ", ".join(notes))
@@ -154,11 +165,15 @@ def _beside(chosen: _Location, others: list[_Location]) -> dict[str, torch.Tenso
         parts = other.prefix.split(".")[:-1]
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, parts, strict=False)))
         theirs.append(parts[: shared + 1])
-    return {
-        WRAPPED.sub("", name): tensor
-        for name, tensor in chosen.tensors.items()
-        if not name.startswith(chosen.prefix) and not any(name.split(".")[: len(root)] == root for root in theirs)
-    }
+    beside: dict[str, torch.Tensor] = {}
+    for name, tensor in chosen.tensors.items():
+        if name.startswith(chosen.prefix) or any(name.split(".")[: len(root)] == root for root in theirs):
+            continue
+        bare = WRAPPED.sub("", name)
+        if bare in beside or chosen.prefix + bare in chosen.tensors:
+            raise WeightsError(f"two tensors have the same name once unwrapped: {name} and another {bare}")
+        beside[bare] = tensor
+    return beside
 
 
 def _notes(chosen: _Location, locations: list[_Location]) -> list[str]:

@@ -117,6 +117,11 @@ def test_a_torchscript_archive_is_refused_with_what_to_do(tmp_path):
     assert "torch.jit.load('model.pt').state_dict()" in told
 
 
+def test_an_exported_program_is_refused_by_its_kind(tmp_path):
+    torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),)), tmp_path / "model.pt2")
+    assert "is an archive of torch.export" in refusal(tmp_path / "model.pt2")
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.bin"])
 def test_an_onnx_file_is_refused_by_its_kind(name, tmp_path):
     onnx = pytest.importorskip("onnx")

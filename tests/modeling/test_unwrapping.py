@@ -219,6 +219,14 @@ def test_a_head_beside_the_body_is_taken_by_its_usual_name(library, caplog):
     check(content, f"took '{usual.removesuffix('.')}' as the head", caplog)
 
 
+def test_a_pooler_that_the_head_may_have_read_is_told(caplog):
+    head = {"weight": "classifier.weight", "bias": "classifier.bias"}
+    content = {name.replace("vit.", "backbone."): tensor for name, tensor in with_head("transformers", head).items()}
+    pooler = {f"backbone.pooler.dense.{kind}": torch.ones(32) for kind in ("weight", "bias")}
+    checkpoint = check(content | pooler, "took 'classifier' as the head without the pooler", caplog)
+    assert checkpoint.left_aside == ("pooler.dense.weight", "pooler.dense.bias")
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(32, 14),
     "dropout first": lambda: nn.Sequential(nn.Dropout(), nn.Linear(32, 14)),
@@ -253,6 +261,12 @@ def test_a_head_of_other_layers_is_refused_by_name(name):
 def test_two_heads_are_refused_by_name():
     told = refusal(below("backbone.", theirs()) | {"fc.weight": torch.ones(14, 32), "fc.bias": torch.ones(14)})
     assert "got heads.head.weight (14, 32), heads.head.bias (14,), fc.weight" in told
+
+
+@pytest.mark.parametrize("other", ["heads.head.", "model.heads.head."])
+def test_two_heads_of_one_name_are_refused(other):
+    head = below(other, {"weight": torch.ones(14, 32), "bias": torch.ones(14)})
+    assert "the same name once unwrapped: " in refusal(below("backbone.", theirs()) | head)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
