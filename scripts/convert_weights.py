@@ -1,8 +1,8 @@
 """Convert the weights of a ViT between torchvision, transformers, timm and ours.
 
 FROM is `torchvision:vit_b_16`, a Hub repository or a folder with a ViT of transformers, timm or ours, a `.safetensors`
-file, or a `.pth` file as torchvision publishes them; a `preprocessor_config.json` beside such a file is read too. TO is
-a new folder.
+file, or a file that torch.save wrote (`.pth`, `.bin`, `.ckpt`, …), also with what trainers wrap around weights; a
+`preprocessor_config.json` beside such a file is read too. TO is a new folder.
 """
 
 import argparse
@@ -17,8 +17,14 @@ from celluscan_hf.modeling.checkpoints import read_checkpoint
 from celluscan_hf.modeling.configuration_celluscan import LABELS
 from celluscan_hf.modeling.conversion import Checkpoint
 from celluscan_hf.modeling.exporting import EXPORTS
-from celluscan_hf.modeling.naming import WeightsError
+from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 from celluscan_hf.modeling.processor import build_image_processor
+
+# What images are normalised by, in timm's words
+NORMALIZATIONS = {
+    "imagenet": {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
+    "inception": {"image_mean": HALF, "image_std": HALF},
+}
 
 
 def main() -> int:
@@ -26,9 +32,10 @@ def main() -> int:
     arguments = parse_arguments()
     given = {
         name: value
-        for name in ("num_attention_heads", "layer_norm_eps")
+        for name in ("num_attention_heads", "layer_norm_eps", "key")
         if (value := getattr(arguments, name)) is not None
     }
+    given |= NORMALIZATIONS.get(arguments.normalization, {})
     try:
         if arguments.to.exists() and (not arguments.to.is_dir() or any(arguments.to.iterdir())):
             raise WeightsError(f"{arguments.to} exists and is not empty: give a new folder")
@@ -70,6 +77,13 @@ def parse_arguments() -> argparse.Namespace:
         help="name the outputs after the 14 classes; with another number of outputs the head is made anew",
     )
     parser.add_argument("--num-attention-heads", type=int, help="where FROM does not say and the size is unusual")
+    parser.add_argument(
+        "--normalization",
+        choices=NORMALIZATIONS,
+        help="mean and standard deviation of images, where FROM does not say: imagenet (.485 .456 .406, .229 .224 "
+        ".225; DINO, MAE, DeiT, torchvision) or inception (.5, .5; ViTs of timm and transformers)",
+    )
+    parser.add_argument("--key", help="which weights to take where a file holds several, such as student or model_ema")
     parser.add_argument("--layer-norm-eps", type=float, help="instead of what FROM says or its library takes")
     return parser.parse_args()
 

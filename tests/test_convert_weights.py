@@ -161,6 +161,30 @@ def test_heads_and_epsilon_of_a_bare_file_can_be_given(convert, tmp_path):
     assert_close(logits(model), logits(vit()), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "mean"), [("imagenet", [0.485, 0.456, 0.406]), ("inception", [0.5, 0.5, 0.5])])
+def test_the_normalization_of_a_bare_file_can_be_given(convert, tmp_path, caplog, name, mean):
+    torch.save(vit().state_dict(), tmp_path / "weights.pth")
+    given = ["--num-attention-heads", "4", "--normalization", name]
+    assert convert(tmp_path / "weights.pth", tmp_path / "ours", *given) == 0
+    assert json.loads((tmp_path / "ours" / "preprocessor_config.json").read_text())["image_mean"] == mean
+    assert "guess" not in caplog.text
+
+
+def test_a_normalization_that_is_guessed_is_told(convert, tmp_path, caplog):
+    torch.save(vit().state_dict(), tmp_path / "weights.pth")
+    assert convert(tmp_path / "weights.pth", tmp_path / "ours", "--num-attention-heads", "4") == 0
+    assert "give --normalization" in caplog.text
+
+
+def test_the_weights_of_a_student_can_be_chosen(convert, tmp_path):
+    weights = {name: tensor + 1 for name, tensor in vit().state_dict().items()}
+    torch.save({"student": vit().state_dict(), "teacher": weights}, tmp_path / "last.ckpt")
+    given = ["--num-attention-heads", "4", "--layer-norm-eps", "0.01", "--key", "student"]
+    assert convert(tmp_path / "last.ckpt", tmp_path / "ours", *given) == 0
+    model = CelluScanForImageClassification.from_pretrained(tmp_path / "ours").eval()
+    assert_close(logits(model), logits(vit()), rtol=0, atol=1e-5)
+
+
 def test_heads_that_do_not_divide_the_width_are_one_line(convert, source, tmp_path, capsys):
     assert convert(source, tmp_path / "ours", "--num-attention-heads", "5") == 1
     assert "num_attention_heads" in capsys.readouterr().err

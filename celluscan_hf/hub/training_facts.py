@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..modeling.checkpoints import TENSOR_FILES
+from ..modeling.tensor_files import ENDINGS
 from ..training import recipes
 from ..training.settings import TrainingSettings
 
@@ -91,7 +91,7 @@ class TrainingFacts:
     def base_model(self) -> str | None:
         """The Hub repository it began with, by the rule of `read_checkpoint`: what is no file or folder here."""
         path = Path(self.start).expanduser()
-        named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.start) and path.suffix not in TENSOR_FILES
+        named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.start) and path.suffix not in ENDINGS
         return self.start if named and not path.exists() else None
 
     @property

@@ -1,9 +1,9 @@
 """Where weights come from: published weights by name, the Hub, folders and files.
 
 A start is one of: `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or local folder with a ViT
-of transformers, timm or ours, a `.safetensors` file, or a `.pth` file as torchvision publishes them. Beside a file, and
-beside torchvision's `model.safetensors` in a folder, a `preprocessor_config.json` may lie. Weights are read as tensors
-only; nothing that a file holds is run.
+of transformers, timm or ours, a `.safetensors` file, or a file that `torch.save` wrote, whatever its ending. Beside a
+file, and beside torchvision's `model.safetensors` in a folder, a `preprocessor_config.json` may lie. Weights are read
+as tensors only; nothing that a file holds is run. What trainers wrap around state dicts is unwrapped (`unwrapping`).
 """
 
 import dataclasses
@@ -23,8 +23,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     StrictDataclassError,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torchvision.models import get_model_weights, list_models
 from transformers import ViTConfig
 
@@ -41,23 +39,28 @@ from .conversion import (
     require_square,
 )
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError, recognise
+from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from .tensor_files import ENDINGS, read_tensor_file
+from .unwrapping import unwrap
 
 logger = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-TENSOR_FILES = (".safetensors", ".pth", ".pt")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FOLDER_WEIGHTS = (WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that is there
 
 
-def read_checkpoint(source: str | Path, *, revision: str | None = None, **fields: Any) -> Checkpoint:
+def read_checkpoint(
+    source: str | Path, *, revision: str | None = None, key: str | None = None, **fields: Any
+) -> Checkpoint:
     """Weights from anywhere, under our names.
 
     Args:
-        source: `torchvision:NAME`, a folder, a `.safetensors` or `.pth` file, or a Hub repository `owner/name`.
+        source: `torchvision:NAME`, a folder, a file of tensors, or a Hub repository `owner/name`.
         revision: Commit, branch or tag of a Hub repository.
+        key: Which weights to take where a file holds several, such as `"student"` (`unwrapping.unwrap`).
         **fields: Fields of the config that the source does not say, such as `num_attention_heads`, or that are to
-            differ, such as `hidden_dropout_prob`.
+            differ, such as `hidden_dropout_prob`; and `image_mean` and `image_std`, in [0, 1].
 
     Raises:
         WeightsError: It is not there, cannot be fetched (the message says which file to fetch, and where to put it),
@@ -68,13 +71,14 @@ def read_checkpoint(source: str | Path, *, revision: str | None = None, **fields
     if text.startswith("torchvision:"):
         return _from_torchvision(text.removeprefix("torchvision:"), fields)
     path = Path(text).expanduser()
+    options = fields if key is None else fields | {"key": key}
     if text and path.is_dir():
-        return _from_folder(path, fields)
+        return _from_folder(path, options)
     if path.is_file():
-        return _from_tensors(_read_tensors(path), path.parent, fields)
-    if text.count("/") != 1 or path.suffix in TENSOR_FILES:
+        return _from_tensors(read_tensor_file(path), path.parent, options)
+    if text.count("/") != 1 or path.suffix in ENDINGS:
         raise WeightsError(f"{text}: no such file or folder, and not a Hub repository (owner/name) or torchvision:NAME")
-    return _from_folder(_fetch(text, revision), fields)
+    return _from_folder(_fetch(text, revision), options)
 
 
 def start_model(
@@ -94,7 +98,8 @@ def start_model(
     if start == "scratch":
         _require_known(fields)
         return CelluScanForImageClassification(make_config({"id2label": dict(id2label)} | fields))
-    return read_checkpoint(start, revision=revision, **fields).build(id2label)
+    unused = {"image_mean": HALF, "image_std": HALF}  # a training takes those of its data set
+    return read_checkpoint(start, revision=revision, **(unused | fields)).build(id2label)
 
 
 def _require_known(fields: Mapping[str, Any]) -> None:
@@ -143,22 +148,24 @@ def _fetch(repository: str, revision: str | None) -> Path:
         raise WeightsError(f"{repository} is not here and cannot be fetched ({reason}): {advice}") from error
 
 
-def _from_tensors(weights: Mapping[str, torch.Tensor], folder: Path, fields: dict[str, Any]) -> Checkpoint:
+def _from_tensors(content: Mapping[str, Any], folder: Path, options: dict[str, Any]) -> Checkpoint:
     """Bare tensors; what images are scaled by is what a processor beside them says, if there is one."""
     processor = folder / PROCESSOR
     if not processor.is_file():
-        return from_weights(weights, **fields)
-    logger.warning("mean and deviation of images are those of %s", processor)
-    found = from_weights(weights, **(_read_normalisation(processor) | fields))
-    return dataclasses.replace(found, resized=_resized(folder, found.config.image_size))
+        return from_weights(content, **options)
+    if not {"image_mean", "image_std"} <= set(options):
+        logger.warning("mean and deviation of images are those of %s", processor)
+    checkpoint = from_weights(content, **(_read_normalisation(processor) | options))
+    return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.image_size))
 
 
-def _from_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
-    if not (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
-        weights = _read_tensors(folder / WEIGHTS)
-        if recognise(weights).library == "torchvision":  # it has no config file
-            return _from_tensors(weights, folder, fields)
-    found = _of_any_folder(folder, fields)
+def _from_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
+    if not (folder / CONFIG).is_file() and any((folder / name).is_file() for name in FOLDER_WEIGHTS):
+        content = _read_weights(folder)
+        naming = unwrap(content, options.get("key")).naming
+        if naming is not None and naming.library == "torchvision":  # it has no config file
+            return _from_tensors(content, folder, options)
+    found = _of_any_folder(folder, options)
     return dataclasses.replace(found, resized=_resized(folder, found.config.image_size))
 
 
@@ -174,12 +181,12 @@ def _resized(folder: Path, image_size: int) -> int | None:
     return int(size["height"])
 
 
-def _of_any_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
+def _of_any_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
     config = _read_json(folder / CONFIG)
     if config.get("model_type") == CelluScanConfig.model_type:
-        return _from_ours(folder, config, fields)
+        return _from_ours(folder, config, options)
     if config.get("model_type") == "vit":
-        described = _of_transformers_folder(folder, config)
+        described = _of_transformers_folder(folder, config, options)
     elif str(config.get("architecture", "")).startswith(("vit_", "deit_")):
         described = _of_timm_folder(config)
     else:
@@ -188,13 +195,18 @@ def _of_any_folder(folder: Path, fields: dict[str, Any]) -> Checkpoint:
             f'{folder / CONFIG}: expected model_type "vit" or "{CelluScanConfig.model_type}", or a timm architecture '
             f"vit_…, got {found!r}"
         )
-    return from_weights(_read_weights(folder), **(described | dict(fields)))
+    return from_weights(_read_weights(folder), **(described | options))
 
 
-def _from_ours(folder: Path, config: Mapping[str, Any], fields: dict[str, Any]) -> Checkpoint:
-    fields = _normalisation(folder, IMAGENET_MEAN, IMAGENET_STD) | fields
-    mean, std = fields.pop("image_mean"), fields.pop("image_std")
-    weights = _read_weights(folder)
+def _from_ours(folder: Path, config: Mapping[str, Any], options: dict[str, Any]) -> Checkpoint:
+    fields = _normalisation(folder, IMAGENET_MEAN, IMAGENET_STD, options)
+    mean, std, key = fields.pop("image_mean"), fields.pop("image_std"), fields.pop("key", None)
+    unwrapped = unwrap(_read_weights(folder), key)
+    if unwrapped.naming is not None:
+        raise WeightsError(f"{folder}: {CONFIG} is of a CelluScan model, the tensors are {unwrapped.naming.library}'s")
+    if unwrapped.note:
+        logger.warning("weights: %s", unwrapped.note)
+    weights = unwrapped.weights
     if not any(name.startswith("vit.") for name in weights):  # saved without a head
         weights = {f"vit.{name}": tensor for name, tensor in weights.items()}
     complete = make_config(dict(config) | fields)
@@ -202,13 +214,13 @@ def _from_ours(folder: Path, config: Mapping[str, Any], fields: dict[str, Any]) 
     return Checkpoint(weights, complete, mean, std)
 
 
-def _of_transformers_folder(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _of_transformers_folder(folder: Path, config: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     has_head = "ViTForImageClassification" in (config.get("architectures") or [])
     try:
         described = ViTConfig.from_dict(dict(config))
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG}: {str(error).splitlines()[-1].strip()}") from error
-    return fields_of_vit(described, with_labels=has_head) | _normalisation(folder, HALF, HALF)
+    return _normalisation(folder, HALF, HALF, fields_of_vit(described, with_labels=has_head) | options)
 
 
 def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,13 +243,21 @@ def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour) -> dict[str, Colour]:
-    """What images are scaled by, as the folder's processor says; without one the usual, with a warning."""
+def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, completed by what images are scaled by: of the processor, else the usual, with a warning."""
     path = folder / PROCESSOR
+    if {"image_mean", "image_std"} <= set(options):
+        return options
     if not path.is_file():
-        logger.warning("%s is missing: images are taken to be scaled by mean %s, std %s", path, usual_mean, usual_std)
-        return {"image_mean": usual_mean, "image_std": usual_std}
-    return _read_normalisation(path)
+        logger.warning(
+            "%s is missing: normalization is a guess, mean %s, std %s; give --normalization (in Python image_mean and "
+            "image_std) if these weights take others",
+            path,
+            usual_mean,
+            usual_std,
+        )
+        return {"image_mean": usual_mean, "image_std": usual_std} | options
+    return _read_normalisation(path) | options
 
 
 def _read_normalisation(path: Path) -> dict[str, Colour]:
@@ -256,35 +276,21 @@ def _read_normalisation(path: Path) -> dict[str, Colour]:
     return found
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    if (folder / WEIGHTS).is_file():
-        return _read_tensors(folder / WEIGHTS)
-    if (folder / INDEX).is_file():
-        shards = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
-        return {name: tensor for shard in shards for name, tensor in _read_tensors(folder / Path(shard).name).items()}
-    found = ", ".join(sorted(path.name for path in folder.iterdir()))
-    raise WeightsError(f"{folder}: expected {WEIGHTS} (a pickle is not read), got: {found}")
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from a `.safetensors` file, or from a `.pth` file that holds nothing else."""
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
-    if path.suffix not in TENSOR_FILES:
-        raise WeightsError(f"{path}: expected a folder, or a file that ends in {', '.join(TENSOR_FILES)}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever an unpickler stumbles over in bytes that are none
-        raise WeightsError(f"{path} is not a plain dictionary of tensors, and nothing else is opened") from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(f"{path}: expected tensors by name, got {keys}; save model.state_dict() alone")
-    return content
+def _read_weights(folder: Path) -> dict[str, Any]:
+    name = next((name for name in FOLDER_WEIGHTS if (folder / name).is_file()), None)
+    if name is None:
+        listed = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise WeightsError(
+            f"{folder}: expected one of {', '.join(FOLDER_WEIGHTS)} (a file of another name can be given itself; from "
+            f"the Hub no pickle is fetched), got: {listed}"
+        )
+    if not name.endswith(".json"):
+        return read_tensor_file(folder / name)
+    places = _read_json(folder / name).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise WeightsError(f"{folder / name}: expected weight_map, the file of each tensor, got {places!r}")
+    shards = sorted({Path(shard).name for shard in places.values()})
+    return {tensor: value for shard in shards for tensor, value in read_tensor_file(folder / shard).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,12 +3,19 @@
 This file is shipped with every checkpoint as remote code, so it stands alone: it imports nothing of this package.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+
+if (
+    TYPE_CHECKING
+):  # never run: with this file the library saves and fetches those it imports, all that config.json names
+    from .modeling_celluscan import CelluScanModel  # noqa: F401
+    from .pipeline_celluscan import WhiteBloodCellPipeline  # noqa: F401
 
 LABELS = (
     "Band Neutrophil",
@@ -27,11 +34,18 @@ LABELS = (
     "Segmented Neutrophil",
 )
 
-# Which file and class an Auto class finds in a checkpoint folder; written into every config.json.
+# Which file and class an Auto class, and `pipeline`, finds in a checkpoint folder; written into every config.json.
 AUTO_MAP = {
     "AutoConfig": "configuration_celluscan.CelluScanConfig",
     "AutoModel": "modeling_celluscan.CelluScanModel",
     "AutoModelForImageClassification": "modeling_celluscan.CelluScanForImageClassification",
+}
+CUSTOM_PIPELINES = {
+    "wbc-classification": {
+        "impl": "pipeline_celluscan.WhiteBloodCellPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    }
 }
 
 
@@ -63,8 +77,9 @@ class CelluScanConfig(PreTrainedConfig):
         patch_stem: How pixels become tokens: one `"linear"` projection of each patch, or a `"convolution"` stem of
             log2(patch_size) 3x3 convolutions (Xiao et al. 2021, https://arxiv.org/abs/2106.14881).
 
-    `id2label` is the 14 classes unless given; `num_labels=N` alone names them `LABEL_0` and so on. `label2id` follows
-    from it.
+    The classes are the 14 unless given by `id2label`, by its inverse `label2id`, or by both; `num_labels=N` alone names
+    them `LABEL_0` and so on. An image has exactly one of them: `problem_type` takes nothing but
+    `"single_label_classification"`, and regression and several labels per image are refused by choice.
 
     Raises:
         StrictDataclassError: A field has the wrong type or range, or two fields exclude each other.
@@ -90,25 +105,23 @@ class CelluScanConfig(PreTrainedConfig):
     pooling: Literal["cls", "mean"] = "cls"
     patch_stem: Literal["linear", "convolution"] = "linear"
     id2label: dict[int, str] | dict[str, str] | None = None
+    label2id: dict[str, int] | dict[str, str] | None = None
     problem_type: Literal["single_label_classification"] = "single_label_classification"
 
     def __post_init__(self, **kwargs: Any) -> None:
         if __name__.startswith("celluscan_hf."):  # where the package knows the pipeline, a checkpoint's own is not run
             kwargs.pop("custom_pipelines", None)
-        if self.id2label is None and kwargs.get("num_labels") is None:
-            self.id2label = dict(enumerate(LABELS))
-        if self.id2label is not None:
-            _check_id2label(self.id2label, kwargs.get("num_labels"))
+        self.id2label = _class_names(self.id2label, self.label2id, kwargs.pop("num_labels", None))
+        self.label2id = {name: index for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
-        self.label2id = {name: index for index, name in (self.id2label or {}).items()}
         self.auto_map = dict(AUTO_MAP)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the library's, but a config of another model raises: its weights would not fit.
 
-        Classes given by keyword are checked as those of the file are; `label2id` follows from them. Another
-        `num_labels` alone asks for a new head: the names of the file are left aside.
+        Classes given by keyword, as `id2label`, `label2id` or both, are checked as those of the file are, and replace
+        them. Another `num_labels` alone asks for a new head: the names of the file are ignored.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -116,16 +129,21 @@ class CelluScanConfig(PreTrainedConfig):
                 f'expected a checkpoint with model_type "{cls.model_type}", got "{model_type}"; '
                 "weights of a ViT can be converted with scripts/convert_weights.py"
             )
-        if "id2label" in kwargs:
-            config_dict = config_dict | {"id2label": kwargs.pop("id2label")}
-        elif kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or {})):
-            config_dict = config_dict | {"id2label": None}
-        kwargs.pop("label2id", None)
+        stored = config_dict.get("id2label") or config_dict.get("label2id") or {}
+        given = {name: kwargs.pop(name, None) for name in ("id2label", "label2id")}
+        if kwargs.get("num_labels") is None:
+            kwargs.pop("num_labels", None)
+        if any(value is not None for value in given.values()) or kwargs.get("num_labels") not in (None, len(stored)):
+            config_dict = config_dict | given
+        elif config_dict.get("id2label") is not None:
+            config_dict = config_dict | {"label2id": None}  # a file may be older than a change of its id2label by hand
         return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What config.json holds: the classes always. The library leaves out two unnamed ones, its own default."""
-        return super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
+        """What config.json holds: the classes, of which the library leaves out its default of two, and the pipeline."""
+        label2id = {name: index for index, name in (self.id2label or {}).items()}
+        named = {"id2label": self.id2label, "label2id": label2id, "custom_pipelines": CUSTOM_PIPELINES}
+        return super().to_diff_dict() | named
 
     def check_fields(self) -> None:
         """Raises a ValueError where what a new config is checked for no longer holds, as fields may be changed.
@@ -157,7 +175,7 @@ class CelluScanConfig(PreTrainedConfig):
         if len(ids) < 2:
             raise ValueError(f"id2label must hold at least two classes, got {self.id2label}")
         if sorted(ids) != list(range(len(ids))):
-            raise ValueError(f"the ids of id2label must count up from 0 to {len(ids) - 1}, got {ids}")
+            raise ValueError(f"the ids of the classes must count up from 0 to {len(ids) - 1}, got {ids}")
 
     def validate_patch_stem(self) -> None:
         """A convolutional stem halves the image once per layer and doubles its channels up to the hidden size."""
@@ -186,15 +204,50 @@ class CelluScanConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
 
-def _check_id2label(id2label: dict[int, str] | dict[str, str], num_labels: int | None) -> None:
-    """Raises what the library says without a name, or only warns of before it drops the labels."""
-    told = ""
-    if not all(str(key).isdecimal() for key in id2label):
-        told = f"the ids of id2label must be whole numbers from 0, got {list(id2label)}"
-    elif num_labels not in (None, len(id2label)):
-        told = f"num_labels ({num_labels}) must be the number of classes in id2label ({len(id2label)}): {id2label}"
-    if told:
-        raise StrictDataclassFieldValidationError("id2label", ValueError(told))
+def _class_names(
+    id2label: dict[int, str] | dict[str, str] | None, label2id: dict[str, int] | dict[str, str] | None, count: Any
+) -> dict[int, str]:
+    """The classes by id, from whichever arguments were given. Raises if they contradict each other."""
+    if count is not None and not isinstance(count, int):
+        raise _refusal("num_labels", f"num_labels must be a whole number, got {count!r}")
+    if id2label is None and label2id is None:
+        names = dict(enumerate(LABELS)) if count is None else {index: f"LABEL_{index}" for index in range(count)}
+    elif id2label is None:
+        names = _by_index("label2id", ((index, name) for name, index in (label2id or {}).items()))
+    else:
+        names = _by_index("id2label", id2label.items())
+    if len(names) < 2:
+        raise _refusal("id2label", f"expected at least two classes, got {names}; regression is not supported")
+    if count not in (None, len(names)):
+        field = "label2id" if id2label is None else "id2label"
+        told = f"num_labels ({count}) must be the number of classes in {field} ({len(names)}): {names}"
+        raise _refusal(field, told)
+    if label2id is not None and not _inverse(label2id, names):
+        told = f"label2id must be the inverse of id2label, or left out, got {label2id} for {names}"
+        raise _refusal("label2id", told)
+    return names
+
+
+def _by_index(field: str, pairs: Iterable[tuple[int | str, str]]) -> dict[int, str]:
+    """Names by their ids, which are text in JSON."""
+    names: dict[int, str] = {}
+    for key, name in pairs:
+        if not str(key).isdecimal():
+            raise _refusal(field, f"the ids of {field} must be whole numbers from 0, got {key!r} for {name!r}")
+        if int(key) in names:
+            raise _refusal(field, f"{field} has two classes with the id {key}: {names[int(key)]!r} and {name!r}")
+        names[int(key)] = name
+    return names
+
+
+def _inverse(label2id: dict[str, int] | dict[str, str], names: dict[int, str]) -> bool:
+    """Whether every name has one of its own ids; a name may stand twice in id2label, as in ImageNet's."""
+    same_names = set(label2id) == set(names.values())
+    return same_names and all(names.get(int(index)) == name for name, index in label2id.items())
+
+
+def _refusal(field: str, told: str) -> StrictDataclassFieldValidationError:
+    return StrictDataclassFieldValidationError(field, ValueError(told))
 
 
 SIZES = (

@@ -18,7 +18,8 @@ from transformers import ViTConfig
 
 from .configuration_celluscan import CelluScanConfig
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import TIMM, Naming, WeightsError, recognise
+from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, Naming, WeightsError, ours_needs_its_folder, recognise
+from .unwrapping import unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -94,31 +95,51 @@ def _labels(config: CelluScanConfig) -> list[str]:
 
 
 def from_weights(
-    weights: Mapping[str, torch.Tensor],
+    content: Mapping[str, Any],
     *,
     image_mean: Colour | None = None,
     image_std: Colour | None = None,
+    key: str | None = None,
     **fields: Any,
 ) -> Checkpoint:
     """Bare tensors by the names of torchvision (module or published file), transformers (both name sets) or timm.
 
     Args:
-        weights: Tensors by name.
-        image_mean: What images are normalised with; None for what the library's weights usually take.
+        content: Tensors by name, or what a trainer saved around them (`unwrapping`).
+        image_mean: What images are normalised with; None for what the library's weights usually take, with a warning.
         image_std: Likewise.
+        key: Which to take where `content` holds several ViTs, as `unwrapping.unwrap`.
         **fields: Fields of the config that no tensor shows, `num_attention_heads` and `layer_norm_eps` first of all.
             Without them the heads are those of the published ViT of this hidden size, and the epsilon is the library's.
 
     Raises:
         WeightsError: Not a ViT; a tensor is missing, left over or misshapen; or the number of heads is not known.
     """
-    naming = recognise(weights)
+    unwrapped = unwrap(content, key)
+    weights, naming = unwrapped.weights, unwrapped.naming
+    if unwrapped.note:
+        logger.warning("weights: %s", unwrapped.note)
+    if naming is None:
+        raise ours_needs_its_folder()
     table = _match_names(weights, naming)
     config = _config_of(weights, table, {"layer_norm_eps": naming.layer_norm_eps} | fields)
     check_weights({name: [(part, weights[part]) for part in parts] for name, parts in table.items()}, config)
     ours = {name: torch.cat([weights[part] for part in parts]) for name, parts in table.items()}
-    left_aside = tuple(name for name in naming.left_aside if name in weights)
-    return Checkpoint(ours, config, image_mean or naming.image_mean, image_std or naming.image_std, left_aside)
+    mean, std = _normalisation(naming, image_mean, image_std)
+    return Checkpoint(ours, config, mean, std, unwrapped.ignored)
+
+
+def _normalisation(naming: Naming, mean: Colour | None, std: Colour | None) -> tuple[Colour, Colour]:
+    """Mean and standard deviation, guessed with a warning where they are not given."""
+    if mean is None or std is None:
+        logger.warning(
+            "normalization is a guess: mean %s, std %s, the usual of %s; give --normalization (in Python, image_mean "
+            "and image_std) if these weights take others: those of DINO, MAE and DeiT take ImageNet's",
+            mean or naming.image_mean,
+            std or naming.image_std,
+            naming.library,
+        )
+    return mean or naming.image_mean, std or naming.image_std
 
 
 def _match_names(theirs: Mapping[str, torch.Tensor], naming: Naming) -> dict[str, tuple[str, ...]]:
@@ -207,6 +228,8 @@ def check_weights(parts: Mapping[str, Sequence[tuple[str, torch.Tensor]]], confi
 def from_model(model: nn.Module) -> Checkpoint:
     """A model of torchvision (`VisionTransformer`), transformers (`ViTModel`, `ViTForImageClassification`) or timm.
 
+    Images are taken to be normalised as the library does it, or as a timm model says.
+
     Raises:
         WeightsError: Another model, or a ViT with parts that ours has no room for.
     """
@@ -218,6 +241,8 @@ def from_model(model: nn.Module) -> Checkpoint:
 
 def _of_torchvision(model: Any) -> dict[str, Any]:
     return {
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
         "num_attention_heads": model.encoder.layers[0].num_heads,
         "layer_norm_eps": _common_epsilon(model),
         "hidden_dropout_prob": model.dropout,
@@ -226,7 +251,8 @@ def _of_torchvision(model: Any) -> dict[str, Any]:
 
 
 def _of_transformers(model: Any) -> dict[str, Any]:
-    return fields_of_vit(model.config, with_labels=hasattr(model, "classifier"))
+    normalisation = {"image_mean": HALF, "image_std": HALF}
+    return normalisation | fields_of_vit(model.config, with_labels=hasattr(model, "classifier"))
 
 
 def fields_of_vit(config: ViTConfig, with_labels: bool) -> dict[str, Any]:
@@ -250,6 +276,7 @@ def fields_of_vit(config: ViTConfig, with_labels: bool) -> dict[str, Any]:
 def _of_timm(model: Any) -> dict[str, Any]:
     block, pooling = model.blocks[0], model.global_pool
     described = getattr(model, "pretrained_cfg", None) or {}
+    stated = {f"image_{name}": tuple(described[name]) for name in ("mean", "std") if name in described}
     if kinds := {type(block).__name__ for block in model.blocks} - {"Block"}:
         raise WeightsError(f"blocks: expected timm's Block, which normalises before each branch, got {_listed(kinds)}")
     activation = type(block.mlp.act).__name__
@@ -262,13 +289,11 @@ def _of_timm(model: Any) -> dict[str, Any]:
     if getattr(model, "pool_include_prefix", False):
         raise WeightsError("pooling: expected the mean of the patch tokens, got pool_include_prefix=True")
     require_square(model.patch_embed.grid_size)
-    return {
+    return stated | {
         "num_attention_heads": block.attn.num_heads,
         "layer_norm_eps": _common_epsilon(model),
         "hidden_act": ACTIVATIONS[activation],
         "pooling": POOLING[pooling],
-        "image_mean": tuple(described.get("mean", TIMM.image_mean)),
-        "image_std": tuple(described.get("std", TIMM.image_std)),
     }
 
 

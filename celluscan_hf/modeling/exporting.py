@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,17 +19,6 @@ from .conversion import POOLING, TIMM_ACT_LAYERS
 from .modeling_celluscan import CelluScanForImageClassification
 from .naming import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, Naming, WeightsError
 
-# What `pipeline("wbc-classification")` finds in a checkpoint folder.
-PIPELINE_FILES = tuple(
-    f"{name}_celluscan.py" for name in ("pipeline", "reliability", "decoding", "errors", "formats", "samples", "tiff")
-)
-CUSTOM_PIPELINES = {
-    "wbc-classification": {
-        "impl": "pipeline_celluscan.WhiteBloodCellPipeline",
-        "pt": ["AutoModelForImageClassification"],
-        "type": "image",
-    }
-}
 TIMM_ARCHITECTURE = "vit_base_patch16_224"  # whose sizes are then given
 
 
@@ -175,15 +163,10 @@ def export_hand_built(
 ) -> None:
     """Writes our own checkpoint, with the Python files that `trust_remote_code` runs. Arguments as above.
 
-    Beside those of the model there are `PIPELINE_FILES`, whose pipeline its config then names.
+    With them come those of `pipeline("wbc-classification")`, which the config names too.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    config = Path(folder) / CONFIG_NAME
-    described = json.loads(config.read_text("utf-8")) | {"custom_pipelines": CUSTOM_PIPELINES}
-    config.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-    for name in PIPELINE_FILES:
-        shutil.copyfile(Path(__file__).with_name(name), Path(folder) / name)
     _save_processor(processor, folder)
 
 

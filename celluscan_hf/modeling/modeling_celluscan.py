@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -93,17 +95,19 @@ def eager_attention_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,  # images have none; the other kernels take one
+    attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scaled dot-product attention by hand. The fused kernels compute the same without keeping the weights.
 
-    `query`, `key`, `value`: (B, h, N, d). Returns the mixed values (B, N, h, d) and the weights (B, h, N, N), whose
-    rows sum to one.
+    `query`, `key`, `value`: (B, h, N, d); `attention_mask` is added to the scores. Returns the mixed values
+    (B, N, h, d) and the weights (B, h, N, N), whose rows sum to one.
     """
     scores = query @ key.transpose(2, 3) * scaling  # (B, h, N, N): how well each query fits each key
+    if attention_mask is not None:
+        scores = scores + attention_mask
     # in float32: half precision would lose the small weights
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -128,7 +132,11 @@ class MultiHeadSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch_size, num_tokens, _ = hidden_states.shape
         qkv = self.qkv(hidden_states)  # (B, N, 3 D): queries, keys and values in one product
@@ -143,7 +151,7 @@ class MultiHeadSelfAttention(nn.Module):
             query[:, :, :num_queries],
             key,
             value,
-            attention_mask=None,
+            attention_mask=attention_mask,
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
@@ -178,7 +186,7 @@ class StochasticDepth(nn.Module):
         if not self.training or self.probability == 0.0:
             return branch
         kept = 1.0 - self.probability
-        mask = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(kept)
+        mask = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(kept)
         return branch * (mask / kept)
 
 
@@ -197,7 +205,7 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.drop_path = StochasticDepth(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs: Any) -> torch.Tensor:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), num_queries, **kwargs)
+        attended, _ = self.attention(self.layernorm_before(hidden_states), num_queries=num_queries, **kwargs)
         hidden_states = hidden_states[:, :num_queries] + self.drop_path(attended)
         return hidden_states + self.drop_path(self.mlp(self.layernorm_after(hidden_states)))
 
@@ -270,6 +278,7 @@ class CelluScanModel(CelluScanPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
+        attention_mask: torch.Tensor | None = None,
         pooled_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
@@ -279,11 +288,13 @@ class CelluScanModel(CelluScanPreTrainedModel):
             pixel_values: (B, C, H, W), normalised by the image processor; H = W = `image_size`, or any multiple of
                 `patch_size` with `interpolate_pos_encoding`.
             interpolate_pos_encoding: Resize the position table to the image.
+            attention_mask: (B, N), zero for the tokens that no other token may see; or, as the attention kernel takes
+                it, (B, 1, N, N). By default every token sees every token.
             pooled_only: Let the last block compute the class token alone, as nothing reads the others when `pooling`
-                is `"cls"`: the same `pooler_output` for less work, and a `last_hidden_state` of (B, 1, D). So does the
-                classifier: a hook on its last block sees one token, unless `output_hidden_states` is asked for.
+                is `"cls"`: the same `pooler_output` for less work, and a `last_hidden_state` of (B, 1, D). Has no
+                effect with an `attention_mask`.
             **kwargs: `output_hidden_states`, `output_attentions` (needs `attn_implementation="eager"`), and options
-                of the attention kernel.
+                of the attention kernel. Names that the model does not know are ignored, as in the library's ViT.
 
         Returns:
             `last_hidden_state` (B, N, D) and `pooler_output` (B, D), both after the last LayerNorm. On request
@@ -291,16 +302,22 @@ class CelluScanModel(CelluScanPreTrainedModel):
 
         Raises:
             ValueError: `pixel_values` has the wrong shape or type, is empty, or holds NaN or infinity. The last is not
-                looked at in a compiled graph; elsewhere a GPU is waited for once per call.
+                checked where values cannot be read (`torch.compile`, `torch.export`, `torch.func.vmap`); elsewhere a
+                GPU is waited for once per call.
         """
         check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
         cls_pooling = self.config.pooling == "cls"
         pixel_values = pixel_values.to(self.layernorm.weight.dtype)  # norms keep theirs where weights are quantised
-        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding)
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        if attention_mask is not None:
+            pooled_only = False  # its rows are those of all queries
+            attention_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        kwargs |= {"attention_mask": attention_mask, "num_queries": None}  # whatever the caller's kwargs hold
         *blocks, last_block = self.layers
         for block in blocks:
             hidden_states = block(hidden_states, **kwargs)
-        hidden_states = last_block(hidden_states, num_queries=1 if pooled_only and cls_pooling else None, **kwargs)
+        kwargs["num_queries"] = 1 if pooled_only and cls_pooling else None
+        hidden_states = last_block(hidden_states, **kwargs)
         hidden_states = self.layernorm(hidden_states)  # (B, N, D), or (B, 1, D)
         pooled = hidden_states[:, 0] if cls_pooling else hidden_states[:, 1:].mean(dim=1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
@@ -323,19 +340,29 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        attention_mask: torch.Tensor | None = None,
+        pooled_only: bool | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Images to logits (B, L), and the loss if `labels` (B) are given, as class indices in [0, L).
 
-        The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`.
+        The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`. `pooled_only` is
+        True by default, so that a hook on the last block sees one token, unless hidden states or attentions are asked
+        for.
 
         Raises:
             ValueError: `pixel_values` or `labels` do not fit the model.
         """
-        flags = ("output_hidden_states", "output_attentions")
-        looking_inside = any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
+        if pooled_only is None:
+            flags = ("output_hidden_states", "output_attentions")
+            pooled_only = not any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
         outputs = self.vit(
-            pixel_values, interpolate_pos_encoding, pooled_only=not looking_inside, return_dict=True, **kwargs
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            pooled_only=pooled_only,
+            return_dict=True,
+            **kwargs,
         )
         logits = self.classifier(outputs.pooler_output)
         loss = None
@@ -369,7 +396,7 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
         )
     if not pixel_values.is_floating_point():
         raise ValueError(f"pixel_values must be floating point, as the processor makes them, got {pixel_values.dtype}")
-    if _can_look_at(pixel_values) and not pixel_values.sum(dtype=torch.float32).isfinite():
+    if _values_can_be_read(pixel_values) and not pixel_values.sum(dtype=torch.float32).isfinite():
         raise ValueError(
             "pixel_values must be finite, got NaN or infinity: look at the images and at image_std of the processor"
         )
@@ -385,15 +412,19 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
             f"labels must be class indices of the shape ({batch_size},), got {labels.dtype} of {tuple(labels.shape)}"
         )
     outside = (labels < 0) | (labels >= num_labels)
-    if _can_look_at(labels) and outside.any():
+    if _values_can_be_read(labels) and outside.any():
         raise ValueError(
             f"labels must lie in 0 to {num_labels - 1} for {num_labels} classes, got {labels[outside].tolist()}"
         )
 
 
-def _can_look_at(tensor: torch.Tensor) -> bool:
-    """Whether values can be read: not while a graph is compiled or exported, nor of a tensor that stands for one."""
-    return type(tensor) is torch.Tensor and not tensor.is_meta and not torch.compiler.is_compiling()
+def _values_can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether Python may branch on values: not while a graph is captured, nor on a tensor that stands for others."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return False
+    if type(tensor) is not torch.Tensor or tensor.is_meta:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 __all__ = ["CelluScanForImageClassification", "CelluScanModel", "CelluScanPreTrainedModel"]

@@ -5,7 +5,7 @@ renaming of older files) and timm 1.0 (`models.vision_transformer`); tests compa
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -156,32 +156,54 @@ TIMM = Naming(
 
 TRANSFORMERS_CLASSIFIER = TRANSFORMERS.prefixed("vit.")
 
-# A tensor that only this library's ViT has, in this form.
+# A tensor that only this library's ViT has, in this form; before one, those that end like it.
 SENTINELS = {
     "encoder.layers.encoder_layer_0.mlp.linear_1.weight": TORCHVISION_FILE,
     "encoder.layers.encoder_layer_0.self_attention.in_proj_weight": TORCHVISION,
-    "encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE,
     "vit.encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE.prefixed("vit."),
-    "layers.0.attention.q_proj.weight": TRANSFORMERS,
+    "encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE,
     "vit.layers.0.attention.q_proj.weight": TRANSFORMERS_CLASSIFIER,
+    "layers.0.attention.q_proj.weight": TRANSFORMERS,
     "blocks.0.attn.qkv.weight": TIMM,
 }
-OURS = "layers.0.attention.qkv.weight"
+OURS = ("vit.layers.0.attention.qkv.weight", "layers.0.attention.qkv.weight")
 
 
-def recognise(names: Iterable[str]) -> Naming:
-    """The naming of a ViT's tensors, found by one name.
+def locate(names: Collection[str]) -> tuple[Naming | None, str, list[str]]:
+    """The naming of a ViT among these names, the tensor it was found by, and the prefixes before that one.
+
+    The naming is None for a model of ours. There is no prefix if there is no ViT.
+    """
+    namings: dict[str, Naming | None] = SENTINELS | dict.fromkeys(OURS)
+    for sentinel, naming in namings.items():
+        ends = [name.removesuffix(sentinel) for name in names if name.endswith(sentinel)]
+        if prefixes := [prefix for prefix in ends if not prefix or prefix.endswith(".")]:
+            return naming, sentinel, prefixes
+    return None, "", []
+
+
+def recognise(names: Collection[str]) -> Naming:
+    """The naming of a ViT's tensors.
 
     Raises:
         WeightsError: No library's ViT has such names.
     """
-    known = set(names)
-    for sentinel, naming in SENTINELS.items():
-        if sentinel in known:
-            return naming
-    if OURS in known or f"vit.{OURS}" in known:
-        raise WeightsError("these are tensors of a CelluScan model: give its folder, with config.json")
-    raise WeightsError(
-        f"not a ViT of torchvision, transformers or timm: expected one of {', '.join(SENTINELS)}; "
-        f"got {len(known)} tensors: {', '.join(sorted(known)[:5])} …"
+    naming, _, prefixes = locate(names)
+    if "" not in prefixes:
+        raise not_a_vit(names)
+    if naming is None:
+        raise ours_needs_its_folder()
+    return naming
+
+
+def not_a_vit(names: Iterable[str]) -> WeightsError:
+    """The error that tells what names were expected, and which came."""
+    known = sorted(names)
+    came = f"{len(known)} tensors: {', '.join(known[:5])} …" if known else "no tensors"
+    return WeightsError(
+        f"not a ViT of torchvision, transformers or timm: expected one of {', '.join(SENTINELS)}; got {came}"
     )
+
+
+def ours_needs_its_folder() -> WeightsError:
+    return WeightsError("these are tensors of a CelluScan model: give its folder, with config.json")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from celluscan_hf import modeling
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.hub.model_folder import RESULTS, TrainedModel, Variant, assemble, public
 from celluscan_hf.hub.upload import listing
-from celluscan_hf.modeling.exporting import PIPELINE_FILES
 from tests.hub.conftest import Trained
 
 NATIVE = Variant("lab/vit", False, "lab/vit-handbuilt", "lab/cells", None)
@@ -44,9 +44,7 @@ def test_the_hand_built_folder_has_its_python_files_and_pins_its_content(plain: 
     trained = TrainedModel(plain.run, plain.evaluation)
     tag = assemble(trained, HAND_BUILT, tmp_path / "folder")
     assert {path for path, _ in listing(tmp_path / "folder") if path.endswith(".py")} == {
-        "configuration_celluscan.py",
-        "modeling_celluscan.py",
-        *PIPELINE_FILES,
+        path.name for path in Path(modeling.__file__).parent.glob("*_celluscan.py")
     }
     assert f'revision="{tag}"' in (tmp_path / "folder/README.md").read_text()
     assert assemble(trained, HAND_BUILT, tmp_path / "again") == tag

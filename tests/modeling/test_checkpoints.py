@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from packaging.version import Version
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from torchvision.models import vit_b_16
 from transformers import ViTImageProcessor, ViTModel
@@ -148,32 +148,30 @@ def test_a_folder_with_weights_of_torchvision_alone_is_read(tmp_path):
     assert (checkpoint.image_mean, checkpoint.image_std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def test_a_pickled_module_is_refused_unopened(tmp_path):
-    torch.save(to_torchvision(tiny_model()), tmp_path / "model.pth")
-    assert "not a plain dictionary of tensors" in refusal(tmp_path / "model.pth")
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_folder_with_files_of_torch_save_is_read(shards, native):
+    weights = load_file(native / "model.safetensors")
+    (native / "model.safetensors").unlink()
+    names = ["pytorch_model.bin"] if shards == 1 else [f"pytorch_model-0000{index}-of-00002.bin" for index in (1, 2)]
+    places = {name: names[index % shards] for index, name in enumerate(weights)}
+    for name in names:
+        torch.save({key: weights[key] for key, place in places.items() if place == name}, native / name)
+    if shards == 2:
+        (native / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    same_weights(read_checkpoint(native), tiny_model())
 
 
-def test_a_training_state_is_refused_with_its_keys(tmp_path):
-    torch.save({"epoch": 3, "state_dict": to_torchvision(tiny_model()).state_dict()}, tmp_path / "last.pth")
-    assert "got epoch, state_dict" in refusal(tmp_path / "last.pth")
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs", b"hello"])
-def test_a_pth_file_that_holds_something_else_is_refused(content, tmp_path):
-    (tmp_path / "model.pth").write_bytes(content)
-    assert str(tmp_path / "model.pth") in refusal(tmp_path / "model.pth")
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"")
-    assert ".safetensors, .pth" in refusal(tmp_path / "model.onnx")
-
-
-def test_a_folder_with_a_pickle_only_is_refused(native):
-    (native / "model.safetensors").rename(native / "pytorch_model.bin")
+def test_a_folder_without_weights_of_a_known_name_says_what_it_has(native):
+    (native / "model.safetensors").rename(native / "last.ckpt")
     said = refusal(native)
-    assert "expected model.safetensors" in said
-    assert "pytorch_model.bin" in said
+    assert "expected one of model.safetensors, " in said
+    assert "got: config.json, last.ckpt" in said
+
+
+def test_an_index_without_places_is_named(native):
+    (native / "model.safetensors").unlink()
+    (native / "model.safetensors.index.json").write_text("{}")
+    assert "model.safetensors.index.json: expected weight_map" in refusal(native)
 
 
 def test_a_cut_file_is_refused(native):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
+from transformers import pipeline
 
 from celluscan_hf.modeling.exporting import export_hand_built, export_native
 from celluscan_hf.modeling.processor import build_image_processor
@@ -96,6 +97,41 @@ for folder in plan["save"]:
 json.dump(results, open(plan["results"], "w"))
 """
 TRUST = {"trust_remote_code": True}
+TRAIN_AND_SAVE = """
+import json, shutil, sys
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+plan = json.loads(sys.argv[1])
+source = plan["source"]
+
+def save(model, folder):
+    model.save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(source).save_pretrained(folder)
+
+model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
+save(model, "unchanged")
+for name in ("reliability.json", "reliability.safetensors"):
+    shutil.copyfile(f"{source}/{name}", f"unchanged/{name}")
+model.classifier.linear.weight.data += 1
+save(model, "trained")
+AutoConfig.from_pretrained(source, trust_remote_code=True).save_pretrained("config_alone")
+json.dump({}, open(plan["results"], "w"))
+"""
+USE_SAVED = """
+import json, sys
+from transformers import AutoConfig, AutoModel, pipeline
+
+def answer(folder):
+    try:
+        return pipeline("wbc-classification", model=folder, trust_remote_code=True)("cell.png")["label"]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+results = {folder: answer(folder) for folder in ("unchanged", "trained")}
+config = AutoConfig.from_pretrained("config_alone", trust_remote_code=True)
+results["config_alone"] = type(AutoModel.from_config(config, trust_remote_code=True)).__name__
+json.dump(results, open(json.loads(sys.argv[1])["results"], "w"))
+"""
 
 
 def run(program: str, options: list[str], home: Path, **plan: Any) -> dict[str, Any]:
@@ -232,3 +268,25 @@ def test_with_the_package_no_flag_is_needed_and_none_in_the_way(with_package, ho
     check_pooled(with_package[f"hand_built {flag} AutoModel"], OURS)
     check_logits(with_package[f"hand_built {flag} AutoModelForImageClassification"], OURS)
     check_scores(with_package[f"hand_built {flag} pipeline"], OURS, home)
+
+
+@pytest.fixture(scope="module")
+def used_without_the_package(calibrated, tmp_path_factory, cell_image) -> dict[str, Any]:
+    """What a process without the package answers with folders that another one without it has saved."""
+    folder = tmp_path_factory.mktemp("saved")
+    cell_image(0, (50, 70)).save(folder / "cell.png")
+    run(BLOCK_THE_PACKAGE + TRAIN_AND_SAVE, ["-I"], folder, source=str(calibrated))
+    return run(BLOCK_THE_PACKAGE + USE_SAVED, ["-I"], folder) | {"cell": str(folder / "cell.png")}
+
+
+def test_a_folder_saved_without_the_package_holds_its_pipeline(used_without_the_package, calibrated):
+    expected = pipeline("wbc-classification", model=str(calibrated), device="cpu")(used_without_the_package["cell"])
+    assert used_without_the_package["unchanged"] == expected["label"]
+
+
+def test_the_pipeline_of_a_trained_folder_asks_for_its_calibration(used_without_the_package):
+    assert "has no reliability.json" in used_without_the_package["trained"]
+
+
+def test_a_config_saved_alone_holds_the_code_of_its_models(used_without_the_package):
+    assert used_without_the_package["config_alone"] == "CelluScanModel"

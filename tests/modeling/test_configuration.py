@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from celluscan_hf import taxonomy
-from celluscan_hf.modeling import configuration_celluscan, modeling_celluscan
+from celluscan_hf.modeling import configuration_celluscan
 from celluscan_hf.modeling.configuration_celluscan import LABELS, CelluScanConfig
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification, CelluScanModel
 
@@ -152,7 +154,7 @@ def test_initializer_range_is_the_spread_of_fresh_weights():
         ({"initializer_range": 0.0}, "initializer_range must be above 0, got 0.0"),
         ({"id2label": {0: "a", 2: "b"}}, r"from 0 to 1, got \[0, 2\]"),
         ({"id2label": {1: "a", 2: "b"}}, r"from 0 to 1, got \[1, 2\]"),
-        ({"id2label": {"a": "x", "b": "y"}}, r"ids of id2label must be whole numbers from 0, got \['a', 'b'\]"),
+        ({"id2label": {"a": "x", "b": "y"}}, "ids of id2label must be whole numbers from 0, got 'a' for 'x'"),
         ({"id2label": {0: "a", 1: "b"}, "num_labels": 5}, r"num_labels \(5\) must be .* in id2label \(2\): {0: 'a'"),
         ({"id2label": {0: "a", 1: "b"}, "num_labels": 0}, r"num_labels \(0\) must be .* in id2label \(2\): {0: 'a'"),
     ],
@@ -203,8 +205,79 @@ def test_num_labels_alone_numbers_the_classes():
 
 
 def test_label2id_follows_from_id2label():
-    config = tiny_config(id2label={"0": "blast", "1": "other"}, label2id={"blast": 1, "other": 0})
+    config = tiny_config(id2label={"0": "blast", "1": "other"})
     assert config.id2label == {0: "blast", 1: "other"} and config.label2id == {"blast": 0, "other": 1}
+
+
+FIVE = {0: "c0", 1: "c1", 2: "c2", 3: "c3", 4: "c4"}
+BY_NAME = {name: index for index, name in FIVE.items()}
+SAME_CLASSES = [
+    {"label2id": BY_NAME},
+    {"label2id": {name: str(index) for name, index in BY_NAME.items()}},
+    {"label2id": BY_NAME, "id2label": None},
+    {"label2id": BY_NAME, "num_labels": 5},
+    {"label2id": None, "id2label": FIVE, "num_labels": None},
+    {"label2id": BY_NAME, "id2label": FIVE},
+    {"label2id": BY_NAME, "id2label": {str(index): name for index, name in FIVE.items()}, "num_labels": 5},
+]
+CONTRADICTIONS = [
+    ({"label2id": BY_NAME, "num_labels": 3}, r"num_labels \(3\) must be .* in label2id \(5\)"),
+    ({"label2id": {"a": 0, "b": 1}, "id2label": {0: "b", 1: "a"}}, r"label2id must be the inverse.*'a': 0.*0: 'b'"),
+    ({"label2id": {"a": 0}, "id2label": {0: "a", 1: "b"}}, "label2id must be the inverse"),
+    ({"label2id": {"a": 0, "b": 0}}, "label2id has two classes with the id 0: 'a' and 'b'"),
+    ({"label2id": {"a": 0, "b": 2}}, r"from 0 to 1, got \[0, 2\]"),
+    ({"label2id": {"a": "x", "b": "1"}}, "ids of label2id must be whole numbers from 0, got 'x' for 'a'"),
+    ({"label2id": {}}, "at least two classes, got {}"),
+    ({"label2id": ["a", "b"]}, "label2id"),
+    ({"num_labels": 1}, "at least two classes, got .*; regression is not supported"),
+    ({"num_labels": "5"}, "num_labels must be a whole number, got '5'"),
+]
+
+
+@pytest.fixture(params=["new", "loaded", "auto"])
+def configured(request, tmp_path) -> Callable[..., CelluScanConfig]:
+    """A config with these arguments, new or from a file with the 14 classes."""
+    tiny_config().save_pretrained(tmp_path)
+    read = {"loaded": CelluScanConfig, "auto": AutoConfig}
+    return partial(read[request.param].from_pretrained, tmp_path) if request.param in read else tiny_config
+
+
+@pytest.mark.parametrize("classes", SAME_CLASSES, ids=str)
+def test_classes_may_be_given_either_way(classes, configured):
+    config = configured(**classes)
+    assert (config.id2label, config.label2id, config.num_labels) == (FIVE, BY_NAME, 5)
+
+
+@pytest.mark.parametrize(("classes", "told"), CONTRADICTIONS)
+def test_classes_that_contradict_each_other_are_told(classes, told, configured):
+    with pytest.raises(StrictDataclassError, match=told):
+        configured(**classes)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_name_that_stands_twice_may_have_either_id(index, configured):
+    names = {0: "crane", 1: "cock", 2: "crane"}
+    assert configured(id2label=names, label2id={"crane": index, "cock": 1}).id2label == names
+
+
+def test_nothing_given_keeps_the_classes_of_the_file(tmp_path):
+    tiny_config(id2label=FIVE).save_pretrained(tmp_path)
+    nothing = {"id2label": None, "label2id": None, "num_labels": None}
+    assert AutoConfig.from_pretrained(tmp_path, **nothing).id2label == FIVE
+
+
+def test_names_set_by_hand_are_saved_both_ways(tmp_path):
+    config = tiny_config()
+    config.id2label = FIVE
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == BY_NAME
+
+
+def test_a_file_whose_label2id_is_outdated_is_read(tmp_path):
+    tiny_config(id2label=FIVE).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"label2id": {"LABEL_0": 0, "LABEL_1": 1}}))
+    assert AutoConfig.from_pretrained(tmp_path).label2id == BY_NAME
 
 
 def test_every_field_survives_saving(tmp_path):
@@ -217,17 +290,14 @@ def test_every_field_survives_saving(tmp_path):
 
 
 @pytest.mark.parametrize("what", [CelluScanConfig, CelluScanModel, CelluScanForImageClassification])
-def test_whatever_is_saved_says_which_classes_load_it(what, tmp_path):
+def test_whatever_is_saved_says_which_code_loads_it_and_ships_it(what, tmp_path):
     saved = tiny_config() if what is CelluScanConfig else what(tiny_config())
     saved.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
-
-
-@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
-def test_saving_a_model_ships_its_code(model_class, tmp_path):
-    model_class(tiny_config()).save_pretrained(tmp_path)
-    for module in (configuration_celluscan, modeling_celluscan):
-        source = Path(module.__file__)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"] == AUTO_MAP
+    assert config["custom_pipelines"]["wbc-classification"]["impl"] == "pipeline_celluscan.WhiteBloodCellPipeline"
+    for name in ("configuration", "modeling", "pipeline", "reliability"):
+        source = Path(configuration_celluscan.__file__).with_name(f"{name}_celluscan.py")
         assert (tmp_path / source.name).read_bytes() == source.read_bytes()
 
 
@@ -237,12 +307,6 @@ def test_classes_given_while_loading_are_checked_and_named_both_ways(tmp_path):
     assert config.label2id == {"x": 0, "y": 1}
     with pytest.raises(StrictDataclassError, match=r"from 0 to 1, got \[0, 5\]"):
         CelluScanConfig.from_pretrained(tmp_path, id2label={0: "x", 5: "y"})
-
-
-def test_label2id_given_while_loading_can_not_contradict_the_names(tmp_path):
-    tiny_config().save_pretrained(tmp_path)
-    config = CelluScanConfig.from_pretrained(tmp_path, id2label={0: "x", 1: "y"}, label2id={"x": 1, "y": 0})
-    assert list(config.label2id.items()) == [("x", 0), ("y", 1)]
 
 
 @pytest.mark.parametrize("model_class", [AutoModelForImageClassification, CelluScanForImageClassification])

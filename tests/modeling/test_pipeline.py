@@ -18,7 +18,6 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 from celluscan_hf.inference.inputs import find_images
-from celluscan_hf.modeling.exporting import PIPELINE_FILES
 from celluscan_hf.taxonomy import lookup
 
 TASK = "wbc-classification"
@@ -203,7 +202,6 @@ def test_half_precision_is_still_the_same_weights(calibrated: Path, cells: list[
 def test_the_hand_built_folder_answers_alike_without_the_package(
     calibrated: Path, classify: Any, cells: list[Image.Image], tmp_path: Path
 ) -> None:
-    assert {file.name for file in calibrated.glob("*.py")} > set(PIPELINE_FILES)
     cells[0].save(tmp_path / "cell.png")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(calibrated), str(tmp_path / "cell.png")],

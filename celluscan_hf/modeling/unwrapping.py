@@ -1,0 +1,209 @@
+"""State dicts as trainers leave them: inside other dictionaries, under prefixes, with heads put on by hand.
+
+One table each says what is unwrapped and what is ignored; a ViT is found by one of its tensors (`naming.locate`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+from .naming import Naming, WeightsError, locate, not_a_vit
+
+Tensors = Mapping[str, torch.Tensor]
+
+# Averaged weights, which their trainers evaluate; of several state dicts these are taken.
+AVERAGED = ("model_ema", "ema", "ema_model", "ema_state_dict", "state_dict_ema", "teacher")
+
+# Keys of dictionaries and prefixes of names, in any order and depth.
+WRAPPERS = (
+    *AVERAGED,
+    *("state_dict", "model_state_dict", "model", "module", "net", "network", "backbone", "encoder", "student", "vit"),
+)
+WRAPPED = re.compile(rf"^((?:{'|'.join(WRAPPERS)})\.)+")
+
+# Wrappers of torch.compile, FSDP and activation checkpointing, which may stand anywhere in a name.
+TRANSPARENT = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+
+# Beginnings of names beside a ViT that a classifier has no use for: self-supervised heads and decoders (DINO, iBOT,
+# MAE), counters, losses and metrics.
+IGNORED = (
+    *("mask_token", "decoder_", "head.mlp.", "head.last_layer.", "dino_head.", "ibot_head."),
+    *(
+        "n_averaged",
+        "class_weights",
+        "criterion.",
+        "loss.",
+        "loss_fn.",
+        "metrics.",
+        "train_metrics.",
+        "val_metrics.",
+        "test_metrics.",
+    ),
+)
+
+HEAD = re.compile(r"(heads|head|fc|classifier|classification_head|cls_head|linear)(\.\w+)*\.(weight|bias)")
+DEPTH = 3  # of dictionaries within dictionaries
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """Tensors of one ViT, by its library's names."""
+
+    weights: dict[str, torch.Tensor]
+    naming: Naming | None
+    """None for a model of ours."""
+    ignored: tuple[str, ...]
+    """Tensors of other tasks."""
+    note: str
+    """What was unwrapped, in one line; empty if nothing was."""
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where a ViT is within what was read."""
+
+    keys: tuple[str, ...]
+    prefix: str
+    removed: tuple[str, ...]
+    """The prefix as it stands in the file, and wrappers within names."""
+    naming: Naming | None
+    tensors: Tensors
+
+    @property
+    def parts(self) -> list[str]:
+        return [*self.keys, *self.prefix.split(".")[:-1]]
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.parts)
+
+
+def unwrap(content: Mapping[str, Any], key: str | None = None) -> Unwrapped:
+    """The tensors of the ViT that `content` holds.
+
+    Args:
+        content: A state dict, or dictionaries around one.
+        key: Which to take of several, or below an unusual name: a key of a dictionary, or a part of a prefix. Without
+            it the averaged weights are preferred.
+
+    Raises:
+        WeightsError: There is no ViT, or more than one; tensors beside it have no use; its head is not one layer.
+    """
+    locations = [location for keys, tensors in _dictionaries(content) for location in _locations(keys, tensors)]
+    if not locations:
+        raise not_a_vit(name for _, tensors in _dictionaries(content) for name in tensors)
+    chosen = _choose(locations, key)
+    body = {name.removeprefix(chosen.prefix): t for name, t in chosen.tensors.items() if name.startswith(chosen.prefix)}
+    beside = _beside(chosen, [other for other in locations if other is not chosen and other.keys == chosen.keys])
+    ignored = [name for name in (*body, *beside) if name.startswith(IGNORED)]
+    body, beside = ({n: t for n, t in part.items() if not n.startswith(IGNORED)} for part in (body, beside))
+    notes = _notes(chosen, locations)
+    if chosen.naming is not None:
+        body, beside, head = _with_head(body, beside, chosen.naming)
+        other_tasks = [name for name in chosen.naming.left_aside if name in body]
+        notes += [f"took {head!r} as the head{' without the pooler' if other_tasks else ''}"] if head else []
+        ignored += other_tasks
+    if beside:
+        raise WeightsError(f"{len(beside)} tensors beside the ViT are not part of one: {_listed(beside)}")
+    return Unwrapped(body, chosen.naming, tuple(ignored), ", ".join(notes))
+
+
+def _dictionaries(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensors]]:
+    """Every dictionary of tensors by name, with the keys that lead to it."""
+    tensors = {name: t.detach() for name, t in content.items() if isinstance(t, torch.Tensor) and isinstance(name, str)}
+    if tensors:
+        yield keys, tensors
+    for key, value in content.items():
+        if isinstance(value, Mapping) and len(keys) < DEPTH:
+            yield from _dictionaries(value, (*keys, str(key)))
+
+
+def _locations(keys: tuple[str, ...], tensors: Tensors) -> Iterator[_Location]:
+    """The ViTs of one dictionary: several where names with different prefixes stand side by side."""
+    written: dict[str, str] = {}
+    for name in tensors:
+        bare = TRANSPARENT.sub("", name)
+        if bare in written:
+            raise WeightsError(f"two tensors have the same name once unwrapped: {written[bare]}, {name}")
+        written[bare] = name
+    naming, sentinel, prefixes = locate(written)
+    bare_tensors = {bare: tensors[name] for bare, name in written.items()}
+    for prefix in prefixes:
+        first = written[prefix + sentinel]
+        start = first.find(sentinel.split(".")[0], len(prefix))
+        inner = sorted({part for name in tensors for part in TRANSPARENT.findall(name[start:])})
+        yield _Location(keys, prefix, (first[:start], *inner), naming, bare_tensors)
+
+
+def _choose(locations: list[_Location], key: str | None) -> _Location:
+    names = ", ".join(sorted(location.name or "(no prefix)" for location in locations))
+    if key is not None:
+        usable = [location for location in locations if key in location.parts]
+        if not usable:
+            raise WeightsError(f"key {key!r}: expected a part of one of: {names}")
+    else:
+        usable = [location for location in locations if set(location.parts) <= set(WRAPPERS)]
+        if not usable:
+            first = locations[0]
+            unknown = next(part for part in first.parts if part not in WRAPPERS)
+            raise WeightsError(f"the ViT is below an unknown name, {first.name!r}: to take it give the key {unknown!r}")
+    averaged = [location for location in usable if set(location.parts) & set(AVERAGED)]
+    if len(averaged or usable) > 1:
+        raise WeightsError(f"expected one ViT, got several, choose one by a key that no other has: {names}")
+    return (averaged or usable)[0]
+
+
+def _beside(chosen: _Location, others: list[_Location]) -> dict[str, torch.Tensor]:
+    """The tensors outside of the chosen ViT that do not belong to another one, without the wrappers of their names."""
+    own = chosen.prefix.split(".")[:-1]
+    theirs = []
+    for other in others:
+        parts = other.prefix.split(".")[:-1]
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, parts, strict=False)))
+        theirs.append(parts[: shared + 1])
+    beside: dict[str, torch.Tensor] = {}
+    for name, tensor in chosen.tensors.items():
+        if name.startswith(chosen.prefix) or any(name.split(".")[: len(root)] == root for root in theirs):
+            continue
+        bare = WRAPPED.sub("", name)
+        if bare in beside or chosen.prefix + bare in chosen.tensors:
+            raise WeightsError(f"two tensors have the same name once unwrapped: {name} and another {bare}")
+        beside[bare] = tensor
+    return beside
+
+
+def _notes(chosen: _Location, locations: list[_Location]) -> list[str]:
+    notes = [f"took {'.'.join(chosen.keys)!r}"] if chosen.keys else []
+    prefix, *inner = chosen.removed
+    notes += [f"removed the prefix {prefix!r}"] if prefix else []
+    notes += [f"removed {part!r} within names" for part in inner]
+    others = sorted(location.name or "the names without a prefix" for location in locations if location is not chosen)
+    return notes + ([f"not {', '.join(others)} (a key would choose another)"] if others else [])
+
+
+def _with_head(
+    body: dict[str, torch.Tensor], beside: dict[str, torch.Tensor], naming: Naming
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], str]:
+    """The head under its library's name, and what it was called; an empty text where it has that name or is absent."""
+    named = {name: t for name, t in (body | beside).items() if HEAD.fullmatch(name)}
+    usual = {naming.head + kind for kind in ("weight", "bias")}
+    if set(named) <= usual and not set(named) & set(beside):
+        return body, beside, ""
+    matrices = [name for name, tensor in named.items() if name.endswith("weight") and tensor.dim() == 2]
+    stem = matrices[0].removesuffix("weight") if matrices else ""
+    if len(matrices) != 1 or set(named) != {stem + "weight", stem + "bias"}:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in named.items())
+        raise WeightsError(
+            f"the head must be one linear layer with a bias, got {shapes}; without these tensors it would be made new"
+        )
+    rest = [{name: t for name, t in part.items() if name not in named} for part in (body, beside)]
+    renamed = {naming.head + kind: named[stem + kind] for kind in ("weight", "bias")}
+    return rest[0] | renamed, rest[1], stem.removesuffix(".")
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
