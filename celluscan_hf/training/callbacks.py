@@ -1,4 +1,4 @@
-"""What a training shows: a bar over its steps, a table of validation metrics, and the trackers that may be asked for."""
+"""What a training shows: a bar over its steps and a table of validation metrics; a check of the trackers it logs to."""
 
 import time
 from collections.abc import Sequence
