@@ -63,6 +63,9 @@ class CelluScanConfig(PreTrainedConfig):
         patch_stem: How pixels become tokens: one `"linear"` projection of each patch, or a `"convolution"` stem of
             log2(patch_size) 3x3 convolutions (Xiao et al. 2021, https://arxiv.org/abs/2106.14881).
 
+    `problem_type` is `"single_label_classification"` and no other by choice: a cell has one of at least two classes, so
+    regression and several labels at once are refused.
+
     `id2label` is the 14 classes unless given; `num_labels=N` alone names them `LABEL_0` and so on. `label2id` follows
     from it.
 
