@@ -9,6 +9,7 @@ from typing import Any
 
 from . import __version__
 from .errors import CelluScanError
+from .processes import left_to_first_process
 
 _FAILED, _INTERRUPTED = 1, 130
 
@@ -16,6 +17,8 @@ _FAILED, _INTERRUPTED = 1, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit status. What cannot be done is said in one line on standard error."""
     arguments = _parser().parse_args(argv)
+    if left_to_first_process():
+        return 0
     try:
         arguments.run(arguments)
     except CelluScanError as error:

@@ -13,6 +13,7 @@ from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.settings import BuildSettings, cores
 from ..errors import CelluScanError
 from ..evaluation.folder import check_outside
+from ..processes import number_of_processes
 from ..training.memory import keep_freed_memory
 from . import labels, leak, left_out, losses, result, shortcut
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     try:
+        if (processes := number_of_processes()) > 1:
+            raise CelluScanError(f"{processes} processes were started, an audit takes one: run it without a launcher")
         data = _data(chosen)
         check_outside(chosen.output, [data.folder])
         print(chosen.run(data, chosen))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
+from ..processes import left_to_first_process
 from ..sources import KEYS
 from .build import build
 from .card import classes_table, found_and_published, groups_table, table
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build as the arguments say; the exit status. Prints the summary, or one line on what is wrong."""
+    if left_to_first_process():
+        return 0
     output: Path = arguments.output.resolve()
     try:
         settings = _settings(arguments)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
+from ..processes import left_to_first_process
 from ..sources import KEYS
 from . import folder
 from .job import EvaluationSettings, evaluate
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate as the arguments say; the exit status. Prints the headline, or one line on what is wrong."""
+    if left_to_first_process():
+        return 0
     _quieten()
     try:
         print(summary(evaluate(_settings(arguments)), arguments.output))

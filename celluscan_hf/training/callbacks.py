@@ -1,18 +1,46 @@
-"""What a training shows: a bar over its steps, and a table of validation figures, a line per evaluation."""
+"""What a training shows: a bar over its steps and a table of validation metrics; a check of the trackers it logs to."""
 
 import time
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import integration_utils as trackers
 from transformers.trainer_callback import ProgressCallback
+
+from ..errors import CelluScanError
 
 _COLUMNS = ("loss", "eval_loss", "eval_accuracy", "eval_balanced_accuracy", "eval_macro_f1", "eval_nll", "eval_ece")
 _HEAD = ("train loss", "loss", "accuracy", "balanced", "macro-F1", "NLL", "ECE", "minutes")
+_INSTALL = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}  # the others: as they are called
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a `CelluScanError` for the first tracker of `--report_to` that is unknown or cannot be used here."""
+    if not names:
+        return
+    usable = {*trackers.get_available_reporting_integrations()}  # which leaves two out
+    usable |= {"azure_ml"} if trackers.is_azureml_available() else set()
+    usable |= {"flyte"} if trackers.is_flytekit_available() else set()
+    for name in names:
+        if name not in trackers.INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(trackers.INTEGRATION_TO_CALLBACK))
+            raise CelluScanError(f"--report_to {name}: expected none, all, or some of {known}")
+        if name == "kubeflow" and name not in usable:
+            raise CelluScanError("--report_to kubeflow: only inside a Kubeflow TrainJob; leave it out")
+        if name not in usable:
+            package = _INSTALL.get(name, name)
+            raise CelluScanError(
+                f"--report_to {name}: not installed, too old or switched off; pip install -U {package}, or leave it out"
+            )
 
 
 class TrainingTable(ProgressCallback):
-    """In place of the library's lines of raw figures; the last loss stands behind the bar, its mean in the table."""
+    """In place of the library's lines of raw metrics; the last loss stands behind the bar, its mean in the table.
+
+    A step has one line: the evaluation at the end of training is of weights that have one already.
+    """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -20,6 +48,7 @@ class TrainingTable(ProgressCallback):
         super().on_train_begin(args, state, control, **kwargs)
         self.began = time.monotonic()
         self.losses: list[float] = []  # of this epoch, as they were logged
+        self.written = -1  # the step of the last line
         if self.training_bar is not None:
             self.training_bar.write("".join(["  epoch", *(f"{name:>12}" for name in _HEAD)]))
 
@@ -37,9 +66,10 @@ class TrainingTable(ProgressCallback):
         if "loss" in logs:
             self.losses.append(logs["loss"])
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        if "eval_loss" in logs:
-            figures = {"loss": fmean(self.losses)} | logs if self.losses else logs
-            cells = [f"{figures[name]:12.4f}" if name in figures else f"{'–':>12}" for name in _COLUMNS]
+        if "eval_loss" in logs and state.global_step != self.written:
+            self.written = state.global_step
+            metrics = {"loss": fmean(self.losses)} | logs if self.losses else logs
+            cells = [f"{metrics[name]:12.4f}" if name in metrics else f"{'–':>12}" for name in _COLUMNS]
             self.losses.clear()
             minutes = (time.monotonic() - self.began) / 60
             self.training_bar.write("".join([f"{logs['epoch']:7.2f}", *cells, f"{minutes:12.1f}"]))

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ..modeling.reliability_celluscan import ARRAYS, FACTS
 from ..reliability.calibrate import calibrate
 from . import record
 from .augmentation import View
-from .callbacks import TrainingTable
+from .callbacks import TrainingTable, check_trackers
 from .images import CellImages
 from .settings import TrainingSettings
 from .streaming import StreamedCells
@@ -42,12 +41,14 @@ def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
     finished stages are left as they are, and the one that was cut goes on at its last checkpoint.
 
     Raises:
-        CelluScanError: The data set or a setting cannot be used, the output folder holds a run, or the loss is not a
-            number any more.
+        CelluScanError: The data set, a tracker or another setting cannot be used, the output folder holds a run, or
+            the loss is not a number any more.
         WeightsError: The weights to begin with cannot be had.
     """
     output = Path(stages[-1].output_dir)
     resume = stages[-1].resume_from_checkpoint
+    for settings in stages:
+        check_trackers(settings.report_to)
     if stages[-1].process_index == 0:
         _check_output(output, resume)
     for number, settings in enumerate(stages, 1):
@@ -104,11 +105,9 @@ class _Stage:
         if record.is_finished(self.folder):
             logger.info("finished before: %s", self.folder)
             return
-        began, checkpoint = time.perf_counter(), self._checkpoint(resume)
+        checkpoint = self._checkpoint(resume)
         done = self.trainer.train(checkpoint)
-        seconds = time.perf_counter() - began
-        history = list(self.trainer.state.log_history)
-        figures = self.trainer.evaluate()
+        history, metrics = self.trainer.history, self.trainer.final_metrics
         unpublished = self.folder / "unpublished"
         self.trainer.save_model(str(unpublished))  # whole, also where processes hold parts of the weights
         if self.trainer.is_world_process_zero():
@@ -116,11 +115,11 @@ class _Stage:
             training_curves(history, self.folder / "curves.png")
             outcome = {
                 "resumed_from": Path(checkpoint).name if checkpoint else None,  # what follows is from there on
-                "seconds": round(seconds, 1),
+                "seconds": round(done.metrics["train_runtime"], 1),
                 "steps": done.global_step,
                 "images_per_second": round(done.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
                 "best_step": self.trainer.state.best_global_step,
-                "validation": {name: figures[f"eval_{name}"] for name in SCALARS},
+                "validation": {name: metrics[f"eval_{name}"] for name in SCALARS},
                 "calibration": self._calibrate(),
                 "history": history,
             }

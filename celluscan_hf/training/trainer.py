@@ -50,6 +50,8 @@ class CellTrainer(Trainer):
 
     optimizer: Any
     order: CellSampler | StreamedCells
+    history: list[dict[str, float]]  # what was logged in training, once it has ended
+    final_metrics: dict[str, float]  # of the weights that training leaves, on validation
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class CellTrainer(Trainer):
             **options,
         )
         self.add_callback(_EpochOrder(self))
+        self.callback_handler.callbacks.insert(0, _FinalEvaluation(self))  # before a tracker closes its run
         if args.n_gpu > 1:
             raise CelluScanError(
                 f"{args.n_gpu} GPUs and one process: start one for each, accelerate launch --config_file "
@@ -197,6 +200,19 @@ class _EpochOrder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.order.set_epoch(int(state.epoch or 0))
+
+
+class _FinalEvaluation(TrainerCallback):
+    """Evaluate the weights that training leaves while the trackers' runs are open; a later log would begin new runs."""
+
+    def __init__(self, trainer: CellTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.history = list(state.log_history)
+        self.trainer.final_metrics = self.trainer.evaluate()
 
 
 class Diverged(CelluScanError):

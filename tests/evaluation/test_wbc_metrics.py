@@ -196,3 +196,44 @@ def test_what_does_not_fit_is_told(changes, told):
     given: dict[str, Any] = {"predictions": PROBABILITIES, "references": REFERENCES} | changes
     with pytest.raises(ValueError, match=told):
         figures(**given, label_names=letters(3))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> evaluate.EvaluationModule:
+    """The metric as others' scripts have it."""
+    return evaluate.load(str(Path(wbc_metrics.__file__).parent))
+
+
+def test_without_label_names_the_classes_are_the_14(loaded: evaluate.EvaluationModule) -> None:
+    assert wbc_metrics.LABEL_NAMES == NAMES
+    predictions, references = pairs(SEED)
+    found = loaded.compute(predictions=predictions, references=references, resamples=0)
+    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
+    probabilities, references = guesses(classes=14)
+    assert loaded.compute(predictions=probabilities, references=references)["n"] == 300
+
+
+def test_batches_need_no_label_names_either(loaded: evaluate.EvaluationModule) -> None:
+    for batch in ([0, 13], [5]):
+        loaded.add_batch(predictions=batch, references=batch)
+    assert loaded.compute()["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "got"),
+    [
+        ([0, 14], [0, 1], "class indices up to 14"),
+        ([0, 1], [20, 1], "class indices up to 20"),
+        ([[0.5, 0.5], [0.5, 0.5]], [0, 1], "2 columns of predictions"),
+    ],
+)
+def test_other_classes_need_their_names(
+    predictions: list[Any], references: list[int], got: str, loaded: evaluate.EvaluationModule
+) -> None:
+    with pytest.raises(ValueError, match=f"label_names: expected the names of all classes, as {got} do not fit the 14"):
+        loaded.compute(predictions=predictions, references=references)
+
+
+def test_an_index_below_zero_is_named(loaded: evaluate.EvaluationModule) -> None:
+    with pytest.raises(ValueError, match="references: expected class indices from 0 to 13, got -100 to 1"):
+        loaded.compute(predictions=[0, 1], references=[-100, 1])

@@ -278,6 +278,13 @@ def test_examples_in_the_card_are_python(facts):
             compile(example, "card", "exec")
 
 
+@pytest.mark.parametrize(("crop_pct", "told"), [(0.64, True), (1.0, False)])
+def test_scripts_that_read_size_are_told_of_only_where_the_processor_crops(crop_pct, told, facts):
+    text = words(change(facts, settings=recorded("cpu-small", crop_pct=crop_pct)))
+    line = "`processor.size, processor.do_center_crop = processor.crop_size, False`"
+    assert (line in text) == ("`--image_processor_name`" in text) == told
+
+
 def test_without_examples_there_is_no_widget(facts):
     text = render(change(facts, examples=[]))
     assert "widget" not in text and "examples/" not in text.replace("`examples/` among them", "")

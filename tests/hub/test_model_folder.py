@@ -13,6 +13,8 @@ from celluscan_hf.hub.model_folder import RESULTS, TrainedModel, Variant, assemb
 from celluscan_hf.hub.upload import listing
 from tests.hub.conftest import Trained
 
+CODE = {path.name for path in Path(modeling.__file__).parent.glob("*_celluscan.py")}
+
 NATIVE = Variant("lab/vit", False, "lab/vit-handbuilt", "lab/cells", None)
 HAND_BUILT = Variant("lab/vit-handbuilt", True, "lab/vit", "lab/cells", None)
 

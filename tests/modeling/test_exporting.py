@@ -30,6 +30,8 @@ from celluscan_hf.modeling.processor import build_image_processor
 
 from .conftest import images, tiny_model
 
+CODE = {path.name for path in Path(modeling.__file__).parent.glob("*_celluscan.py")}
+
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 COARSE = 1e-2
 MEAN, STD = (0.7, 0.6, 0.65), (0.2, 0.21, 0.22)

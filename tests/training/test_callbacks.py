@@ -26,19 +26,25 @@ def table(written: list[str]) -> TrainingTable:
     return made
 
 
-def log(table: TrainingTable, **logs: float) -> None:
+def log(table: TrainingTable, step: int, **logs: float) -> None:
     nothing: Any = SimpleNamespace()
-    table.on_log(nothing, SimpleNamespace(is_world_process_zero=True), nothing, logs=logs)
+    table.on_log(nothing, SimpleNamespace(is_world_process_zero=True, global_step=step), nothing, logs=logs)
 
 
 def test_the_loss_of_an_epoch_is_the_mean_of_what_was_logged_in_it(table: TrainingTable, written: list[str]) -> None:
-    for epoch, losses in ((1.0, (3.0, 2.0)), (2.0, (1.0,))):
+    for epoch, losses in ((1, (3.0, 2.0)), (2, (1.0,))):
         for loss in losses:
-            log(table, loss=loss)
-        log(table, epoch=epoch, **EVALUATED)
+            log(table, 2 * epoch, loss=loss)
+        log(table, 2 * epoch, epoch=float(epoch), **EVALUATED)
     assert [line.split()[1] for line in written] == ["2.5000", "1.0000"]
 
 
 def test_an_epoch_in_which_nothing_was_logged_has_no_loss(table: TrainingTable, written: list[str]) -> None:
-    log(table, epoch=1.0, **EVALUATED)
+    log(table, 2, epoch=1.0, **EVALUATED)
     assert written[0].split()[:3] == ["1.00", "–", "0.5000"]
+
+
+def test_the_evaluation_at_the_end_of_training_gets_no_second_line(table: TrainingTable, written: list[str]) -> None:
+    for _ in range(2):
+        log(table, 4, epoch=2.0, **EVALUATED)
+    assert len(written) == 1

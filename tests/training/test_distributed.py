@@ -35,6 +35,9 @@ def test_two_processes_take_the_steps_of_one(
     weights = [load_file(folder / "model.safetensors") for folder in folders]
     assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
     assert history(two, "eval_n") == [28, 28]  # every row of validation once
+    validation = [json.loads((folder / "training.json").read_text())["validation"] for folder in folders]
+    assert validation[1]["n"] == 28
+    assert validation[1] == pytest.approx(validation[0], abs=1e-3)
     for name in ("eval_accuracy", "eval_nll", "eval_macro_f1"):
         assert history(two, name) == pytest.approx(history(one, name), abs=1e-3)
 

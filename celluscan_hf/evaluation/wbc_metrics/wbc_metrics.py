@@ -19,12 +19,28 @@ BINS = 15
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
 TINY = 1e-12  # the smallest probability whose logarithm is taken
+LABEL_NAMES = (
+    "Band Neutrophil",
+    "Basophil",
+    "Eosinophil",
+    "Erythroblast",
+    "Immature Granulocyte",
+    "Lymphocyte",
+    "Metamyelocyte",
+    "Monocyte",
+    "Myeloblast",
+    "Myelocyte",
+    "Neutrophil",
+    "Platelet",
+    "Promyelocyte",
+    "Segmented Neutrophil",
+)
 
 INPUTS = """
 Args:
     predictions: Probabilities (n, classes), rows that sum to one; or class indices (n,), which give no nll and no ece.
     references: True class indices (n,).
-    label_names: All classes, in their order.
+    label_names: All classes, in their order; by default the 14 of CelluScan.
     groups: What belongs together (n,), such as patients; by default every image is a group of its own.
     sources: The data set of each image (n,); by default `per_source` is left out.
     resamples: Of the bootstrap; 0 leaves `ci95` out.
@@ -54,8 +70,28 @@ class WBCMetrics(evaluate.Metric):
             ],
         )
 
-    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
-        return figures(np.asarray(predictions), np.asarray(references), **options)
+    def _compute(
+        self, predictions: Any, references: Any, label_names: Sequence[str] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        if label_names is None:
+            label_names = _default_names(predictions, references)
+        return figures(predictions, references, label_names, **options)
+
+
+def _default_names(predictions: NDArray[Any], references: NDArray[np.int64]) -> Sequence[str]:
+    """The 14 classes. Raises a ValueError if columns or class indices are of other classes."""
+    classes = len(LABEL_NAMES)
+    indices = [references, predictions] if predictions.ndim == 1 else [references]
+    largest = max(values.max(initial=0) for values in indices)
+    got = f"class indices up to {largest}" if largest >= classes else ""
+    if predictions.ndim == 2 and predictions.shape[1] != classes:
+        got = f"{predictions.shape[1]} columns of predictions"
+    if got:
+        raise ValueError(
+            f"label_names: expected the names of all classes, as {got} do not fit the {classes} of CelluScan"
+        )
+    return LABEL_NAMES
 
 
 def figures(

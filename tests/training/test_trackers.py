@@ -1,0 +1,75 @@
+"""What trackers get of a training, and what is said of those that cannot be used."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
+
+from celluscan_hf.errors import CelluScanError
+from celluscan_hf.training.callbacks import check_trackers
+from celluscan_hf.training.command import main
+
+Recipe = Callable[..., Path]
+
+
+class Recorder(TrainerCallback):
+    """A tracker that notes what it is called for, like those of the library made without arguments."""
+
+    calls: list[str] = []
+
+    def on_train_begin(self, *arguments: Any, **options: Any) -> None:
+        self.calls.append("begin")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **options: Any) -> None:
+        self.calls.append("evaluation" if "eval_macro_f1" in logs else "log")
+
+    def on_train_end(self, *arguments: Any, **options: Any) -> None:
+        self.calls.append("end")
+
+
+def trained(recipe: Path, output: Path, tracker: str) -> int:
+    return main(["--recipe", str(recipe), "--output_dir", str(output), "--report_to", tracker])
+
+
+def test_the_last_evaluation_is_logged_before_a_tracker_closes_its_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recorder, "calls", [])
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Recorder)
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["trackio"])
+    assert trained(recipe(num_train_epochs=1, logging_steps=100), tmp_path / "run", "trackio") == 0
+    assert Recorder.calls == ["begin", "evaluation", "log", "evaluation", "end"]
+
+
+def test_mlflow_gets_one_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert trained(recipe(max_steps=2), tmp_path / "run", "mlflow") == 0
+    (found,) = mlflow.search_runs(output_format="list")
+    assert found.info.status == "FINISHED"
+    assert {"loss", "eval_macro_f1", "train_loss"} <= set(found.data.metrics)
+    assert found.data.params["hidden_size"] == "32"
+
+
+@pytest.mark.parametrize("tracker", [*integration_utils.INTEGRATION_TO_CALLBACK, "wandbb"])
+def test_a_tracker_that_is_not_there_is_named_before_data_are_read(
+    tracker: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("get_available_reporting_integrations", "is_azureml_available", "is_flytekit_available"):
+        monkeypatch.setattr(integration_utils, name, list)
+    assert trained(recipe(dataset="no such data set"), tmp_path / "run", tracker) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --report_to {tracker}: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_none_and_what_is_installed_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard", "mlflow"])
+    check_trackers([])
+    check_trackers(["mlflow", "tensorboard"])
+    with pytest.raises(CelluScanError, match="pip install -U wandb"):
+        check_trackers(["mlflow", "wandb"])
