@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import BadImage
+from .signatures import kind_of
 
 MAX_PIXELS = 40_000_000  # a whole field of a 40-megapixel camera
 MIN_SIDE = 16  # pixels; below it no nucleus can be told from its surroundings
@@ -36,8 +37,8 @@ class Decoded:
 def decode(data: bytes) -> Decoded:
     """Decode one image file. Raises `BadImage` with one of the reasons
 
-    `empty_file`, `not_an_image`, `too_many_pixels`, `too_small`, `animated`, `truncated`, `undecodable`,
-    `unsupported_mode`.
+    `empty_file`, `git_lfs_pointer`, `html_page`, `archive`, `not_an_image`, `too_many_pixels`, `too_small`, `animated`,
+    `truncated`, `undecodable`, `unsupported_mode`.
     """
     if not data:
         raise BadImage("empty_file")
@@ -70,7 +71,7 @@ def _open(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
     except UnidentifiedImageError as error:
-        raise BadImage("not_an_image", f"starts with {data[:8].hex(' ')}") from error
+        raise BadImage(kind_of(data), f"starts with {data[:8].hex(' ')}") from error
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", str(error)) from error
     except Exception as error:

@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
         ("sharpness", pa.float64()),
         ("brightness", pa.float64()),
         ("contrast", pa.float64()),
-        ("channel_sums", pa.list_(pa.int64(), 3)),
+        ("channel_sums", pa.list_(pa.int64())),
         ("conversions", pa.list_(pa.string())),
         ("chunk", pa.int32()),
         ("position", pa.int32()),

@@ -5,15 +5,19 @@ that spread over processes are short; what those have written is used again by a
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ..curation.curate import Curated, curate, exclude
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
-from ..sources import Record, Source, TreeSource, open_sources
+from ..sources import Dropped, Record, Source, open_sources
 from .describe import describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
 from .listing import Listing, list_sources
@@ -21,6 +25,7 @@ from .plan import Shard, plan_augmented, plan_originals
 from .settings import BuildSettings
 from .shards import ShardTask, write_originals
 from .statistics import software_versions
+from .unusable import list_beside, require_usable
 from .workers import Workers, progress
 from .workspace import Workspace
 
@@ -38,6 +43,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         sources = open_sources(settings.sources, work.archives, settings.seed, dict(settings.licenses))
         _refuse_output_inside(sources, settings.output)
         listing = list_sources(sources)
+        require_usable(sources, listing.usable, listing.dropped, settings.output)
         done = work.finished()
         if done is not None:
             work.check_listing(done, listing.digest)
@@ -52,13 +58,14 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             reports = _write(sources, curated, work, workers)
         figures = describe(sources, listing, curated, reports, work)
         work.publish()
+        list_beside(settings.output).unlink(missing_ok=True)  # of a build that found nothing
     _log.info("built %s", settings.output)
     return figures
 
 
 def _refuse_output_inside(sources: Iterable[Source], output: Path) -> None:
     for source in sources:
-        if isinstance(source, TreeSource) and output.resolve().is_relative_to(source.tree.location.resolve()):
+        if source.location is not None and output.resolve().is_relative_to(source.location.resolve()):
             raise CelluScanError(f"--output {output} lies in source {source.name}; choose a folder outside of it")
 
 
@@ -76,12 +83,25 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
         for done in workers.run(scan, pending()):
             advance(done)
     scanned = load_tables(work.scanned)
+    _require_usable(sources, listing, scanned, work)
     derived = {source.info.derived_from for source in sources}
     scanned = exclude(scanned, work.settings.exclude_acquisitions)
     with progress("comparing", scanned["reason"].null_count, "image") as advance:
         curated = curate(scanned, PixelReader(work.scanned, size), seed, {name for name in derived if name}, advance)
     _log.info("%d images kept, %d dropped", curated.rows.num_rows, len(curated.dropped) + len(listing.dropped))
     return curated
+
+
+def _require_usable(sources: Sequence[Source], listing: Listing, scanned: pa.Table, work: Workspace) -> None:
+    """Stop, and leave nothing to resume, where a source gives no usable image."""
+    good = scanned.filter(pc.is_null(scanned["reason"]))["source"].to_pylist()
+    bad = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail", "source_label"])
+    dropped = [Dropped(*row.values()) for row in bad.to_pylist()]
+    try:
+        require_usable(sources, Counter(good), [*listing.dropped, *dropped], work.output)
+    except CelluScanError:
+        work.clear()
+        raise
 
 
 def _chunks(sources: Iterable[Source], size: int, folder: Path) -> Iterator[Chunk]:

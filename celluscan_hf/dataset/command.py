@@ -124,5 +124,6 @@ def summary(statistics: dict[str, Any], output: Path) -> str:
         f"{statistics['rows']['augmented']:,} augmented rows added.",
         f"channel mean {statistics['channel_mean']}, std {statistics['channel_std']} (train originals, in [0, 1])",
         f'{output}: load_dataset("{output}")',
+        *(f"WARNING: {line}" for line in statistics.get("warnings", [])),
     ]
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from ..dataset.reading import open_dataset
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage
-from ..sources import Dropped, Record, Source, TreeSource, open_sources
+from ..sources import Dropped, Record, Source, open_sources
 
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"
@@ -175,7 +175,7 @@ def _described(sources: Sequence[Source], kept: Sequence[Cell]) -> dict[str, Any
                 "title": source.info.title,
                 "license": source.license,
                 "caution": source.info.caution,
-                "path": str(source.tree.location) if isinstance(source, TreeSource) else "",
+                "path": str(source.location or ""),
             }
             for source in sources
         },

@@ -8,25 +8,33 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from ..errors import CelluScanError
 from .records import Decision, Dropped, Record, SourceInfo
-from .tree import Tree
+from .tree import EMPTY_FOLDER, Tree
 
 
 class Source(ABC):
     """One source of a build, under the name it was given on the command line.
 
-    `stamp` says, once its records were listed, in which state its files were found.
+    `stamp` says, once its records were listed, in which state its files were found; `variant` which of several images
+    of a record are read, where its records don't tell.
     """
 
-    info: ClassVar[SourceInfo]
+    info: SourceInfo
+    variant: str = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.license = self.info.license
         self.stamp = ""
+
+    @property
+    def location(self) -> Path | None:
+        """Where its files are; None where it has none."""
+        return None
 
     @abstractmethod
     def records(self) -> Iterator[Record | Dropped]:
@@ -65,16 +73,21 @@ class TreeSource(Source):
         self.tree = tree
         self.members: frozenset[str] = frozenset()
 
+    @property
+    def location(self) -> Path:
+        return self.tree.location
+
     def __getstate__(self) -> dict[str, object]:
         """What `read` needs; a worker process does without what was gathered while listing."""
         return {"name": self.name, "license": self.license, "tree": self.tree}
 
     def records(self) -> Iterator[Record | Dropped]:
         entries = list(self.tree.entries())
-        if not entries:
+        files = [entry for entry in entries if entry.problem != EMPTY_FOLDER]
+        if not files:
             raise CelluScanError(f"source {self.name}: {self.tree.location} holds no files; {self.expected()}")
         self.stamp = hashlib.sha256(repr([entry.stamp for entry in entries]).encode()).hexdigest()
-        self.members = frozenset(entry.path for entry in entries)
+        self.members = frozenset(entry.path for entry in files)
         roots = {root for entry in entries if (root := self.root_of(entry.path)) is not None}
         common = (min(roots) if len(roots) == 1 else "") if roots else self.without_layout()
         for entry in entries:
