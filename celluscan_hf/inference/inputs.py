@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..curation.decoding import decode
 from ..errors import BadImage, CelluScanError
+from ..sources.hidden import is_hidden_folder, is_system_file
 from ..sources.tree import FolderTree
 from .prediction import ReadImage
 
@@ -31,7 +32,6 @@ IMAGE_SUFFIXES = frozenset(  # of the formats that `decode` reads
 ROWS_AT_ONCE = 32  # of a parquet file
 _BUFFER_BYTES = 2**20  # a column is read in such pieces, not a row group at once
 _PARQUET, _PARQUET_MAGIC = ".parquet", b"PAR1"
-_LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
 _HIDING = {"unreadable_folder", "broken_link"}  # of a tree's problems: there may be images behind
 _EXPECTED = "expected image files, folders of them, patterns such as 'cells/*.jpg', or parquet files"
 
@@ -145,7 +145,7 @@ def _place(path: Path) -> ImageFile | ImageTable:
 
 
 def _in_folder(folder: Path) -> list[ImageFile | ImageTable]:
-    entries = [entry for entry in FolderTree(folder).entries() if not _is_litter(entry.path)]
+    entries = [entry for entry in FolderTree(folder).entries() if not PurePath(entry.path).name.startswith(".")]
     tables = [entry.path for entry in entries if entry.path.lower().endswith(_PARQUET)]
     if tables:
         example = next((path for path in tables if PurePath(path).name.startswith("test")), tables[0])
@@ -165,7 +165,8 @@ def _matching(pattern: str) -> list[ImageFile | ImageTable]:
     places: list[ImageFile | ImageTable] = []
     for match in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
         path = Path(match)
-        if not _LITTER.isdisjoint(match.lower().split(os.sep)):
+        matched = set(path.parts) - set(PurePath(os.path.expanduser(pattern)).parts)  # not spelled out by the user
+        if any(is_hidden_folder(part) or is_system_file(part) for part in matched):
             continue
         if path.is_dir():
             places += _in_folder(path)
@@ -174,10 +175,6 @@ def _matching(pattern: str) -> list[ImageFile | ImageTable]:
     if not places:
         raise CelluScanError(f"no image matches {_readable(Path(pattern))!r}; {_EXPECTED}")
     return places
-
-
-def _is_litter(path: str) -> bool:
-    return any(part.startswith(".") or part.lower() in _LITTER for part in PurePath(path).parts)
 
 
 def _is_parquet(path: Path) -> bool:

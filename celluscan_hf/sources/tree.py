@@ -14,6 +14,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from bz2 import BZ2File
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import IO, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import BadImage, CelluScanError
 from ..whole import whole
+from .hidden import hidden_part, is_hidden_folder
 
 MAX_FILE_BYTES = 64 * 2**20  # the largest file of any listed source is under 2 MiB
 MAX_EXPANSION = 200  # a compressed tar that grows beyond this factor is not a data set
@@ -63,7 +65,10 @@ class Tree(Protocol):
         """Where the user said it is."""
 
     def entries(self) -> Iterator[Entry]:
-        """Every file and every empty folder, in the order of their paths."""
+        """Every file and every empty folder but those of hidden and system folders, in the order of their paths."""
+
+    def all_entries(self) -> Iterator[Entry]:
+        """`entries`, and what they pass over: each such file, or its folder alone with a `/` behind it."""
 
     def read(self, path: str) -> bytes:
         """A file's bytes. Raises `BadImage` where they cannot be had or are more than `MAX_FILE_BYTES`."""
@@ -82,13 +87,23 @@ def open_tree(location: Path, scratch: Path) -> Tree:
     raise CelluScanError(f"{location} is no folder, zip or tar; give the data set as its publisher packs it")
 
 
+class _Visible(ABC):
+    """The entries of a tree without what `sources.hidden` passes over."""
+
+    @abstractmethod
+    def all_entries(self) -> Iterator[Entry]: ...
+
+    def entries(self) -> Iterator[Entry]:
+        return (entry for entry in self.all_entries() if not hidden_part(entry.path))
+
+
 @dataclass(frozen=True)
-class FolderTree:
+class FolderTree(_Visible):
     """A folder. Links are followed; a link back to a folder above is reported instead."""
 
     location: Path
 
-    def entries(self) -> Iterator[Entry]:
+    def all_entries(self) -> Iterator[Entry]:
         above = frozenset([_identity(os.stat(self.location))])
         return iter(sorted(self._walk(os.fspath(self.location), "", above), key=lambda entry: entry.path))
 
@@ -107,11 +122,15 @@ class FolderTree:
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 yield Entry(_readable(path), _file_problem(path, status), _stamp(status))
+            elif is_hidden_folder(child.name):
+                yield Entry(_readable(path) + "/")
             elif _identity(status) in above:
                 yield Entry(_readable(path), "symlink_loop")
             else:
                 below = list(self._walk(child.path, path + "/", above | {_identity(status)}))
-                yield from below or [Entry(_readable(path), EMPTY_FOLDER)]
+                yield from below
+                if all(hidden_part(entry.path) for entry in below):
+                    yield Entry(_readable(path), EMPTY_FOLDER)
 
     def read(self, path: str) -> bytes:
         try:
@@ -124,7 +143,7 @@ class FolderTree:
 
 
 @dataclass(frozen=True)
-class ZipTree:
+class ZipTree(_Visible):
     """A zip file, read in place."""
 
     location: Path
@@ -144,7 +163,7 @@ class ZipTree:
     def _by_path(self) -> dict[str, zipfile.ZipInfo]:
         return _by_path(self._members)
 
-    def entries(self) -> Iterator[Entry]:
+    def all_entries(self) -> Iterator[Entry]:
         return _archive_entries(self._members, _stamp(self.location.stat()))
 
     def read(self, path: str) -> bytes:
@@ -164,7 +183,7 @@ class ZipTree:
 
 
 @dataclass(frozen=True)
-class TarTree:
+class TarTree(_Visible):
     """A tar file: `location` as the user gave it, `data` the uncompressed file that is read in place."""
 
     location: Path
@@ -182,7 +201,7 @@ class TarTree:
     def _by_path(self) -> dict[str, tarfile.TarInfo]:
         return _by_path(self._members)
 
-    def entries(self) -> Iterator[Entry]:
+    def all_entries(self) -> Iterator[Entry]:
         return _archive_entries(self._members, _stamp(self.location.stat()))
 
     def read(self, path: str) -> bytes:
@@ -222,15 +241,18 @@ def _members(found: Iterable[tuple[str, Info, str]]) -> list[Member[Info]]:
 
     Folders come in as files with the problem `empty_folder`; those that hold something are left out.
     """
-    members = [Member(clean_path(name), name, info, problem) for name, info, problem in found]
+    members: list[Member[Info]] = [Member(clean_path(name), name, info, problem) for name, info, problem in found]
+    visible = [m for m in members if not hidden_part(f"{m.path}/" if m.problem == EMPTY_FOLDER else m.path)]
     filled = {""}
-    for member in members:
+    for member in visible:
         folder = member.path.rpartition("/")[0]
         while folder not in filled:
             filled.add(folder)
             folder = folder.rpartition("/")[0]
-    kept = (member for member in members if member.problem != EMPTY_FOLDER or member.path not in filled)
-    return sorted(kept, key=lambda member: (member.path or member.name, member.path != member.name, member.name))
+    kept: list[Member[Info]] = [m for m in members if m.problem != EMPTY_FOLDER]
+    kept += [m for m in visible if m.problem == EMPTY_FOLDER and m.path not in filled]
+    kept.sort(key=lambda member: (member.path or member.name, member.path != member.name, member.name))
+    return kept
 
 
 def _by_path(members: Iterable[Member[Info]]) -> dict[str, Info]:

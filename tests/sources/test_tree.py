@@ -11,6 +11,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -464,3 +465,14 @@ def test_folder_without_files_is_reported(folder, scratch, write_files):
     write_files(folder, {"a/1.png": b"x"})
     (folder / "b" / "c").mkdir(parents=True)
     assert problems(open_tree(folder, scratch)) == {"a/1.png": "", "b/c": "empty_folder"}
+
+
+@pytest.mark.parametrize("packing", ["folder", "zip", "tar"])
+def test_folder_of_hidden_files_alone_is_empty(packing, folder, tmp_path, scratch, write_files):
+    names = ["a/1.png", "b/.DS_Store", "c/.git/config", ".idea/x", "__MACOSX/a/._1.png"]
+    write_files(folder, dict.fromkeys(names, b"x"))
+    (folder / "@eaDir").mkdir()
+    location = folder if packing == "folder" else shutil.make_archive(str(tmp_path / "packed"), packing, folder)
+    entries = open_tree(Path(location), scratch).entries()
+    expected = {"a/1.png": "", "b": "empty_folder", "c": "empty_folder"}
+    assert {entry.path: entry.problem for entry in entries} == expected
