@@ -40,7 +40,13 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     cannot be met, and `OSError` where a file cannot be written; what is done so far is kept for `resume`.
     """
     with Workspace(settings) as work:
-        sources = open_sources(settings.sources, work.archives, settings.seed, dict(settings.licenses))
+        sources = open_sources(
+            settings.sources,
+            work.archives,
+            settings.seed,
+            dict(settings.licenses),
+            selections=dict(settings.selections),
+        )
         _refuse_output_inside(sources, settings.output)
         listing = list_sources(sources)
         require_usable(sources, listing.usable, listing.dropped, settings.output)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import CelluScanError
 from ..sources import KEYS
+from ..sources.options import add_selection_arguments, selections
 from .build import build
 from .card import classes_table, found_and_published, table
 from .settings import BuildSettings, cores
@@ -25,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="KEY=PATH",
         help=f"a folder, zip or tar of a data set; keys: {', '.join(KEYS)}. synthetic=COUNT draws COUNT cells per "
-        "class; imagefolder:NAME=PATH names a folder of your own. May be repeated",
+        "class; hf_dataset=PATH or hf_dataset=HUB_NAME[@REVISION] reads parquet or a folder of save_to_disk; "
+        "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own. May be repeated",
     )
+    add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
     parser.add_argument(
         "--image-size", type=int, default=BuildSettings.image_size, help="side of the images in pixels (224)"
@@ -93,6 +96,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
         resume=arguments.resume,
         licenses=tuple((name, value) for name, _, value in licenses),
         exclude_acquisitions=tuple(arguments.exclude_acquisition),
+        selections=tuple(selections(arguments.source, arguments).items()),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.dataset.command import summary
+from celluscan_hf.dataset.reading import open_dataset
 from celluscan_hf.errors import CelluScanError
 
 from .conftest import build_small, run
@@ -208,6 +209,8 @@ def test_too_few_cells_for_a_split_are_a_warning(tmp_path, cell_folder):
     told = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
     assert any(line.startswith("WARNING: validation is empty, so training cannot") for line in told)
     assert any("from 10 groups" in line for line in told)
+    with pytest.raises(CelluScanError, match=r"has no validation split: .*too few groups.*add cells"):
+        open_dataset(tmp_path / "wbc")
 
 
 def test_a_split_without_a_class_is_a_warning(tmp_path, cell_folder, write_image):
