@@ -12,6 +12,7 @@ The order is alphabetical. Three relations hold between the classes:
 import difflib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,17 @@ def _unknown(text: str) -> str:
     nearest = list(dict.fromkeys(_BY_KEY[key].name for key in close))
     hint = f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(NAMES)}"
     return f"{text!r} is none of the {len(CLASSES)} classes; {hint}"
+
+
+@lru_cache(1024)
+def resembles(text: str) -> bool:
+    """Whether a text that names no class looks like one misspelt ("Neutrofil") or cut short ("band")."""
+    key = _key(text)
+    words = {_key(word) for name in NAMES for word in name.split()}
+    long = [name for name in _BY_KEY if len(name) > 4]
+    if key in _BY_KEY or any(map(str.isdigit, key)):
+        return False
+    return key in words or bool(difflib.get_close_matches(key, long, n=1, cutoff=0.8))
 
 
 def is_ancestor(parent: str, child: str) -> bool:

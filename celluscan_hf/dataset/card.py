@@ -56,6 +56,7 @@ def render(
         sources=sources,
         classes_table=classes_table(statistics),
         source_table=source_table(statistics),
+        groups_table=groups_table(statistics),
         taxonomy_table=taxonomy_table(),
         dropped_table=table(["reason", "files or boxes"], statistics["dropped"].items()),
         shortcut_table=shortcut_table(statistics),
@@ -168,6 +169,16 @@ def found_and_published(statistics: dict[str, Any]) -> list[list[object]]:
         total = statistics["published"][name].get("total", sum(published.values()))
         rows.append([name, "all", sum(found.values()), total or ""])
     return rows
+
+
+def groups_table(statistics: dict[str, Any]) -> str:
+    """For each source how many groups (patients, slides) it names; empty for a build from before they were counted."""
+    rows = [
+        [name, counts["groups"], counts["images"], counts["images_without"], counts["from"]]
+        for name, counts in statistics.get("source_groups", {}).items()
+    ]
+    header = ["source", "groups", "images in them", "images without a group", "groups are told by"]
+    return table(header, rows) if rows else ""
 
 
 def taxonomy_table() -> str:

@@ -11,7 +11,7 @@ from ..errors import CelluScanError
 from ..sources import KEYS
 from ..sources.options import add_selection_arguments, selections
 from .build import build
-from .card import classes_table, found_and_published, table
+from .card import classes_table, found_and_published, groups_table, table
 from .settings import BuildSettings, cores
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -123,6 +123,7 @@ def summary(statistics: dict[str, Any], output: Path) -> str:
         "",
         table(["source", "its label", "found", "published"], found_and_published(statistics)),
         "",
+        *([groups_table(statistics), ""] if "source_groups" in statistics else []),
         *([table(["dropped because", "files or boxes"], statistics["dropped"].items()), ""] if dropped else []),
         f"{statistics['seen']:,} files or boxes seen = {rows:,} rows + {dropped:,} dropped; "
         f"{statistics['rows']['augmented']:,} augmented rows added.",

@@ -1,12 +1,15 @@
 """Going through all sources once, without opening an image: what there is, and whether it is still the same."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ..sources import Dropped, Record, Source
 from .workers import progress
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,9 +54,16 @@ def list_sources(sources: Iterable[Source]) -> Listing:
                     if item.label is not None:
                         listing.labelled[source.name, item.label] += 1
                 advance(1)
+        log_notes(source)
         files.update(source.stamp.encode())
     listing.digest, listing.files = digest.hexdigest(), files.hexdigest()
     return listing
+
+
+def log_notes(source: Source) -> None:
+    """Log what a user should know of a source that was listed."""
+    for note in source.notes:
+        _log.warning("source %s: %s", source.name, note)
 
 
 def _without_member(item: Record | Dropped) -> Record | Dropped:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .. import taxonomy
 from ..curation.curate import QUALITIES, Curated, Duplicate
@@ -33,7 +34,8 @@ def statistics(
 ) -> dict[str, Any]:
     """Counts per class, split, source and tier, drops by reason, shortcuts, and the channel statistics of train.
 
-    `warnings` are sentences for the closing summary.
+    `groups` counts what splits are dealt by, `source_groups` what the sources name. `dropped` counts files and boxes
+    by reason. `warnings` are sentences for the closing summary.
     """
     rows = curated.rows
     mean, std = channel_statistics(reports)
@@ -51,6 +53,7 @@ def statistics(
         "conversions": dict(sorted(Counter(chain.from_iterable(rows["conversions"].to_pylist())).items())),
         "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
         "groups": {split: len(set(_where(rows, "split", split, "group_id"))) for split in SPLITS},
+        "source_groups": {source.name: _groups_of(source, rows) for source in sources},
         "classes": classes,
         "tiers": {tier: _count(reports, lambda part, tier=tier: part.tier == tier) for tier in TIERS},
         "sources": _per_source(rows),
@@ -92,6 +95,18 @@ def _missing_classes(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
         elif missing:
             lines.append(f"{split} has no {', '.join(missing)}; {_MORE_GROUPS}")
     return lines
+
+
+def _groups_of(source: Source, rows: pa.Table) -> dict[str, Any]:
+    """The groups that a source names: how many there are, of how many images or boxes, and how many have none."""
+    own = rows.filter(pc.equal(rows["source"], source.name))
+    named = own.filter(pc.not_equal(own["group"], own["image_id"]))
+    return {
+        "groups": len(named["group"].unique()),
+        "images": named.num_rows,
+        "images_without": own.num_rows - named.num_rows,
+        "from": source.groups_from if named.num_rows else "",
+    }
 
 
 def _disagree(duplicate: Duplicate) -> bool:

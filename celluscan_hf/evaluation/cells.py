@@ -15,6 +15,7 @@ from PIL import Image
 from .. import taxonomy
 from ..curation.decoding import crop, decode
 from ..curation.duplicates import exact_duplicates
+from ..dataset.listing import log_notes
 from ..dataset.reading import open_dataset
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
@@ -110,6 +111,7 @@ def cells_of(sources: Sequence[Source], known: Collection[str] = frozenset()) ->
                 else:
                     found.append(outcome)
                 advance(1)
+        log_notes(source)
     kept, copies = _once_each(found)
     return Cells(kept, dropped + copies, _described(sources, kept))
 

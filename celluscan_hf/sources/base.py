@@ -6,30 +6,35 @@ the published layout, `decisions`, what becomes of each label, and `code_of`, wh
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from ..errors import CelluScanError
+from .groups import shown
+from .hidden import hidden_part
 from .records import Decision, Dropped, Record, SourceInfo
-from .tree import EMPTY_FOLDER, Tree
+from .tree import EMPTY_FOLDER, Entry, Tree
 
 
 class Source(ABC):
     """One source of a build, under the name it was given on the command line.
 
-    `stamp` says, once its records were listed, in which state its files were found; `variant` which of several images
-    of a record are read, where its records don't tell.
+    Once its records were listed, `stamp` says in which state its files were found, and `notes` what its user should
+    know of them, a line each. `groups_from` says what tells the groups of its records, in words. `variant` says which
+    of several images of a record are read, if its records do not tell.
     """
 
     info: SourceInfo
+    groups_from: str = ""
     variant: str = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.license = self.info.license
         self.stamp = ""
+        self.notes: list[str] = []
 
     @property
     def location(self) -> Path | None:
@@ -82,12 +87,17 @@ class TreeSource(Source):
         return {"name": self.name, "license": self.license, "tree": self.tree}
 
     def records(self) -> Iterator[Record | Dropped]:
-        entries = list(self.tree.entries())
+        listed = list(self.tree.all_entries())
+        entries = [entry for entry in listed if not hidden_part(entry.path)]
+        hidden = {part for entry in listed if (part := hidden_part(entry.path))}
         files = [entry for entry in entries if entry.problem != EMPTY_FOLDER]
         if not files:
-            raise CelluScanError(f"source {self.name}: {self.tree.location} holds no files; {self.expected()}")
+            beside = f" but hidden and system files ({shown(hidden)})" if hidden else ""
+            raise CelluScanError(f"source {self.name}: {self.tree.location} holds no files{beside}; {self.expected()}")
+        self.notes = [f"passed over {len(hidden)} hidden or system folders and files: {shown(hidden)}"] * bool(hidden)
         self.stamp = hashlib.sha256(repr([entry.stamp for entry in entries]).encode()).hexdigest()
         self.members = frozenset(entry.path for entry in files)
+        self.prepare(files)
         roots = {root for entry in entries if (root := self.root_of(entry.path)) is not None}
         common = (min(roots) if len(roots) == 1 else "") if roots else self.without_layout()
         for entry in entries:
@@ -99,6 +109,9 @@ class TreeSource(Source):
                 if root is None:  # a file beside the layout: a licence, a page of the publisher
                     root = common if entry.path.startswith(common) else ""
                 yield from self.cells(File(entry.path.removeprefix(root), root, image_id))
+
+    def prepare(self, entries: Sequence[Entry]) -> None:
+        """Learn from all entries what `cells` needs to know of each."""
 
     @abstractmethod
     def cells(self, file: File) -> Iterator[Record | Dropped]:
@@ -162,6 +175,11 @@ class ClassFolderSource(TreeSource):
 def parent_folder(path: str) -> str:
     """The name of the folder a file lies in; empty for one that lies in none."""
     return path.rpartition("/")[0].rpartition("/")[2]
+
+
+def folder_of(path: str) -> str:
+    """The path of the folder a file lies in; empty for one that lies in none."""
+    return path.rpartition("/")[0]
 
 
 def same(reason: str, **labels: str) -> dict[str, Decision]:

@@ -45,6 +45,7 @@ class BCCD(TreeSource):
         caution="Windows cut from fields around boxes; types are given per field, so only fields of one type are used.",
         published=dict(RBC=4155, WBC=372, Platelets=361),
     )
+    groups_from = "the field"
     landmarks = ("JPEGImages", "Annotations")
     decisions: ClassVar[dict[str, Decision]] = {
         **_WHITE,

@@ -25,6 +25,7 @@ class BCCDAugmented(ClassFolderSource):
         published=dict(EOSINOPHIL=3120, LYMPHOCYTE=3103, MONOCYTE=3098, NEUTROPHIL=3123),
         derived_from="bccd",
     )
+    groups_from = "the source index in the file name"
     landmarks = ("images",)
     augmented = True
     decisions = {

@@ -1,25 +1,28 @@
-"""Any folder of cells of one's own: `<class name or code>/<files>`, optionally with a `metadata.csv`.
+"""Any folder of cells of one's own: `<class name or code>/<files>`, optionally with a table of the files.
 
-`metadata.csv` has the columns `file_name` (path from the folder) and, each optional, `label` (instead of the folder
-name) and `group_id` (patient, slide or smear: its cells stay on one side of every split).
+The table is `metadata.csv`, `.jsonl` or `.parquet`, with the columns `file_name` (path from the table's folder) and,
+each optional, `label` (instead of the folder name) and `group_id` (patient, slide or smear: its cells stay on one side
+of every split). Where no table gives the group of a file, the folder between its class folder and it does.
 """
 
-import csv
-import io
-import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import ClassVar
 
-from .. import taxonomy
-from ..errors import CelluScanError
-from .base import File, TreeSource, parent_folder
-from .records import Dropped, Record, SourceInfo
-from .tree import Tree
+from PIL import Image
 
-_log = logging.getLogger(__name__)
-_METADATA = "metadata.csv"
-_MAC_LITTER = "__MACOSX/"  # what the Finder adds to every zip: no images, but named like them
+from .. import taxonomy
+from ..errors import BadImage, CelluScanError
+from .base import File, TreeSource, folder_of
+from .groups import FolderGroups, groups_of_folders, place_of, shown
+from .matching import Description, Descriptions, describe
+from .metadata import NAMES, Table, is_other_table, is_table, parse
+from .records import Dropped, Record, SourceInfo
+from .tree import Entry, Tree
+
+_TABLES = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
+_SILENT = Description("", "", "")
 
 
 class ImageFolder(TreeSource):
@@ -36,108 +39,142 @@ class ImageFolder(TreeSource):
 
     def __init__(self, name: str, tree: Tree) -> None:
         super().__init__(name, tree)
-        self._described: dict[str, Described] = {}
+        self._described = Descriptions()
+        self._folders = FolderGroups({})
 
     def records(self) -> Iterator[Record | Dropped]:
-        self._described = {}
-        for entry in self.tree.entries():
-            if _is_metadata(entry.path):
-                self._described |= self._read_metadata(entry.path)
         yield from super().records()
-        self._warn_of_ungrouped()
-        for member in sorted(set(self._described) - self.members):
-            yield Dropped(f"{self.name}/{member}", "missing_file", f"named in a {_METADATA}")
-
-    def _warn_of_ungrouped(self) -> None:
-        if any(told.group_id for told in self._described.values()):
-            alone = [m for m in self.members if not _is_metadata(m) and not self._told(m).group_id]
-            if alone:
-                first = min(alone)
-                _log.warning("source %s: %d files have no group_id, the first %s", self.name, len(alone), first)
-
-    def _told(self, member: str) -> "Described":
-        return self._described.get(member, Described("", "", ""))
+        for path, table in sorted(self._described.missing.items()):
+            yield Dropped(f"{self.name}/{path}", "missing_file", f"named in {table}")
 
     def expected(self) -> str:
-        return "expected <class name or code>/<images>, or a metadata.csv with file_name and label"
+        return f"expected <class name or code>/<images>, or {_TABLES} with file_name and label"
+
+    def without_layout(self) -> str:
+        return ""  # the first file then says which folder is no class
+
+    def prepare(self, entries: Sequence[Entry]) -> None:
+        files = [entry.path for entry in entries if not is_table(entry.path)]
+        endings = {"", *Image.registered_extensions()}
+        images = [path for path in files if PurePosixPath(path).suffix.lower() in endings] or files
+        with self._named():
+            self._check_other_tables(files)
+            tables = [self._table(entry) for entry in entries if is_table(entry.path)]
+            self._described = describe(tables, files, images)
+        labelled = [path for path in images if self._told(path).label or place_of(folder_of(path)).classes]
+        self._folders = self._read_folders(labelled)
+        self._explain_groups(tables, labelled)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the source's name before the message of an error."""
+        try:
+            yield
+        except CelluScanError as error:
+            raise CelluScanError(f"source {self.name}: {error}") from None
+
+    def _check_other_tables(self, files: Sequence[str]) -> None:
+        others = [path for path in files if is_other_table(path)]
+        for path in others:
+            if PurePosixPath(path).name.lower().startswith("metadata."):
+                raise CelluScanError(f"{path} is not read; save it as {_TABLES}")
+        if others:
+            self.notes.append(f"not read, since labels and groups are taken from {_TABLES}: {shown(others)}")
+
+    def _table(self, entry: Entry) -> Table:
+        try:
+            if entry.problem:
+                raise BadImage(entry.problem)
+            table = parse(entry.path, self.tree.read(entry.path))
+        except BadImage as bad:
+            raise CelluScanError(f"{entry.path} cannot be read: {bad}") from None
+        if table.other_columns:
+            self.notes.append(
+                f"{table.path}: ignored the columns {', '.join(table.other_columns)}; cells stay together by group_id "
+                "alone, so give the column of patients or slides that name"
+            )
+        if table.unknown_groups:
+            total = f"{table.unknown_groups:,} of {len(table.rows):,}"
+            self.notes.append(f"{table.path}: {total} rows have no group_id, or one such as NA or unknown")
+        if not table.rows:
+            self.notes.append(f"{table.path} has no rows")
+        return table
+
+    def _read_folders(self, labelled: Sequence[str]) -> FolderGroups:
+        if all(self._told(path).group_id for path in labelled):
+            return FolderGroups({})
+        groups = groups_of_folders({folder_of(path) for path in labelled})
+        if groups.unclear:
+            raise CelluScanError(
+                f"source {self.name}: two levels of folders could be the patients, {groups.unclear}; name the group of "
+                f"each file in {_TABLES} (file_name, group_id)"
+            )
+        return groups
+
+    def _explain_groups(self, tables: Sequence[Table], labelled: Sequence[str]) -> None:
+        """Say where groups come from, which images have none, and which folders were not taken for groups."""
+        origins = [f"group_id of {table.path}" for table in tables if any(row.group_id for row in table.rows)]
+        if names := {self._group(path) for path in labelled if not self._told(path).group_id} - {""}:
+            origins.append(f"{self._folders.level} ({shown(names)})")
+        self.groups_from = "; ".join(origins)
+        alone = [path for path in labelled if not self._group(path)]
+        if origins and alone:
+            self.notes.append(f"{len(alone):,} of {len(labelled):,} images have no group: {shown(alone)}")
+        if self._folders.unused:
+            self.notes.append(
+                f"not taken for patients or slides: the folders {shown(self._folders.unused)}; if they are, name the "
+                f"group of each file in {_TABLES} (file_name, group_id)"
+            )
+
+    def _told(self, path: str) -> Description:
+        return self._described.files.get(path, _SILENT)
+
+    def _group(self, path: str) -> str:
+        return self._told(path).group_id or self._folders.names.get(folder_of(path), "")
 
     def cells(self, file: File) -> Iterator[Record | Dropped]:
-        if _is_metadata(file.member):
+        path = file.member
+        if is_table(path):
             return
-        told = self._told(file.member)
-        text = told.label or parent_folder(file.member)
-        if not text or file.member.startswith(_MAC_LITTER):
-            yield Record(file.image_id, file.member, None, text, file.image_id)
+        text = self._told(path).label or self._label_of_folder(path)
+        if not text:
+            yield Record(file.image_id, path, None, text, file.image_id)
             return
-        group = f"{self.name}/group:{told.group_id}" if told.group_id else file.image_id
-        yield Record(file.image_id, file.member, self._class(text, file.member), text, group)
+        group = self._group(path)
+        group_id = f"{self.name}/group:{group}" if group else file.image_id
+        yield Record(file.image_id, path, self._class(text, path), text, group_id)
+
+    def _label_of_folder(self, path: str) -> str:
+        """The innermost class folder of a path; where there is none, a folder like one, or else all of them."""
+        place = place_of(folder_of(path))
+        if misspelt := [
+            folder for folder in (place.between if place.classes else place.above) if taxonomy.resembles(folder)
+        ]:
+            return misspelt[0]
+        if not place.classes:
+            return "/".join(place.above)
+        if taxonomy.finest({taxonomy.lookup(name).name for name in place.classes}) is None:
+            raise CelluScanError(
+                f"source {self.name}: {path} lies in folders of two classes, {' and '.join(place.classes)}; "
+                f"rename one, or give its label in {_TABLES}"
+            )
+        return place.classes[-1]
 
     def _class(self, text: str, member: str) -> str:
         try:
             return taxonomy.lookup(text).name
         except KeyError as error:
             raise CelluScanError(
-                f"source {self.name}: the label of {member}: {error.args[0]}; rename it, or move it out of "
-                f"{self.tree.location}"
+                f"source {self.name}: the label of {member}: {error.args[0]}; rename it, move it out of "
+                f"{self.tree.location}, or give the label in {_TABLES}"
             ) from None
 
-    def _read_metadata(self, table: str) -> dict[str, "Described"]:
-        """What one table says of its files, by their paths in the tree."""
-        rows = csv.DictReader(io.StringIO(self.table(table)))
-        if "file_name" not in (rows.fieldnames or ()):
-            raise CelluScanError(
-                f"source {self.name}: {table} has the columns {rows.fieldnames}; expected file_name and, each "
-                "optional, label and group_id"
-            )
-        ignored = sorted(set(rows.fieldnames or ()) - {"file_name", "label", "group_id"})
-        if ignored:
-            _log.warning(
-                "source %s: %s: ignored the columns %s; cells stay together by group_id alone",
-                self.name, table, ", ".join(ignored),
-            )  # fmt: skip
-        root = table.removesuffix(_METADATA)
-        found: dict[str, Described] = {}
-        for row in rows:
-            name, label, group_id = ((row.get(column) or "").strip() for column in ("file_name", "label", "group_id"))
-            member = root + name.removeprefix("./")
-            if not name or member in found:
-                what = f"names {name} twice" if name else "has a row without file_name"
-                raise CelluScanError(f"source {self.name}: {table} {what}; give each file one row")
-            found[member] = Described(root, label, group_id)
-        return found
-
     def root_of(self, path: str) -> str | None:
-        """The folder of the `metadata.csv` that names the file; else the folder that holds its class folder."""
-        if path in self._described:
-            return self._described[path].root
-        if _is_metadata(path):
-            return path.removesuffix(_METADATA)
+        """The folder of the table that names the file; else the folder that holds its class folder."""
+        if path in self._described.files:
+            return self._described.files[path].root
+        if is_table(path):
+            return path[: path.rfind("/") + 1]
         folders = path.split("/")[:-1]
-        for depth, folder in enumerate(folders):
-            if _is_class(folder) and not path.startswith(_MAC_LITTER):
-                return "".join(f"{above}/" for above in folders[:depth])
-        return None
-
-    def without_layout(self) -> str:
-        return ""  # the first file then says which folder is no class
-
-
-@dataclass(frozen=True)
-class Described:
-    """What a `metadata.csv` in the folder `root` says of one file; empty where it says nothing."""
-
-    root: str
-    label: str
-    group_id: str
-
-
-def _is_metadata(path: str) -> bool:
-    return path.rpartition("/")[2] == _METADATA
-
-
-def _is_class(text: str) -> bool:
-    try:
-        taxonomy.lookup(text)
-    except KeyError:
-        return False
-    return True
+        place = place_of(folder_of(path))
+        return "".join(f"{folder}/" for folder in folders[: folders.index(place.classes[0])]) if place.classes else None

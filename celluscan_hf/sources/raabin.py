@@ -23,6 +23,7 @@ class Raabin(ClassFolderSource):
         url="https://raabindata.com/free-data/",
         published=dict(total=14_514),
     )
+    groups_from = "the smear in the file name"
     landmarks = ("Train", "TestA", "TestB", "Test-A", "Test-B")
     decisions = {
         **same(
