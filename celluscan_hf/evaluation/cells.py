@@ -178,6 +178,7 @@ def _described(sources: Sequence[Source], kept: Sequence[Cell]) -> dict[str, Any
                 "license": source.license,
                 "caution": source.info.caution,
                 "path": str(source.location or ""),
+                "key": source.key,
             }
             for source in sources
         },

@@ -69,6 +69,8 @@ def open_sources(
         CelluScanError: Two share a name, or one cannot be opened.
     """
     sources = [open_source(spec, scratch, seed, option, selections) for spec in specs]
+    for source, spec in zip(sources, specs, strict=True):
+        source.key = spec.partition("=")[0]
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:

@@ -32,6 +32,7 @@ class Source(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.key = name  # as the command line names it
         self.license = self.info.license
         self.stamp = ""
         self.notes: list[str] = []

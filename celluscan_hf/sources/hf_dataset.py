@@ -74,7 +74,7 @@ class HFDataset(Source):
 
     @property
     def location(self) -> Path:
-        return self.folder
+        return self.files.location
 
     def __getstate__(self) -> dict[str, object]:
         """What `read` needs."""
@@ -157,7 +157,7 @@ class HFDataset(Source):
             if column and column not in schema.names:
                 raise CelluScanError(
                     f"source {self.name}: {file.name} has no column {column}; it has {', '.join(schema.names)}; "
-                    f"name the column of the {what} with --{what}-column"
+                    f"name the column of the {what} with --{what}-column of build_dataset.py"
                 )
         for what, column, is_fit, expected in (
             ("image", self.selection.image, _is_image, "images as bytes or paths"),
@@ -201,7 +201,7 @@ class HFDataset(Source):
         first = next(iter(labels))
         return CelluScanError(
             f"source {self.name}: labels of the column {self.selection.label} are {what}: {', '.join(named)}{more}; "
-            f'say what each means: --map-label "{first}=CLASS" or --map-label "{first}={DROP}"; '
+            f'say what each means: --map-label "{first}=CLASS" or --map-label "{first}={DROP}" of build_dataset.py; '
             f"classes: {', '.join(taxonomy.NAMES)}"
         )
 
@@ -282,7 +282,7 @@ def _is_label(kind: pa.DataType) -> bool:
 
 
 def _info(files: DataSetFiles, selection: Selection) -> SourceInfo:
-    title = str(files.card.facts.get("pretty_name") or files.hub_name or files.folder.name)
+    title = str(files.card.facts.get("pretty_name") or files.hub_name or files.location.stem)
     page = f"https://huggingface.co/datasets/{files.hub_name}" if files.hub_name else ""
     cited = files.card.citation or (f"{files.hub_name} on the Hugging Face Hub" if files.hub_name else "not stated")
     group = f", group {selection.group}" if selection.group else ""

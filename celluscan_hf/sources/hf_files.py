@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,12 @@ class Card:
 
 @dataclass(frozen=True)
 class DataSetFiles:
-    """A data set that was found: its folder and tables; `hub_name` and `revision` are empty for one on disk."""
+    """A data set that was found, and its tables; `hub_name` and `revision` are empty for one on disk.
 
+    `location` is its folder, or its one file; `folder` the one that the names of its tables count from.
+    """
+
+    location: Path
     folder: Path
     files: tuple[DataFile, ...]
     card: Card
@@ -103,12 +107,12 @@ def _in_folder(path: Path, config: str, splits: tuple[str, ...]) -> DataSetFiles
     if path.is_file():
         if path.suffix.lower() != ".parquet":
             raise CelluScanError(f"{path} is not a parquet file; expected one, or the folder of a data set")
-        return DataSetFiles(path.parent, (DataFile(path.name, path, "train"),), Card(), "")
+        return DataSetFiles(path, path.parent, (DataFile(path.name, path, "train"),), Card(), "")
     if (path / _DICT).is_file() or (path / _STATE).is_file():
-        return DataSetFiles(path, _selected(_saved(path), splits, path), Card(), "")
+        return DataSetFiles(path, path, _selected(_saved(path), splits, path), Card(), "")
     card = _read_card(path / _CARD)
     chosen, declared = _config(card.configs, config, path)
-    return DataSetFiles(path, _selected(_parquet(path, declared), splits, path), card, chosen)
+    return DataSetFiles(path, path, _selected(_parquet(path, declared), splits, path), card, chosen)
 
 
 def _on_hub(name: str, revision: str, config: str, splits: tuple[str, ...]) -> DataSetFiles:
@@ -128,7 +132,7 @@ def _on_hub(name: str, revision: str, config: str, splits: tuple[str, ...]) -> D
         raise CelluScanError(
             f"{name} holds no parquet files; try {name}@{CONVERTED}, which the Hub makes of most public data sets"
         ) from error
-    return DataSetFiles(found.folder, found.files, found.card, found.config or config, name, commit.name)
+    return replace(found, config=found.config or config, hub_name=name, revision=commit.name)
 
 
 def _converted_config(folder: Path, config: str, name: str) -> str:
@@ -205,18 +209,24 @@ def _parquet(folder: Path, config: Mapping[str, Any]) -> list[DataFile]:
         patterns = sanitize_patterns(declared) if declared else get_data_patterns(str(base))
         found = DataFilesDict.from_patterns(patterns, base_path=str(base), allowed_extensions=[".parquet"])
     except (EmptyDatasetError, FileNotFoundError, ValueError) as error:
-        raise _NoTables(
-            f"{folder} holds no parquet files, and was not written by save_to_disk; a folder of images is read by "
-            f"--source imagefolder={folder}"
-        ) from error
+        raise _no_tables(folder) from error
     root = Path(os.path.abspath(folder))
     files = []
     for split, paths in found.items():
-        for path in sorted(map(Path, paths)):
+        for path in sorted(Path(os.path.abspath(path)) for path in paths):
             if not path.is_relative_to(root):
                 raise CelluScanError(f"{folder / _CARD} names a file outside of the data set: {path}")
             files.append(DataFile(path.relative_to(root).as_posix(), path, str(split)))
+    if not files:
+        raise _no_tables(folder)
     return files
+
+
+def _no_tables(folder: Path) -> _NoTables:
+    return _NoTables(
+        f"{folder} holds no parquet files, and was not written by save_to_disk; a folder of images is read by "
+        f"--source imagefolder={folder}"
+    )
 
 
 def _saved(folder: Path) -> list[DataFile]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import CelluScanError
@@ -47,9 +48,8 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
     """A column; of a struct `"image.path"` reads one field alone. Raises `CelluScanError` for a damaged file."""
     name, _, child = column.partition(".") if column not in schema_of(path).names else (column, "", "")
     try:
-        table = pq.read_table(path, columns=[column], partitioning=None) if _is_parquet(path) else _mapped(str(path))
-        values = table[name].combine_chunks() if child else table[name]
-        return pa.chunked_array([values.field(child)]) if child else values
+        table = pq.ParquetFile(path).read(columns=[column]) if _is_parquet(path) else _mapped(str(path))
+        return pc.struct_field(table[name], child) if child else table[name]
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, error) from error
 
