@@ -63,6 +63,7 @@ class ImageFolder(TreeSource):
             self._described = describe(tables, files, images)
         labelled = [path for path in images if self._told(path).label or place_of(folder_of(path)).classes]
         self._folders = self._read_folders(labelled)
+        self._note_tables(tables)
         self._explain_groups(tables, labelled)
 
     @contextmanager
@@ -85,20 +86,22 @@ class ImageFolder(TreeSource):
         try:
             if entry.problem:
                 raise BadImage(entry.problem)
-            table = parse(entry.path, self.tree.read(entry.path))
+            return parse(entry.path, self.tree.read(entry.path))
         except BadImage as bad:
             raise CelluScanError(f"{entry.path} cannot be read: {bad}") from None
-        if table.other_columns:
+
+    def _note_tables(self, tables: Sequence[Table]) -> None:
+        """Say what of the tables was not used."""
+        if ignored := {column for table in tables for column in table.other_columns}:
             self.notes.append(
-                f"{table.path}: ignored the columns {', '.join(table.other_columns)}; cells stay together by group_id "
-                "alone, so give the column of patients or slides that name"
+                f"ignored the columns {', '.join(sorted(ignored))} of {shown(table.path for table in tables)}; cells "
+                "stay together by group_id alone, so give the column of patients or slides that name"
             )
-        if table.unknown_groups:
-            total = f"{table.unknown_groups:,} of {len(table.rows):,}"
-            self.notes.append(f"{table.path}: {total} rows have no group_id, or one such as NA or unknown")
-        if not table.rows:
-            self.notes.append(f"{table.path} has no rows")
-        return table
+        if unknown := sum(table.unknown_groups for table in tables):
+            rows = sum(len(table.rows) for table in tables)
+            self.notes.append(f"{unknown:,} of {rows:,} rows have no group_id, or one such as NA or unknown")
+        if empty := [table.path for table in tables if not table.rows]:
+            self.notes.append(f"without a row: {shown(empty)}")
 
     def _read_folders(self, labelled: Sequence[str]) -> FolderGroups:
         if all(self._told(path).group_id for path in labelled):
@@ -113,7 +116,8 @@ class ImageFolder(TreeSource):
 
     def _explain_groups(self, tables: Sequence[Table], labelled: Sequence[str]) -> None:
         """Say where groups come from, which images have none, and which folders were not taken for groups."""
-        origins = [f"group_id of {table.path}" for table in tables if any(row.group_id for row in table.rows)]
+        naming = {PurePosixPath(table.path).name for table in tables if any(row.group_id for row in table.rows)}
+        origins = [f"group_id of {name}" for name in sorted(naming)]  # a path would depend on the packing
         if names := {self._group(path) for path in labelled if not self._told(path).group_id} - {""}:
             origins.append(f"{self._folders.level} ({shown(names)})")
         self.groups_from = "; ".join(origins)
