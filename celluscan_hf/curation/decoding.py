@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import BadImage
-from .signatures import kind_of
+from ..sources.signatures import kind_of
 
 MAX_PIXELS = 40_000_000  # a whole field of a 40-megapixel camera
 MIN_SIDE = 16  # pixels; below it no nucleus can be told from its surroundings

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CelluScanError
 from ..whole import whole
+from .signatures import kind_of
 
 MAX_GROUP_BYTES = 64 * 2**20  # of the images of a row group
 _WRITTEN_BYTES = 8 * 2**20  # of a row group that is written again
@@ -141,5 +142,10 @@ def _is_parquet(path: Path) -> bool:
 
 
 def damaged(path: Path, error: Exception) -> CelluScanError:
+    """What to say of a table that cannot be read."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if kind_of(file.read(64)) == "git_lfs_pointer":
+                return CelluScanError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
     reason = str(error).partition("\n")[0]
     return CelluScanError(f"{path} is damaged or missing ({reason}); save or download it again")

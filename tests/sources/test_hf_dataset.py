@@ -302,6 +302,7 @@ def test_augmented_rows_of_a_data_set_of_ours_are_dropped(data_set, tmp_path):
         ({"data/train.csv": b"a,b"}, "holds no parquet files"),
         ({}, "holds no parquet files"),
         ({"train.parquet": b"PAR1 and no more"}, "is damaged or missing"),
+        ({"train.parquet": b"version https://git-lfs.github.com/spec/v1"}, "is a Git LFS pointer"),
         ({"state.json": b"{}"}, "is not a whole data set of save_to_disk"),
         ({"state.json": b'{"_data_files": [{"filename": "gone.arrow"}]}'}, "is damaged or missing"),
         ({"README.md": b"---\n: [\n---\n", "train.parquet": b""}, "YAML of"),
