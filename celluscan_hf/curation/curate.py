@@ -81,7 +81,7 @@ def curate(
     """Clean the scanned rows; `train_only` are the sources that may not be tested on."""
     usable = scanned.filter(pc.is_null(scanned["reason"])).sort_by("image_id")
     if usable.num_rows == 0:
-        raise CelluScanError("no usable image in any source; dropped.csv would hold them all, check the folders given")
+        raise CelluScanError("no usable image is left: all have one of the acquisitions that are excluded")
     ids, labels = usable["image_id"].to_pylist(), usable["label"].to_pylist()
     exact = exact_duplicates(np.array(usable["pixels"].to_pylist()), labels, usable["augmented"].to_pylist())
     near = near_duplicates(_hashes(usable), lambda row: _content(usable, row, pixels), progress)
@@ -92,6 +92,9 @@ def curate(
     restricted = _restricted_groups(usable, train_only)
     kept = np.array([row not in copies and row not in conflicting for row in range(len(ids))])
     rows = usable.filter(pa.array(kept))
+    if rows.num_rows == 0:
+        first = " and ".join(f"{ids[row]} = {labels[row]}" for row in exact.conflicts[0][:2])
+        raise CelluScanError(f"no usable image is left: each equals one of another class ({first}); correct the labels")
     return Curated(
         rows=_with_outliers(_with_splits(rows, restricted, seed)),
         dropped=_dropped(scanned, ids, labels, copies, exact),

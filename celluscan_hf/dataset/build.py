@@ -5,6 +5,7 @@ that spread over processes are short; what those have written is used again by a
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..curation.curate import Curated, curate, exclude
 from ..curation.depth import chunks_to_rescan, source_depths
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
-from ..sources import Record, Source, TreeSource, open_sources
+from ..sources import Dropped, Record, Source, open_sources
 from .describe import describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
 from .listing import Listing, list_sources
@@ -25,6 +27,7 @@ from .plan import Shard, plan_augmented, plan_originals
 from .settings import BuildSettings
 from .shards import ShardTask, write_originals
 from .statistics import software_versions
+from .unusable import list_beside, require_usable
 from .workers import Workers, progress
 from .workspace import Workspace
 
@@ -39,9 +42,16 @@ def build(settings: BuildSettings) -> dict[str, Any]:
     cannot be met, and `OSError` where a file cannot be written; what is done so far is kept for `resume`.
     """
     with Workspace(settings) as work:
-        sources = open_sources(settings.sources, work.archives, settings.seed, dict(settings.licenses))
+        sources = open_sources(
+            settings.sources,
+            work.archives,
+            settings.seed,
+            dict(settings.licenses),
+            selections=dict(settings.selections),
+        )
         _refuse_output_inside(sources, settings.output)
         listing = list_sources(sources)
+        require_usable(sources, listing.usable, listing.dropped, settings.output)
         done = work.finished()
         if done is not None:
             work.check_listing(done, listing.digest)
@@ -56,13 +66,14 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             reports = _write(sources, curated, work, workers)
         figures = describe(sources, listing, curated, reports, work)
         work.publish()
+        list_beside(settings.output).unlink(missing_ok=True)  # of a build that found nothing
     _log.info("built %s", settings.output)
     return figures
 
 
 def _refuse_output_inside(sources: Iterable[Source], output: Path) -> None:
     for source in sources:
-        if isinstance(source, TreeSource) and output.resolve().is_relative_to(source.tree.location.resolve()):
+        if source.location is not None and output.resolve().is_relative_to(source.location.resolve()):
             raise CelluScanError(f"--output {output} lies in source {source.name}; choose a folder outside of it")
 
 
@@ -80,6 +91,7 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
         for done in workers.run(scan, pending()):
             advance(done)
     scanned = _scaled_alike(sources, load_tables(work.scanned), work, workers)
+    _require_usable(sources, listing, scanned, work)
     derived = {source.info.derived_from for source in sources}
     scanned = exclude(scanned, work.settings.exclude_acquisitions)
     with progress("comparing", scanned["reason"].null_count, "image") as advance:
@@ -100,6 +112,18 @@ def _scaled_alike(sources: Sequence[Source], scanned: pa.Table, work: Workspace,
         for done in workers.run(scan, (replace(chunk, sample_bits=again[chunk.number]) for chunk in chunks)):
             advance(done)
     return load_tables(work.scanned)
+
+
+def _require_usable(sources: Sequence[Source], listing: Listing, scanned: pa.Table, work: Workspace) -> None:
+    """Stop, and leave nothing to resume, where a source gives no usable image."""
+    good = scanned.filter(pc.is_null(scanned["reason"]))["source"].to_pylist()
+    bad = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail", "source_label"])
+    dropped = [Dropped(*row.values()) for row in bad.to_pylist()]
+    try:
+        require_usable(sources, Counter(good), [*listing.dropped, *dropped], work.output)
+    except CelluScanError:
+        work.clear()
+        raise
 
 
 def _chunks(sources: Iterable[Source], size: int, folder: Path) -> Iterator[Chunk]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CelluScanError
 from ..processes import left_to_first_process
 from ..sources import KEYS
+from ..sources.options import add_selection_arguments, selections
 from .build import build
 from .card import classes_table, found_and_published, groups_table, table
 from .settings import BuildSettings, cores
@@ -26,8 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="KEY=PATH",
         help=f"a folder, zip or tar of a data set; keys: {', '.join(KEYS)}. synthetic=COUNT draws COUNT cells per "
-        "class; imagefolder:NAME=PATH names a folder of your own. May be repeated",
+        "class; hf_dataset=PATH or hf_dataset=HUB_NAME[@REVISION] reads parquet or a folder of save_to_disk; "
+        "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own. May be repeated",
     )
+    add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
     parser.add_argument(
         "--image-size", type=int, default=BuildSettings.image_size, help="side of the images in pixels (224)"
@@ -96,6 +99,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
         resume=arguments.resume,
         licenses=tuple((name, value) for name, _, value in licenses),
         exclude_acquisitions=tuple(arguments.exclude_acquisition),
+        selections=tuple(selections(arguments.source, arguments).items()),
     )
 
 
@@ -128,5 +132,6 @@ def summary(statistics: dict[str, Any], output: Path) -> str:
         f"{statistics['rows']['augmented']:,} augmented rows added.",
         f"channel mean {statistics['channel_mean']}, std {statistics['channel_std']} (train originals, in [0, 1])",
         f'{output}: load_dataset("{output}")',
+        *(f"WARNING: {line}" for line in statistics.get("warnings", [])),
     ]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from .inspection import FileReport
 from .listing import Listing
 from .shards import PaddedSquares
 from .statistics import statistics
+from .unusable import write_dropped
 from .workers import progress
 from .workspace import Workspace, write_text
 
@@ -45,13 +46,12 @@ def describe(
     sources: Sequence[Source], listing: Listing, curated: Curated, reports: list[FileReport], work: Workspace
 ) -> dict[str, Any]:
     """Write card and curation files, check the whole folder; its statistics."""
-    dropped = sorted([*listing.dropped, *curated.dropped], key=lambda item: (item.path, item.reason))
+    dropped = [*listing.dropped, *curated.dropped]
     settings = {**work.settings.content, "sources": [source.name for source in sources]}
-    reasons = Counter(item.reason for item in dropped)
-    figures = statistics(settings, listing, sources, reasons, curated, reports, work.settings.num_proc)
+    figures = statistics(settings, listing, sources, dropped, curated, reports, work.settings.num_proc)
     facts = {source.name: _facts(source, figures) for source in sources}
     curation = work.final / "curation"
-    _write_csv(curation / "dropped.csv", ("path", "reason", "detail"), ((d.path, d.reason, d.detail) for d in dropped))
+    write_dropped(curation / "dropped.csv", dropped)
     _write_tables(curated, curation)
     write_text(curation / "sources.json", _json(facts))
     with progress("verifying", figures["rows"]["originals"], "image") as advance:

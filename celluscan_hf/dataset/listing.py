@@ -14,16 +14,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Listing:
-    """What the sources hold: records to look at, files dropped already, and how often each label was found.
+    """What the sources hold: records to look at, by source, and by source and class; files dropped already; how often
+    each label of a source was found.
 
     `digest` is equal for equal names, labels and licences, `files` for files that were not written to since.
     """
 
-    records: int = 0
+    usable: Counter[str] = field(default_factory=Counter)
+    labelled: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: list[Dropped] = field(default_factory=list)
     found: dict[str, Counter[str]] = field(default_factory=dict)
     digest: str = ""
     files: str = ""
+
+    @property
+    def records(self) -> int:
+        return self.usable.total()
 
     @property
     def seen(self) -> int:
@@ -35,6 +41,7 @@ def list_sources(sources: Iterable[Source]) -> Listing:
     listing = Listing()
     digest, files = hashlib.sha256(), hashlib.sha256()
     for source in sources:
+        digest.update(source.variant.encode())
         found = listing.found[source.name] = Counter()
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
@@ -43,7 +50,9 @@ def list_sources(sources: Iterable[Source]) -> Listing:
                 if isinstance(item, Dropped):
                     listing.dropped.append(item)
                 else:
-                    listing.records += 1
+                    listing.usable[source.name] += 1
+                    if item.label is not None:
+                        listing.labelled[source.name, item.label] += 1
                 advance(1)
         log_notes(source)
         files.update(source.stamp.encode())

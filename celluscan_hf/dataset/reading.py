@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from .. import taxonomy
-from ..curation.splits import SPLITS
+from ..curation.splits import MIN_GROUPS, SPLITS
 from ..errors import CelluScanError
 from .features import CONFIGS, FEATURES, Part
 from .inspection import parquet_files
@@ -125,9 +125,12 @@ def open_dataset(name: str | Path) -> CellDataset:
         folder = _fetch(str(name))
     found = CellDataset(str(name), folder)
     missing = [split for split in SPLITS if not list(folder.glob(f"data/originals/{split}-*.parquet"))]
+    if len(missing) == len(SPLITS):
+        raise CelluScanError(f"{name} has no data/originals/train-*.parquet, so it is not a built data set; {_BUILD}")
     if missing:
         raise CelluScanError(
-            f"{name} has no data/originals/{missing[0]}-*.parquet, so it has no {missing[0]}; {_BUILD}"
+            f"{name} has no {' and no '.join(missing)} split: its classes have too few groups (patients, or single "
+            f"images); add cells and build it again, a class is in every split from {MIN_GROUPS} groups on"
         )
     return found
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CelluScanError
+from ..sources import Selection
 
 _SMALLEST, _LARGEST = 32, 1024  # pixels: below it no cell can be told, above it no source has the detail
 
@@ -24,6 +25,7 @@ class BuildSettings:
     - `target_per_class`: train classes with fewer rows are filled up to it with augmented rows; 0 for none.
     - `exclude_acquisitions`: values of the column `acquisition` whose images are left out.
     - `licenses`: licence of sources whose publisher is the user, by source name.
+    - `selections`: what is read of Hugging Face data sets, by source name.
     """
 
     sources: tuple[str, ...]
@@ -35,6 +37,7 @@ class BuildSettings:
     resume: bool = False
     licenses: tuple[tuple[str, str], ...] = ()
     exclude_acquisitions: tuple[str, ...] = ()
+    selections: tuple[tuple[str, Selection], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources:

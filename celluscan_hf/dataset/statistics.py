@@ -1,7 +1,7 @@
 """The figures of a built folder. The card and the closing summary print nothing that is not in them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from .. import taxonomy
 from ..curation.curate import QUALITIES, Curated, Duplicate
-from ..curation.splits import SPLITS, TIERS
-from ..sources import Source
-from . import shortcuts
+from ..curation.splits import MIN_GROUPS, SPLITS, TIERS
+from ..sources import Dropped, Source
+from . import shortcuts, unusable
 from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
 from .listing import Listing
 
+_MORE_GROUPS = f"give more cells: a class is in every split from {MIN_GROUPS} groups (patients, or single images) on"
 _SOFTWARE = ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy", "tifffile", "torch", "torchvision")
 
 
@@ -26,7 +27,7 @@ def statistics(
     settings: dict[str, Any],
     listing: Listing,
     sources: Sequence[Source],
-    dropped: Counter[str],
+    dropped: Sequence[Dropped],
     curated: Curated,
     reports: Sequence[FileReport],
     num_proc: int,
@@ -34,17 +35,18 @@ def statistics(
     """Counts per class, split, source and tier, drops by reason, shortcuts, and the channel statistics of train.
 
     `groups` counts what splits are dealt by, `source_groups` what the sources name. `dropped` counts files and boxes
-    by reason.
+    by reason. `warnings` are sentences for the closing summary.
     """
     rows = curated.rows
     mean, std = channel_statistics(reports)
+    classes = _per_class(reports)
     pairs = Counter(duplicate.kind for duplicate in curated.duplicates)
     return {
         "settings": settings,
         "listing": listing.digest,
         "seen": listing.seen,
         "rows": {kind: _rows(reports, kind) for kind in ("originals", "augmented")},
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": dict(sorted(Counter(item.reason for item in dropped).items())),
         "duplicates": {kind: pairs[kind] for kind in ("exact", "near")},
         "near_duplicates_with_other_labels": sum(_disagree(duplicate) for duplicate in curated.duplicates),
         "label_conflicts": len(curated.conflicts),
@@ -52,7 +54,7 @@ def statistics(
         "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
         "groups": {split: len(set(_where(rows, "split", split, "group_id"))) for split in SPLITS},
         "source_groups": {source.name: _groups_of(source, rows) for source in sources},
-        "classes": _per_class(reports),
+        "classes": classes,
         "tiers": {tier: _count(reports, lambda part, tier=tier: part.tier == tier) for tier in TIERS},
         "sources": _per_source(rows),
         "found": {source.name: dict(sorted(listing.found[source.name].items())) for source in sources},
@@ -62,8 +64,37 @@ def statistics(
         "shortcuts": _shortcuts(reports, settings["seed"], num_proc),
         "channel_mean": mean,
         "channel_std": std,
+        "warnings": [
+            *unusable.warnings(sources, Counter(rows["source"].to_pylist()), dropped),
+            *_lost_classes(listing, rows),
+            *_missing_classes(classes),
+        ],
         "software": software_versions(),
     }
+
+
+def _lost_classes(listing: Listing, rows: pa.Table) -> list[str]:
+    """A sentence for each class of a source none of whose images is left."""
+    kept = Counter(zip(rows["source"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    given = {source for source, _ in kept}
+    return [
+        f"source {source}: none of its {count:,} {label} images is left; curation/dropped.csv says why"
+        for (source, label), count in sorted(listing.labelled.items())
+        if source in given and not kept[source, label]
+    ]
+
+
+def _missing_classes(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A sentence for each split that lacks classes, and for one that is empty."""
+    lines = []
+    for split in SPLITS:
+        missing = [name for name, counts in classes.items() if not counts[split]]
+        if len(missing) == len(classes):
+            need = "training cannot choose a checkpoint" if split == "validation" else "there is nothing to test on"
+            lines.append(f"{split} is empty, so {need}; {_MORE_GROUPS}")
+        elif missing:
+            lines.append(f"{split} has no {', '.join(missing)}; {_MORE_GROUPS}")
+    return lines
 
 
 def _groups_of(source: Source, rows: pa.Table) -> dict[str, Any]:

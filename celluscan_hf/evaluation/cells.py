@@ -21,7 +21,7 @@ from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage
 from ..modeling.samples_celluscan import depth_of
-from ..sources import Dropped, Record, Source, TreeSource, open_sources
+from ..sources import Dropped, Record, Source, open_sources
 
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"
@@ -189,7 +189,8 @@ def _described(sources: Sequence[Source], kept: Sequence[Cell]) -> dict[str, Any
                 "title": source.info.title,
                 "license": source.license,
                 "caution": source.info.caution,
-                "path": str(source.tree.location) if isinstance(source, TreeSource) else "",
+                "path": str(source.location or ""),
+                "key": source.key,
             }
             for source in sources
         },

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import taxonomy
+from ..dataset.unusable import explain
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage, probabilities
 from ..sources import Dropped
@@ -147,7 +148,7 @@ def predict(
             rows.append(outcome[columns])
         advance(1)
     if not done:
-        raise CelluScanError(f"no cell is left to evaluate; {_reasons([*cells.dropped, *bad])}")
+        raise CelluScanError(f"no cell is left to evaluate; {explain([*cells.dropped, *bad])}")
     return _checked(done, np.stack(rows)), bad
 
 
@@ -174,14 +175,6 @@ def _checked(cells: list[Cell], values: NDArray[np.float32]) -> Predictions:
         )
     facts = {name: [getattr(cell, name) for cell in cells] for name in FACTS}
     return Predictions(facts, np.array([cell.label for cell in cells], np.int64), values)
-
-
-def _reasons(dropped: list[Dropped]) -> str:
-    if not dropped:
-        return "there were none; check the paths given"
-    counts = {item.reason: sum(other.reason == item.reason for other in dropped) for item in dropped}
-    named = ", ".join(f"{reason} {count}" for reason, count in list(counts.items())[:4])
-    return f"all {len(dropped)} were dropped: {named}"
 
 
 def _few(names: list[str], shown: int = 4) -> str:

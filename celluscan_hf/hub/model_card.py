@@ -221,7 +221,7 @@ def _sources(described: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]
         found.append(
             {
                 "name": name,
-                "key": name if name in KEYS else f"imagefolder:{name}",
+                "key": source.get("key") or (name if name in KEYS else f"imagefolder:{name}"),
                 "title": source["title"] or name,
                 "license": source["license"] or "not stated",
                 "caution": source["caution"],

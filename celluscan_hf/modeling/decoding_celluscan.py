@@ -72,8 +72,9 @@ class Decoded:
 def decode(data: bytes, bits: int | None = None) -> Decoded:
     """Decode one image file; `bits` is the depth of samples of more than 8 bits, where the file does not name it.
 
-    Raises `BadImage` with one of the reasons `empty_file`, `not_an_image`, `unsupported_format`, `too_many_pixels`,
-    `too_small`, `animated`, `multi_page`, `truncated`, `undecodable`, `unsupported_mode`.
+    Raises `BadImage` with one of the reasons `empty_file`, `git_lfs_pointer`, `html_page`, `archive`, `not_an_image`,
+    `unsupported_format`, `too_many_pixels`, `too_small`, `animated`, `multi_page`, `truncated`, `undecodable`,
+    `unsupported_mode`.
     """
     if not data:
         raise BadImage("empty_file")

@@ -18,13 +18,11 @@ _NOT_READ = {
     b"qoif": "QOI",
     b"P7\n": "PAM",
 }
-_NO_IMAGE = {
-    b"%PDF": "a PDF",
-    b"PK\x03\x04": "a zip archive; unpack it",
-    b"\x1f\x8b": "compressed with gzip; unpack it",
-    b"\x89HDF": "HDF5, as arrays are stored",
-    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
-}
+_LFS = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script)", re.IGNORECASE)
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf\x27\x1c", b"Rar!")
+_TAR, _TAR_AT = b"ustar", 257
+_NO_IMAGE = {b"%PDF": "a PDF", b"\x89HDF": "HDF5, as arrays are stored"}
 _BRANDS = {"HEIC": rb"hei[cxms]|hev[cx]|mif1|msf1", "AVIF": rb"avi[fs]"}  # of ISO media files, in their first box
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG that begin with the bits of a sample
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
@@ -38,9 +36,18 @@ def name_format(data: bytes) -> tuple[str, str]:
     damaged = _known(data, _READ)
     if damaged:
         return "undecodable", f"a damaged {damaged} file"
-    if re.match(rb"\s*<(!doctype html|html)", data[:200], re.IGNORECASE):
-        return "not_an_image", "a web page; download the image itself"
+    if is_lfs_pointer(data):
+        return "git_lfs_pointer", "a Git LFS pointer; run git lfs pull"
+    if _WEB_PAGE.match(data[:200]):
+        return "html_page", "a web page; download the image itself"
+    if data.startswith(_ARCHIVES) or data[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
+        return "archive", "an archive; unpack it"
     return "not_an_image", _known(data, _NO_IMAGE) or f"starts with {data[:8].hex(' ')}"
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether a file only names the one that Git LFS would put in its place."""
+    return data.startswith(_LFS)
 
 
 def _known(data: bytes, table: Mapping[bytes, str]) -> str | None:

@@ -1,7 +1,7 @@
 """Where images come from: one reader per open data set, chosen by `--source KEY=PATH`."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CelluScanError
@@ -10,6 +10,8 @@ from .base import Source, TreeSource
 from .bccd import BCCD
 from .bccd_augmented import BCCDAugmented
 from .bone_marrow import BoneMarrow
+from .hf_dataset import HFDataset, Selection
+from .hf_files import find
 from .imagefolder import ImageFolder
 from .lisc import LISC
 from .mll23 import MLL23
@@ -32,8 +34,9 @@ READERS: dict[str, type[TreeSource]] = {
     "lisc": LISC,
     "imagefolder": ImageFolder,
 }
-SYNTHETIC = "synthetic"
-KEYS = (*READERS, SYNTHETIC)
+SYNTHETIC, HF_DATASET = "synthetic", "hf_dataset"
+KEYS = (*READERS, HF_DATASET, SYNTHETIC)
+_NAMED = ("imagefolder", HF_DATASET)  # of which there may be several, each with a name of its own
 
 __all__ = [
     "KEYS",
@@ -41,6 +44,7 @@ __all__ = [
     "Decision",
     "Dropped",
     "Record",
+    "Selection",
     "Source",
     "SourceInfo",
     "TreeSource",
@@ -50,20 +54,29 @@ __all__ = [
 
 
 def open_sources(
-    specs: Sequence[str], scratch: Path, seed: int, licenses: dict[str, str], option: str = "--source"
+    specs: Sequence[str],
+    scratch: Path,
+    seed: int,
+    licenses: dict[str, str],
+    option: str = "--source",
+    selections: Mapping[str, Selection] | None = None,
 ) -> list[Source]:
     """The sources of a build, in the order of their names. `option` is what errors call the argument of a source.
+
+    `selections` says by source name what is read of a Hugging Face data set.
 
     Raises:
         CelluScanError: Two share a name, or one cannot be opened.
     """
-    sources = [open_source(spec, scratch, seed, option) for spec in specs]
+    sources = [open_source(spec, scratch, seed, option, selections) for spec in specs]
+    for source, spec in zip(sources, specs, strict=True):
+        source.key = spec.partition("=")[0]
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
             raise CelluScanError(
                 f"source {name} is given twice, so its images could not be told apart; "
-                f"give each folder a name of its own: {option} imagefolder:NAME=DIR"
+                f"give each a name of its own: {option} imagefolder:NAME=DIR, or hf_dataset:NAME=PATH"
             )
     for name, license in licenses.items():
         if name not in names:
@@ -72,8 +85,10 @@ def open_sources(
     return sorted(sources, key=lambda source: source.name)
 
 
-def open_source(spec: str, scratch: Path, seed: int, option: str = "--source") -> Source:
-    """The source of one `KEY=PATH`, `synthetic=COUNT` or `imagefolder:NAME=PATH`.
+def open_source(
+    spec: str, scratch: Path, seed: int, option: str = "--source", selections: Mapping[str, Selection] | None = None
+) -> Source:
+    """The source of one `KEY=PATH`, `synthetic=COUNT`, `imagefolder:NAME=PATH` or `hf_dataset:NAME=PATH_OR_HUB_NAME`.
 
     `scratch` takes the decompressed copy of a compressed tar; `seed` seeds drawn cells.
     """
@@ -83,12 +98,17 @@ def open_source(spec: str, scratch: Path, seed: int, option: str = "--source") -
     kind, _, name = key.partition(":")
     if kind == SYNTHETIC:
         return Synthetic(SYNTHETIC, _count(value, option), seed)
-    if name and kind != "imagefolder":
-        raise CelluScanError(f"{option} {key}: only imagefolder takes a name of its own; give {kind}=PATH")
+    if name and kind not in _NAMED:
+        raise CelluScanError(f"{option} {key}: only {' and '.join(_NAMED)} take a name of their own; give {kind}=PATH")
+    name = name or kind
+    if kind == HF_DATASET:
+        selection = (selections or {}).get(name, Selection())
+        files = find(value, selection.config, selection.splits, name)
+        return HFDataset(name, files, selection, scratch)
     if kind not in READERS:
         close = difflib.get_close_matches(kind, KEYS, n=3)
         raise CelluScanError(f"{option} {key}: unknown source; {_known(close)}")
-    return READERS[kind](name or kind, open_tree(Path(value).expanduser(), scratch))
+    return READERS[kind](name, open_tree(Path(value).expanduser(), scratch))
 
 
 def _count(value: str, option: str) -> int:

@@ -8,30 +8,39 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from ..errors import CelluScanError
 from .groups import shown
 from .hidden import hidden_part
 from .records import Decision, Dropped, Record, SourceInfo
-from .tree import Entry, Tree
+from .tree import EMPTY_FOLDER, Entry, Tree
 
 
 class Source(ABC):
     """One source of a build, under the name it was given on the command line.
 
     Once its records were listed, `stamp` says in which state its files were found, and `notes` what its user should
-    know of them, a line each. `groups_from` says what tells the groups of its records, in words.
+    know of them, a line each. `groups_from` says what tells the groups of its records, in words. `variant` says which
+    of several images of a record are read, if its records do not tell.
     """
 
-    info: ClassVar[SourceInfo]
+    info: SourceInfo
     groups_from: str = ""
+    variant: str = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.key = name  # as the command line names it
         self.license = self.info.license
         self.stamp = ""
         self.notes: list[str] = []
+
+    @property
+    def location(self) -> Path | None:
+        """Where its files are; None where it has none."""
+        return None
 
     @abstractmethod
     def records(self) -> Iterator[Record | Dropped]:
@@ -70,6 +79,10 @@ class TreeSource(Source):
         self.tree = tree
         self.members: frozenset[str] = frozenset()
 
+    @property
+    def location(self) -> Path:
+        return self.tree.location
+
     def __getstate__(self) -> dict[str, object]:
         """What `read` needs; a worker process does without what was gathered while listing."""
         return {"name": self.name, "license": self.license, "tree": self.tree}
@@ -78,13 +91,14 @@ class TreeSource(Source):
         listed = list(self.tree.all_entries())
         entries = [entry for entry in listed if not hidden_part(entry.path)]
         hidden = {part for entry in listed if (part := hidden_part(entry.path))}
-        if not entries:
+        files = [entry for entry in entries if entry.problem != EMPTY_FOLDER]
+        if not files:
             beside = f" but hidden and system files ({shown(hidden)})" if hidden else ""
             raise CelluScanError(f"source {self.name}: {self.tree.location} holds no files{beside}; {self.expected()}")
         self.notes = [f"passed over {len(hidden)} hidden or system folders and files: {shown(hidden)}"] * bool(hidden)
         self.stamp = hashlib.sha256(repr([entry.stamp for entry in entries]).encode()).hexdigest()
-        self.members = frozenset(entry.path for entry in entries)
-        self.prepare(entries)
+        self.members = frozenset(entry.path for entry in files)
+        self.prepare(files)
         roots = {root for entry in entries if (root := self.root_of(entry.path)) is not None}
         common = (min(roots) if len(roots) == 1 else "") if roots else self.without_layout()
         for entry in entries:

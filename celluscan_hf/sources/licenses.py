@@ -12,3 +12,8 @@ def redistributable(license: str) -> bool:
 def hub_name(license: str) -> str:
     """The Hub's name of a licence, for the YAML of a card."""
     return HUB_NAMES.get(license, OTHER)
+
+
+def from_hub(name: str) -> str:
+    """A licence as this project writes it, from the Hub's name of it; any other name as it stands."""
+    return next((license for license, known in HUB_NAMES.items() if known == name.lower()), name)

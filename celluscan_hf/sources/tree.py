@@ -9,18 +9,19 @@ import gzip
 import hashlib
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from bz2 import BZ2File
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BufferedIOBase
-from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from pathlib import Path
+from typing import IO, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import BadImage, CelluScanError
 from ..whole import whole
@@ -36,11 +37,17 @@ _COMPRESSED: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"BZh": lambda path: BZ2File(path),
     b"\xfd7zXZ": lambda path: lzma.open(path),
 }
+EMPTY_FOLDER = "empty_folder"
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_ZIP_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_ZIP_ENCRYPTED = 1  # a bit of a member's general purpose flags
+Info = TypeVar("Info", zipfile.ZipInfo, tarfile.TarInfo)
+_DRIVE = re.compile(r"[A-Za-z]:(?=/)")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of the tree by its path with `/`; `problem` is set where it must not be opened.
+    """A file of the tree by its path with `/`, or a folder without any; `problem` is set where it must not be opened.
 
     `stamp` is equal as long as the file is: its size in bytes and time of change, or those of its archive.
     """
@@ -58,7 +65,7 @@ class Tree(Protocol):
         """Where the user said it is."""
 
     def entries(self) -> Iterator[Entry]:
-        """Every file but those of hidden and system folders, in the order of their paths."""
+        """Every file and every empty folder but those of hidden and system folders, in the order of their paths."""
 
     def all_entries(self) -> Iterator[Entry]:
         """`entries`, and what they pass over: each such file, or its folder alone with a `/` behind it."""
@@ -120,13 +127,16 @@ class FolderTree(_Visible):
             elif _identity(status) in above:
                 yield Entry(_readable(path), "symlink_loop")
             else:
-                yield from self._walk(child.path, path + "/", above | {_identity(status)})
+                below = list(self._walk(child.path, path + "/", above | {_identity(status)}))
+                yield from below
+                if all(hidden_part(entry.path) for entry in below):
+                    yield Entry(_readable(path), EMPTY_FOLDER)
 
     def read(self, path: str) -> bytes:
         try:
             with open(self.location / path, "rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                    raise _too_large()
+                    raise _too_large(path)
                 return file.read()
         except OSError as error:
             raise BadImage("unreadable", error.strerror or str(error)) from error
@@ -145,16 +155,24 @@ class ZipTree(_Visible):
         except _DAMAGED as error:
             raise _damaged(self.location, error) from error
 
+    @cached_property
+    def _members(self) -> "list[Member[zipfile.ZipInfo]]":
+        return _members((info.filename, info, _zip_problem(info)) for info in self._zip.infolist())
+
+    @cached_property
+    def _by_path(self) -> dict[str, zipfile.ZipInfo]:
+        return _by_path(self._members)
+
     def all_entries(self) -> Iterator[Entry]:
-        names = (info.filename for info in self._zip.infolist() if not info.is_dir())
-        return _archive_entries(names, links=set(), stamp=_stamp(self.location.stat()))
+        return _archive_entries(self._members, _stamp(self.location.stat()))
 
     def read(self, path: str) -> bytes:
         try:
-            if self._zip.getinfo(path).file_size > MAX_FILE_BYTES:
-                raise _too_large()
-            with self._zip.open(path) as file:
-                return _limited(file)
+            member = self._by_path[path]
+            if member.file_size > MAX_FILE_BYTES:
+                raise _too_large(path)
+            with self._zip.open(member) as file:
+                return _limited(file, path)
         except KeyError as error:
             raise _missing() from error
         except (*_DAMAGED, RuntimeError, ValueError) as error:  # also encrypted, or packed in an unknown way
@@ -172,28 +190,26 @@ class TarTree(_Visible):
     data: Path
 
     @cached_property
-    def _members(self) -> list[tarfile.TarInfo]:
+    def _members(self) -> "list[Member[tarfile.TarInfo]]":
         try:
             with tarfile.open(self.data, "r:") as tar:
-                return [member for member in tar if not member.isdir()]
+                return _members((member.name, member, _tar_problem(member)) for member in tar)
         except _DAMAGED as error:
             raise _damaged(self.location, error) from error
 
     @cached_property
-    def _by_name(self) -> dict[str, tarfile.TarInfo]:
-        return {member.name: member for member in self._members}
+    def _by_path(self) -> dict[str, tarfile.TarInfo]:
+        return _by_path(self._members)
 
     def all_entries(self) -> Iterator[Entry]:
-        links = {member.name for member in self._members if not member.isfile() or member.issparse()}
-        names = (member.name for member in self._members)
-        return _archive_entries(names, links, stamp=_stamp(self.location.stat()))
+        return _archive_entries(self._members, _stamp(self.location.stat()))
 
     def read(self, path: str) -> bytes:
-        member = self._by_name.get(path)
+        member = self._by_path.get(path)
         if member is None:
             raise _missing()
         if member.size > MAX_FILE_BYTES:
-            raise _too_large()
+            raise _too_large(path)
         with open(self.data, "rb") as file:
             file.seek(member.offset_data)
             return file.read(member.size)
@@ -202,16 +218,76 @@ class TarTree(_Visible):
         return {"location": self.location, "data": self.data}
 
 
-def _archive_entries(names: Iterator[str], links: set[str], stamp: tuple[int, int]) -> Iterator[Entry]:
+def clean_path(name: str) -> str:
+    """The relative path that a name in an archive or a table stands for; empty where it points above its root.
+
+    As tar and zip tools do when they unpack: `\\` is `/`, and a drive, leading `/` and `.` are taken off.
+    """
+    parts = [part for part in _DRIVE.sub("", name.replace("\\", "/"), count=1).split("/") if part not in ("", ".")]
+    return "" if ".." in parts else "/".join(parts)
+
+
+class Member(NamedTuple, Generic[Info]):
+    """A file of an archive: its path in the tree, its name and facts in the archive, why it must not be opened."""
+
+    path: str
+    name: str
+    info: Info
+    problem: str
+
+
+def _members(found: Iterable[tuple[str, Info, str]]) -> list[Member[Info]]:
+    """The files and empty folders of an archive by their paths; of equal paths first the one that is named exactly so.
+
+    Folders come in as files with the problem `empty_folder`; those that hold something are left out.
+    """
+    members: list[Member[Info]] = [Member(clean_path(name), name, info, problem) for name, info, problem in found]
+    visible = [m for m in members if not hidden_part(f"{m.path}/" if m.problem == EMPTY_FOLDER else m.path)]
+    filled = {""}
+    for member in visible:
+        folder = member.path.rpartition("/")[0]
+        while folder not in filled:
+            filled.add(folder)
+            folder = folder.rpartition("/")[0]
+    kept: list[Member[Info]] = [m for m in members if m.problem != EMPTY_FOLDER]
+    kept += [m for m in visible if m.problem == EMPTY_FOLDER and m.path not in filled]
+    kept.sort(key=lambda member: (member.path or member.name, member.path != member.name, member.name))
+    return kept
+
+
+def _by_path(members: Iterable[Member[Info]]) -> dict[str, Info]:
+    """The member that is read under each path: of several equal names the last, as when unpacking."""
+    chosen: dict[str, Member[Info]] = {}
+    for member in members:
+        if member.name == chosen.setdefault(member.path, member).name:
+            chosen[member.path] = member
+    return {path: member.info for path, member in chosen.items()}
+
+
+def _archive_entries(members: Iterable[Member[Info]], stamp: tuple[int, int]) -> Iterator[Entry]:
     seen: set[str] = set()
-    for name in sorted(names):
-        parts = PurePosixPath(name).parts
-        unsafe = name.startswith("/") or ".." in parts or "\\" in name or ":" in name
-        repeated = name in seen
-        seen.add(name)
-        problem = "unsafe_path" if unsafe else "link_in_archive" if name in links else ""
-        problem = problem or _name_problem(name) or ("repeated_member" if repeated else "")
-        yield Entry(_readable(name), problem, stamp)
+    for path, name, _, problem in members:
+        shown = path or name
+        problem = ("" if path else "unsafe_path") or problem or _name_problem(shown)
+        problem = problem or ("repeated_member" if path in seen else "")
+        seen.add(path)
+        yield Entry(_readable(shown), problem, stamp)
+
+
+def _zip_problem(info: zipfile.ZipInfo) -> str:
+    if info.is_dir() or info.filename.endswith("\\"):  # Windows tools may write folders as empty files so named
+        return EMPTY_FOLDER
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "link_in_archive"
+    if info.flag_bits & _ZIP_ENCRYPTED:
+        return "encrypted"
+    return "" if info.compress_type in _ZIP_METHODS else "unknown_compression"
+
+
+def _tar_problem(member: tarfile.TarInfo) -> str:
+    if member.isdir():
+        return EMPTY_FOLDER
+    return "" if member.isfile() and not member.issparse() else "link_in_archive"
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
@@ -250,14 +326,15 @@ def _missing() -> BadImage:
     return BadImage("unreadable", "no such file in the archive")
 
 
-def _too_large() -> BadImage:
-    return BadImage("too_many_bytes", f"over {MAX_FILE_BYTES >> 20} MiB")
+def _too_large(path: str) -> BadImage:
+    reason = "archive" if path.lower().endswith(_ARCHIVES) else "too_many_bytes"
+    return BadImage(reason, f"over {MAX_FILE_BYTES >> 20} MiB")
 
 
-def _limited(file: IO[bytes]) -> bytes:
+def _limited(file: IO[bytes], path: str) -> bytes:
     data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise _too_large()
+        raise _too_large(path)
     return data
 
 

@@ -475,7 +475,7 @@ def test_samples_that_are_no_grey_levels_are_refused_by_name(kind: str, named: s
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported_format (HEIC is not read"),
         (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "unsupported_format (AVIF is not read"),
         (encoded(colours(), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "12-bit JPEG is not read"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image (a Git LFS pointer; run git lfs pull)"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git_lfs_pointer (a Git LFS pointer; run git lfs pull)"),
         (b"Pf\n64 64\n-1.0\n" + NOISE[..., 0].astype("<f4").tobytes(), "32-bit float, convert to 8 bit"),
     ],
 )

@@ -75,6 +75,16 @@ def test_each_cell_of_a_source_is_counted_once(folder, tmp_path):
     assert dropped(cells)["imagefolder/Basophil/copy.png"] == "duplicate"
 
 
+def test_cells_of_a_hugging_face_data_set_are_read(tmp_path, write_image):
+    images = [write_image(tmp_path / f"{n}.png", n) for n in range(3)]
+    rows = {"image": [{"bytes": image.read_bytes(), "path": image.name} for image in images], "label": ["BA"] * 3}
+    pq.write_table(pa.table(rows), tmp_path / "cells.parquet")
+    cells = cells_of_sources([f"hf_dataset:lab={tmp_path / 'cells.parquet'}"], tmp_path)
+    assert [cell.image_id for cell in cells.kept] == [f"lab/train/{n}.png" for n in range(3)]
+    assert np.array_equal(np.asarray(cells.kept[2].read()), np.asarray(Image.open(images[2])))
+    assert cells.described["sources"]["lab"]["key"] == "hf_dataset:lab"
+
+
 def test_equal_files_with_labels_that_cannot_both_be_true_are_left_out(folder, tmp_path):
     found = dropped(cells_of_sources([f"imagefolder={folder}"], tmp_path))
     assert found["imagefolder/Basophil/both.png"] == found["imagefolder/Monocyte/both.png"] == "label_conflict"

@@ -11,6 +11,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,12 @@ def test_large_file_is_refused(packed, scratch, monkeypatch):
         open_tree(packed, scratch).read("a.txt")
 
 
+def test_large_archive_in_a_source_is_called_one(folder, scratch, write_files, monkeypatch):
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 3)
+    with pytest.raises(BadImage, match="archive"):
+        open_tree(write_files(folder, {"Basophil.ZIP": b"PK\x03\x04"}), scratch).read("Basophil.ZIP")
+
+
 def test_file_of_the_largest_size_is_read(packed, scratch, monkeypatch):
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 3)
     assert open_tree(packed, scratch).read("b/2.png") == b"two"
@@ -158,10 +165,46 @@ def test_archive_is_told_by_its_content_not_its_name(kind, tmp_path, scratch):
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("name", ["../up.png", "b/../../up.png", "/etc/up.png", "C:/up.png", "b\\up.png"])
+@pytest.mark.parametrize("name", ["../up.png", "b/../../up.png", "b\\..\\..\\up.png", "/../up.png", ".."])
 def test_member_that_points_outside_is_flagged(kind, name, tmp_path, scratch):
     tree = open_tree(make_archive(tmp_path, kind, [(name, b"x"), ("a.png", b"y")]), scratch)
     assert problems(tree) == {name: "unsafe_path", "a.png": ""}
+
+
+FOREIGN_NAMES = {
+    "Basophil\\a.png": "Basophil/a.png",
+    ".\\Basophil\\a.png": "Basophil/a.png",
+    "/data/Basophil/a.png": "data/Basophil/a.png",
+    "//server/Basophil/a.png": "server/Basophil/a.png",
+    "C:/cells/a.png": "cells/a.png",
+    "D:\\cells\\a.png": "cells/a.png",
+    "./Basophil//a.png": "Basophil/a.png",
+    "Basophil/10:30.png": "Basophil/10:30.png",
+    "c:a.png": "c:a.png",
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("name", FOREIGN_NAMES)
+def test_member_is_read_under_the_clean_relative_path_of_its_name(kind, name, tmp_path, scratch):
+    tree = open_tree(make_archive(tmp_path, kind, [(name, b"x")]), scratch)
+    assert {entry.path: tree.read(entry.path) for entry in tree.entries()} == {FOREIGN_NAMES[name]: b"x"}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("other", ["b\\a.png", "/b/a.png", "./b/a.png", "C:/b/a.png"])
+def test_of_two_names_for_one_path_the_exact_one_is_read(kind, other, tmp_path, scratch):
+    members = [(other, b"foreign"), ("b/a.png", b"exact")]
+    for number, order in enumerate((members, members[::-1])):
+        (tmp_path / str(number)).mkdir()
+        tree = open_tree(make_archive(tmp_path / str(number), kind, order), scratch)
+        assert list(tree.entries()) == [Entry("b/a.png"), Entry("b/a.png", "repeated_member")]
+        assert tree.read("b/a.png") == b"exact"
+
+
+def test_folders_of_a_windows_zip_are_no_files(tmp_path, scratch):
+    path = make_zip(tmp_path / "cells.zip", [("b\\", b""), ("b\\c\\", b""), ("b\\c\\1.png", b"x"), ("e\\", b"")])
+    assert problems(open_tree(path, scratch)) == {"b/c/1.png": "", "e": "empty_folder"}
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
@@ -183,13 +226,13 @@ def test_second_member_of_a_name_is_flagged(kind, tmp_path, scratch):
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_folders_in_an_archive_are_no_entries(kind, tmp_path, write_files, scratch):
+def test_folders_in_an_archive_are_entries_where_they_are_empty(kind, tmp_path, write_files, scratch):
     formats = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar"}
     folder = write_files(tmp_path / "cells", FILES)
-    (folder / "empty").mkdir()
+    (folder / "outer" / "empty").mkdir(parents=True)
     archive = shutil.make_archive(str(tmp_path / "made"), formats[kind], folder)
-    entries = open_tree(tmp_path / archive, scratch).entries()
-    assert [entry.path.removeprefix("./") for entry in entries] == ORDER
+    expected = dict.fromkeys(ORDER, "") | {"outer/empty": "empty_folder"}
+    assert problems(open_tree(tmp_path / archive, scratch)) == problems(open_tree(folder, scratch)) == expected
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symlink", "hard_link"])
@@ -219,7 +262,9 @@ def test_symlink_in_a_zip_gives_no_bytes_from_outside(tmp_path, scratch):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as archive:
         archive.writestr(link, str(secret))
-    assert open_tree(tmp_path / "cells.zip", scratch).read("link.png") != b"secret"
+    tree = open_tree(tmp_path / "cells.zip", scratch)
+    assert tree.read("link.png") != b"secret"
+    assert problems(tree) == {"link.png": "link_in_archive"}
 
 
 def test_encrypted_zip_member_is_a_bad_image(tmp_path, scratch):
@@ -228,8 +273,10 @@ def test_encrypted_zip_member_is_a_bad_image(tmp_path, scratch):
     data[6] |= 1  # general purpose flag of the local header
     data[data.index(b"PK\x01\x02") + 8] |= 1  # and of the directory
     path.write_bytes(data)
+    tree = open_tree(path, scratch)
+    assert problems(tree) == {"a.png": "encrypted"}
     with pytest.raises(BadImage, match="unreadable"):
-        open_tree(path, scratch).read("a.png")
+        tree.read("a.png")
 
 
 @pytest.mark.parametrize(
@@ -265,6 +312,7 @@ def test_zip_member_of_an_unknown_compression_is_a_bad_image(tmp_path, scratch):
     data = bytearray(path.read_bytes())
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 77
     path.write_bytes(data)
+    assert problems(open_tree(path, scratch)) == {"a.png": "unknown_compression"}
     with pytest.raises(BadImage, match="unreadable"):
         open_tree(path, scratch).read("a.png")
 
@@ -412,6 +460,19 @@ def test_file_gone_after_listing_is_a_bad_image(folder, scratch, write_files):
         tree.read("a.png")
 
 
-def test_folder_without_files_has_no_entries(folder, scratch):
-    (folder / "empty").mkdir()
+def test_folder_without_files_is_reported(folder, scratch, write_files):
     assert list(open_tree(folder, scratch).entries()) == []
+    write_files(folder, {"a/1.png": b"x"})
+    (folder / "b" / "c").mkdir(parents=True)
+    assert problems(open_tree(folder, scratch)) == {"a/1.png": "", "b/c": "empty_folder"}
+
+
+@pytest.mark.parametrize("packing", ["folder", "zip", "tar"])
+def test_folder_of_hidden_files_alone_is_empty(packing, folder, tmp_path, scratch, write_files):
+    names = ["a/1.png", "b/.DS_Store", "c/.git/config", ".idea/x", "__MACOSX/a/._1.png"]
+    write_files(folder, dict.fromkeys(names, b"x"))
+    (folder / "@eaDir").mkdir()
+    location = folder if packing == "folder" else shutil.make_archive(str(tmp_path / "packed"), packing, folder)
+    entries = open_tree(Path(location), scratch).entries()
+    expected = {"a/1.png": "", "b": "empty_folder", "c": "empty_folder"}
+    assert {entry.path: entry.problem for entry in entries} == expected
