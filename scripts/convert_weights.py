@@ -17,7 +17,7 @@ from celluscan_hf.modeling.checkpoints import read_checkpoint
 from celluscan_hf.modeling.configuration_celluscan import LABELS
 from celluscan_hf.modeling.conversion import Checkpoint
 from celluscan_hf.modeling.exporting import EXPORTS
-from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from celluscan_hf.modeling.key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 from celluscan_hf.modeling.processor import build_image_processor
 
 # What images are normalised by, in timm's words
@@ -45,7 +45,7 @@ def main() -> int:
     except (WeightsError, OSError, SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for name in checkpoint.left_aside:
+    for name in checkpoint.ignored_keys:
         print(f"left aside: {name}")
     config = model.config
     print(

@@ -72,19 +72,19 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path
     """
     import torch
 
-    from celluscan_hf.evaluation.cells import cells_of_split
+    from celluscan_hf.evaluation.cells import load_cells_of_split
     from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
     from celluscan_hf.modeling.exporting import export_hand_built
     from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
     from celluscan_hf.modeling.processor import build_image_processor
-    from celluscan_hf.reliability.calibrate import calibrate, look
+    from celluscan_hf.reliability.calibrate import calibrate, run_model
 
     folder = tmp_path_factory.mktemp("calibrated") / "run"
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     model = CelluScanForImageClassification(CelluScanConfig(**sizes, image_size=32, patch_size=8))
     processor = build_image_processor(32, (0.8, 0.7, 0.75), (0.2, 0.25, 0.15))
-    seen = look(cells_of_split(str(data_set), "train").kept, model, processor)
+    seen = run_model(load_cells_of_split(str(data_set), "train").kept, model, processor)
     features = seen.features[:, :32]  # the rest are colours
     read = features - features.mean(axis=0)
     weight = np.linalg.solve(read.T @ read + 0.1 * np.eye(32), read.T @ np.eye(14)[seen.labels])  # ridge regression

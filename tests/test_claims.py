@@ -165,7 +165,7 @@ def test_the_temperature_of_validation_does_elsewhere_what_is_said(title: str, n
 
 
 def test_cells_of_other_laboratories_are_strange_as_is_said() -> None:
-    bccd, aml = (figures(f"recalibration-{name}")["strange"] for name in ("bccd", "aml_lmu"))
+    bccd, aml = (figures(f"recalibration-{name}")["ood_threshold"] for name in ("bccd", "aml_lmu"))
     text = words_of(RELIABILITY)
     assert f"of BCCD the model abstains from {bccd:.0%}, of AML-Cytomorphology_LMU from {aml:.0%}" in text
     assert figures("reliability")["strangers"]["red cells"]["features"]["0.98"] == 0  # "none of the red cells"
@@ -186,14 +186,14 @@ LEAKS = {"leak": "short", "leak-by-heart": "by heart"}
 RECIPES = ("cpu-small", "cpu-best")
 MODELS = {
     "out/cpu-best/run": "`cpu-best`",
-    "out/cpu-best-all/run": "`cpu-best`, `--surroundings 1.0`",
-    "out/cpu-best-plain/run": "`cpu-best`, `--surroundings 0`",
+    "out/cpu-best-all/run": "`cpu-best`, `--background_randomization 1.0`",
+    "out/cpu-best-plain/run": "`cpu-best`, `--background_randomization 0`",
     "out/cpu-small/run": "`cpu-small`",
-    "out/cpu-small-all/run": "`cpu-small`, `--surroundings 1.0`",
-    "out/cpu-small-plain/run": "`cpu-small`, `--surroundings 0`",
+    "out/cpu-small-all/run": "`cpu-small`, `--background_randomization 1.0`",
+    "out/cpu-small-plain/run": "`cpu-small`, `--background_randomization 0`",
 }
-TRAININGS = {"plain": "plain", "surroundings": "`--surroundings 0.5`"}
-REPAINTED = {0: "surroundings", 0.5: "surroundings_half_repainted", 1: "surroundings_repainted"}
+TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
+REPAINTED = {0: "background_randomization", 0.5: "surroundings_half_repainted", 1: "surroundings_repainted"}
 VIEWS = (  # of the table of rings, in the order of its columns
     ("shortcut", 0), ("shortcut-one-acquisition", 0), ("shortcut", 0.5), ("shortcut", 1),
     ("shortcut-one-acquisition", 1),
@@ -221,7 +221,7 @@ def model_rows() -> Rows:
     for name, words in MODELS.items():
         found = figures("shortcut")["models"][name]
         told = [found["border"]["as_is"], *(found[kind] for kind in ("untouched", "covered", "repainted"))]
-        features = found["told_from_features"]["acquisition"]
+        features = found["acquisition_probe_accuracy"]["acquisition"]
         assert features["chance"] == 0.5  # as the text above the table says
         yield (words,), [f"{one['balanced_accuracy']:.2f}" for one in (*told, features)]
 
@@ -229,7 +229,7 @@ def model_rows() -> Rows:
 def reduced_rows() -> Rows:
     """What a training shows, what it costs on the test of the same source, what it gains on another acquisition."""
     away = figures("acquisition")[BENCH]
-    left_out = {"cpu-small-plain": away["plain"]["left_out"], "cpu-small": away["surroundings"]["left_out"]}
+    left_out = {"cpu-small-plain": away["plain"]["left_out"], "cpu-small": away["background_randomization"]["left_out"]}
     for share, run in {0: "cpu-small-plain", 0.5: "cpu-small", 1: "cpu-small-all"}.items():
         ring = figures("shortcut")[REPAINTED[share]]["ring"]
         yield (
@@ -415,7 +415,7 @@ def test_covered_cells_are_answered_as_is_said() -> None:
 
 
 def test_sources_are_told_from_features_as_is_said() -> None:
-    found = figures("shortcut-three")["models"]["out/cpu-best/run"]["told_from_features"]["source"]
+    found = figures("shortcut-three")["models"]["out/cpu-best/run"]["acquisition_probe_accuracy"]["source"]
     assert (found["balanced_accuracy"], found["classes"]) == (1, ["Eosinophil"])
     small = sum(count for source, count in found["n"].items() if source != "pbc")
     assert f"{small} of {small} test cells of the two small ones" in words_of(AUDITS)
@@ -465,7 +465,7 @@ def test_a_share_was_chosen_as_is_said() -> None:
     said = f"on validation is {validation[0]} with none, {validation[1]} with half, {validation[2]} with all of them"
     assert f"{said}; on test {test[0]}, {test[1]}, {test[2]}" in words_of(AUDITS)
     half, plain = (figures("shortcut")["models"][f"out/cpu-small{share}/run"] for share in ("", "-plain"))
-    assert half["told_from_features"]["acquisition"]["n"][BENCH] == 24
+    assert half["acquisition_probe_accuracy"]["acquisition"]["n"][BENCH] == 24
     assert "second has 24 test cells there" in words_of(AUDITS)
     assert half["repainted"]["macro_f1"] > plain["repainted"]["macro_f1"] + 0.2
 
@@ -523,7 +523,7 @@ SENTENCES = (  # of the audits, that the tests above look for
     "- **Leaks** flatter by 0.010",
     "learns its pictures by heart",
     "- **Another acquisition** of",
-    "With `--surroundings 0.5` it",
+    "With `--background_randomization 0.5` it",
     "After a short training the l",
     "0.009 in macro-F1, ours by 0",
     "flatters by 0.152 in accurac",
@@ -554,7 +554,7 @@ CHECKED = {  # how the lines begin that the tests above compare
         "| short |",
         "| by heart |",
         "| plain |",
-        "| `--surroundings",
+        "| `--background_randomization",
     ),
     RELIABILITY: (
         "temperature of",

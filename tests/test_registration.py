@@ -49,13 +49,13 @@ for name, statements in cases.items():
 LOOK_FOR_WEIGHT = """
 import sys
 
-def look():
+def run_model():
     return sorted({"torch", "transformers.models.auto.configuration_auto", "datasets"} & set(sys.modules))
 """
 LOOK_FOR_THE_TASK = """
 import huggingface_hub.dataclasses, torch.distributed.tensor, torchvision  # heavy: once for all forks
 
-def look():
+def run_model():
     from transformers.pipelines import PIPELINE_REGISTRY, check_task
 
     return check_task("wbc-classification")[1]["impl"].__name__
@@ -67,7 +67,7 @@ PIPELINES = {
 LOOK_FOR_OURS = """
 import huggingface_hub.dataclasses, torch.distributed.tensor, torchvision  # heavy: once for all forks
 
-def look():
+def run_model():
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
     config = AutoConfig.for_model("celluscan_vit", hidden_size=8, num_hidden_layers=1, num_attention_heads=1)

@@ -89,7 +89,10 @@ def _left_out_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", choices=("source", "acquisition"), default="source", help="what is left out (source)")
     parser.add_argument("--only", action="append", default=[], metavar="VALUE", help="leave out this one; repeatable")
     parser.add_argument(
-        "--surroundings", type=_share, default=0.0, help="train a second time with so much of train.py --surroundings"
+        "--background_randomization",
+        type=_share,
+        default=0.0,
+        help="train a second time with the background randomized in this share of the images",
     )
 
 
@@ -187,7 +190,7 @@ def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
 
 
 def _left_out(data: CellDataset, chosen: argparse.Namespace) -> str:
-    names = ("output", "recipe", "by", "steps", "surroundings", "seed")
+    names = ("output", "recipe", "by", "steps", "background_randomization", "seed")
     given = {name: getattr(chosen, name) for name in names}
     figures = left_out.audit(data, left_out.LeftOutSettings(**given, only=tuple(chosen.only)))
     _write("left-out", data, chosen, figures, left_out.draw)

@@ -13,7 +13,10 @@ from ..training.record import DONE
 from ..training.run import LAST, train
 from . import derived
 
-PLAIN = ("--surroundings", "0")  # shortcuts stay open to what is compared, whatever the recipe does against them
+PLAIN = (
+    "--background_randomization",
+    "0",
+)  # whatever the recipe does
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 

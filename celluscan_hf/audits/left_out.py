@@ -24,14 +24,14 @@ from ..evaluation.folder import PREDICTIONS
 from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY
-from ..reliability.calibrate import Looked
+from ..reliability.calibrate import ModelOutputs
 from ..reliability.examine import recalibration_gain
 from . import derived
 from .experiment import judged, summary, trained, training_seconds
 
 LEAST = 10  # cells; what has fewer is not left out by itself
 SIZES, DRAWS = (16, 32, 64), 20  # of recalibration: cells with labels, and how often they are drawn
-TRAININGS = ("plain", "surroundings")
+TRAININGS = ("plain", "background_randomization")
 PARTS = {
     "learned": "learned from, all classes",
     "learned_alike": "learned from, the classes of what was left out",
@@ -45,7 +45,7 @@ class LeftOutSettings:
 
     - `by`: the column whose values are left out one after another, `source` or `acquisition`.
     - `only`: the values that are left out; by default all that have `LEAST` cells and leave as many to learn from.
-    - `surroundings`: beside the plain training, one with so much of `scripts/train.py --surroundings`; 0 for none.
+    - `background_randomization`: beside the plain training, one with this `--background_randomization`; 0 for none.
     """
 
     output: Path
@@ -53,15 +53,18 @@ class LeftOutSettings:
     by: str
     only: tuple[str, ...]
     steps: int
-    surroundings: float
+    background_randomization: float
     seed: int
 
     @property
     def trainings(self) -> dict[str, tuple[str, ...]]:
         """Each training and its options of `scripts/train.py`."""
-        plain, surroundings = TRAININGS
-        options: dict[str, tuple[str, ...]] = {plain: (), surroundings: ("--surroundings", str(self.surroundings))}
-        return options if self.surroundings else {plain: ()}
+        plain, randomized = TRAININGS
+        options: dict[str, tuple[str, ...]] = {
+            plain: (),
+            randomized: ("--background_randomization", str(self.background_randomization)),
+        }
+        return options if self.background_randomization else {plain: ()}
 
 
 def audit(data: CellDataset, settings: LeftOutSettings) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _figures(found: Predictions, outside: Sequence[bool]) -> dict[str, Any]:
     tests = dict(zip(PARTS, (learned, alike, away), strict=True))
     figures: dict[str, Any] = {name: _summary(cells) for name, cells in tests.items()}
     logits = np.log(away.probabilities.clip(TINY))
-    seen = Looked(logits, np.empty((len(away), 0), np.float32), away.labels)
+    seen = ModelOutputs(logits, np.empty((len(away), 0), np.float32), away.labels)
     return figures | {"recalibrated": recalibration_gain(seen, away.groups, SIZES, DRAWS)}
 
 

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..atomic_io import atomic_write
 from ..dataset.reading import CellDataset
 from ..training.record import git_revision
-from ..whole import whole
 
 _SOFTWARE = ("celluscan_hf", "datasets", "numpy", "pillow", "scikit-learn", "torch", "torchvision", "transformers")
 
@@ -34,5 +34,5 @@ def result(
 def write(content: dict[str, Any], path: Path) -> None:
     """Write it as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from jinja2 import Environment, StrictUndefined
 
 from .. import taxonomy
+from ..atomic_io import atomic_write
 from ..evaluation.plots import percent
-from ..whole import whole
 from .suspects import CONFIDENCE, CONFLICT, Suspect
 
 LIST, PAGE = "labels.csv", "review.html"
@@ -30,7 +30,7 @@ def first(listed: Sequence[Suspect]) -> list[Suspect]:
 def write_list(listed: Sequence[Suspect], path: Path) -> None:
     """`labels.csv`: a row for each, with its rank from 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["rank", *(field.name for field in fields(Suspect))])
         for rank, one in enumerate(listed, 1):
@@ -53,7 +53,7 @@ def write_page(listed: Sequence[Suspect], rows: pa.Table, path: Path) -> None:
         pictures=_pictures(rows, [one.image_id for one in shown]),
         codes={cell.name: cell.code for cell in taxonomy.CLASSES},
     )
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, "utf-8")
 
 

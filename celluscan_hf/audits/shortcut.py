@@ -34,15 +34,15 @@ from ..dataset.statistics import seen_of
 from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
 from ..evaluation import plots
-from ..evaluation.cells import Cell, cells_of_split
+from ..evaluation.cells import Cell, load_cells_of_split
 from ..evaluation.job import described_model
 from ..evaluation.predictions import columns_of
 from ..evaluation.wbc_metrics.wbc_metrics import Outcomes
 from ..inference.loading import load_classifier
 from ..inference.prediction import ReadImage, probabilities
 from ..modeling.reliability_celluscan import head_of
-from ..reliability.examine import looked_at
-from ..training import surroundings
+from ..reliability.examine import outputs_of
+from ..training import background
 from ..training.augmentation import uniform
 from . import derived
 
@@ -63,20 +63,20 @@ def audit(data: CellDataset, models: Sequence[str], seed: int, num_proc: int) ->
     """What tells the class of a test cell without the cell.
 
     Returns:
-        `surroundings`: as `dataset.shortcuts.audit`; those of `REPAINTED`: the same of ring and background where a
-        share of the stored pictures is repainted, by what `scripts/train.py --surroundings` does. `models`, by name:
+        `background_randomization`: as `dataset.shortcuts.audit`; those of `REPAINTED`: the same of ring and background
+        where the background of a share of the stored images is randomized as in training. `models`, by name:
         `weights`, their SHA-256; `view`, the share of a picture's side that it sees; `border`, as is and repainted, as
         the ring, but of that part; `untouched`, `covered` and `repainted`: its balanced accuracy on such test pictures,
         that of chance, the recall of each class, and macro-F1; `validation`, the same of validation pictures,
-        untouched; and `told_from_features`, which see.
+        untouched; and `acquisition_probe_accuracy`, which see.
     """
     for split in (SPLITS[0], SPLITS[2]):
         if len(set(data.split(derived.CONFIG, split)["label"])) < 2:
             raise CelluScanError(f"{split} of {data.name} has fewer than two classes: nothing to tell apart")
     loaded = {name: load_classifier(name) for name in models}  # that one is not there is said before the work
-    figures: dict[str, Any] = {"surroundings": _surroundings(data, seed, num_proc)}
+    figures: dict[str, Any] = {"background_randomization": _surroundings(data, seed, num_proc)}
     for name, share in REPAINTED.items():
-        figures[name] = _told_beside(data, share, 1.0, seed, num_proc)
+        figures[name] = _background_accuracy(data, share, 1.0, seed, num_proc)
     if loaded:
         figures["models"] = {name: _of_model(data, *one, seed, num_proc) for name, one in loaded.items()}
     return figures
@@ -87,13 +87,13 @@ def _of_model(
 ) -> dict[str, Any]:
     view = _view(processor)
     border = {
-        kind: _told_beside(data, share, view, seed, num_proc, ("ring",))["ring"]
+        kind: _background_accuracy(data, share, view, seed, num_proc, ("ring",))["ring"]
         for kind, share in {"as_is": 0.0, "repainted": 1.0}.items()
     }
     said = _said(data, model, processor, seed)
     features = _features_tell(data, model, processor, seed)
     weights = described_model(model.name_or_path, model, processor)["sha256"]
-    return {"weights": weights, "view": view, "border": border, **said, "told_from_features": features}
+    return {"weights": weights, "view": view, "border": border, **said, "acquisition_probe_accuracy": features}
 
 
 def _view(processor: BaseImageProcessor) -> float:
@@ -116,7 +116,7 @@ def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]
     return shortcuts.audit(seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2]), seed, num_proc)
 
 
-def _told_beside(
+def _background_accuracy(
     data: CellDataset,
     share: float,
     view: float,
@@ -134,13 +134,15 @@ def _told_beside(
 def _seen(data: CellDataset, split: str, number: int, share: float, view: float, seed: int) -> shortcuts.Seen:
     rows = derived.originals(data, split)
     side = round(view * data.image_size)
-    chance = uniform(torch.arange(rows.num_rows), surroundings.DRAWS, seed + number)  # not the same draws in test
+    chance = uniform(torch.arange(rows.num_rows), background.DRAWS, seed + number)  # not the same draws in test
     rings: list[shortcuts.Features] = []
     with progress(f"around cells of {split}", rows.num_rows, "image") as advance:
         for start in range(0, rows.num_rows, _BATCH):
             images = [derived.decoded(row) for row in rows.slice(start, _BATCH).to_pylist()]
             pixels = functional.center_crop(torch.stack([functional.pil_to_tensor(image) for image in images]), [side])
-            painted = surroundings.repainted(pixels, chance[start : start + _BATCH], share).round().to(torch.uint8)
+            painted = (
+                background.randomize_background(pixels, chance[start : start + _BATCH], share).round().to(torch.uint8)
+            )
             for one, width, height in zip(painted, *_sizes(rows.slice(start, _BATCH)), strict=True):
                 square: Image.Image = functional.to_pil_image(one)
                 content = content_box(width, height, side) if view == 1 else (0, 0, side, side)
@@ -158,11 +160,11 @@ def _features_tell(
 ) -> dict[str, Any]:
     seen, width = [], head_of(model).in_features
     for split in (SPLITS[0], SPLITS[2]):
-        cells = cells_of_split(str(data.folder), split).kept
+        cells = load_cells_of_split(str(data.folder), split).kept
         with progress(f"features of {split}", len(cells), "cell") as advance:
-            found = looked_at((_counted(cell.read, advance) for cell in cells), model, processor)
+            found = outputs_of((_counted(cell.read, advance) for cell in cells), model, processor)
         seen.append((np.stack([one.features[:width] for one in found if one.features is not None]), _rows(data, split)))
-    return told_from_features(*seen[0], *seen[1], seed)
+    return acquisition_probe_accuracy(*seen[0], *seen[1], seed)
 
 
 def _counted(read: ReadImage, advance: Callable[[int], object]) -> ReadImage:
@@ -175,7 +177,7 @@ def _rows(data: CellDataset, split: str) -> dict[str, NDArray[Any]]:
     return {name: np.array(rows[name], object) for name in ("label", *ORIGINS)}
 
 
-def told_from_features(
+def acquisition_probe_accuracy(
     train: NDArray[np.float32],
     train_rows: Mapping[str, NDArray[Any]],
     test: NDArray[np.float32],
@@ -247,7 +249,7 @@ def _said(data: CellDataset, model: PreTrainedModel, processor: BaseImageProcess
         "covered": lambda image, number: cover(image, (red, green, blue)),
         "repainted": lambda image, number: repaint(image, number, seed),
     }
-    test, validation = (cells_of_split(str(data.folder), split).kept for split in (SPLITS[2], SPLITS[1]))
+    test, validation = (load_cells_of_split(str(data.folder), split).kept for split in (SPLITS[2], SPLITS[1]))
     found = {kind: _recalled(test, kind, change, model, processor) for kind, change in changes.items()}
     return found | {"validation": _recalled(validation, "validation", changes["untouched"], model, processor)}
 
@@ -273,8 +275,8 @@ def _changed(change: Change, read: ReadImage, number: int) -> Image.Image:
 
 def repaint(image: Image.Image, number: int, seed: int) -> Image.Image:
     """A picture whose surroundings have another colour and contrast, drawn from the seed and the picture's number."""
-    chance = uniform(torch.tensor([number]), surroundings.DRAWS, seed)
-    painted = surroundings.repainted(functional.pil_to_tensor(image)[None], chance, share=1.0)[0]
+    chance = uniform(torch.tensor([number]), background.DRAWS, seed)
+    painted = background.randomize_background(functional.pil_to_tensor(image)[None], chance, share=1.0)[0]
     made: Image.Image = functional.to_pil_image(painted.round().to(torch.uint8))
     return made
 
@@ -290,7 +292,7 @@ def cover(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
 
 def told_without_the_cell(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was seen beside the cell, its balanced accuracy and that of chance."""
-    told = shortcuts.table_rows(figures["surroundings"])
+    told = shortcuts.table_rows(figures["background_randomization"])
     for name, share in REPAINTED.items():
         found = shortcuts.table_rows(figures[name])
         told += [(f"{what}, {share:.0%} repainted", value, chance) for what, value, chance in found]
@@ -302,7 +304,7 @@ def told_by_models(figures: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name, found in figures.get("models", {}).items():
         asked = [found["border"]["as_is"], found["border"]["repainted"], *(found[kind] for kind in PICTURES)]
-        asked += [found["told_from_features"].get(origin) for origin in ORIGINS]
+        asked += [found["acquisition_probe_accuracy"].get(origin) for origin in ORIGINS]
         rows.append([name, *("–" if one is None else f"{one['balanced_accuracy']:.2f}" for one in asked)])
     return rows
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ..atomic_io import atomic_write
 from ..errors import BadImage
 from ..sources import Record, Source
-from ..whole import whole
 from . import fingerprints, quality, squares
 from .decoding import Decoded, crop, decode
 from .squares import Pixels
@@ -93,7 +93,7 @@ def scan(chunk: Chunk) -> int:
     # a loop of its own: small steps run twice as fast when large images don't push them out of the cache in between
     for row, square in seen:
         row.update(measure(row, square))
-    with whole(pixels_file(chunk.folder, chunk.number)) as partial, open(partial, "wb") as pixels:
+    with atomic_write(pixels_file(chunk.folder, chunk.number)) as partial, open(partial, "wb") as pixels:
         pixels.writelines(square.data for _, square in seen)
     write_table(pa.Table.from_pylist(rows, SCHEMA), chunk.table_path)
     return len(rows)
@@ -178,7 +178,7 @@ class _OneFile:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a parquet file that exists only when it is whole."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(table, partial)
 
 

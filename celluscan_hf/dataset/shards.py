@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ..atomic_io import atomic_write
 from ..curation import squares
 from ..curation.scan import PixelReader
-from ..whole import whole
 from .features import SCHEMA
 from .plan import Shard
 
@@ -87,7 +87,7 @@ def stored(image_id: str, jpeg: bytes) -> dict[str, object]:
 def write_groups(groups: Iterable[pa.Table], path: Path) -> None:
     """Write row groups to a parquet file that exists only when it is whole."""
     with (
-        whole(path) as partial,
+        atomic_write(path) as partial,
         pq.ParquetWriter(partial, SCHEMA, use_content_defined_chunking=True, write_page_index=True) as writer,
     ):
         for group in groups:

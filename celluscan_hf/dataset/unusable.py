@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .. import taxonomy
+from ..atomic_io import atomic_write
 from ..errors import CelluScanError
 from ..sources import Dropped, Source
-from ..whole import whole
 
 _SHOWN = 4  # reasons in a message
 _ADVISED = 2  # of them with advice, the most frequent
@@ -59,7 +59,7 @@ def list_beside(output: Path) -> Path:
 
 def write_dropped(path: Path, dropped: Iterable[Dropped]) -> None:
     """Write the dropped files as `path,reason,detail`, in the order of their paths."""
-    with whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason", "detail"))
         ordered = sorted(dropped, key=lambda item: (item.path, item.reason))

@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..atomic_io import atomic_write, remove_partial_files
 from ..errors import CelluScanError
-from ..whole import sweep, whole
 from .settings import BuildSettings
 
 STATISTICS = Path("curation", "statistics.json")
@@ -110,7 +110,7 @@ class Workspace:
 
     def publish(self) -> None:
         """Give the finished folder its name, in one step, and remove the rest."""
-        sweep(self.final)
+        remove_partial_files(self.final)
         self.final.replace(self.output)
         self.clear()
 
@@ -121,5 +121,5 @@ class Workspace:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file that exists only when it is whole."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, "utf-8")

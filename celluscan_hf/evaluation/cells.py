@@ -56,7 +56,7 @@ class Cells:
     described: Mapping[str, Any]
 
 
-def cells_of_split(name: str, split: str) -> Cells:
+def load_cells_of_split(name: str, split: str) -> Cells:
     """The originals of one split of a built data set: a folder, or a repository of the Hub.
 
     Reading an image that cannot be decoded raises a `CelluScanError`: the build has checked every one, so the folder
@@ -89,12 +89,12 @@ def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:
         ) from bad
 
 
-def cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
+def load_cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
     """The cells of raw sources, given as `KEY=PATH`. `scratch` takes the decompressed copies of compressed tars."""
-    return cells_of(open_sources(specs, scratch, seed=0, licenses={}))
+    return load_cells(open_sources(specs, scratch, seed=0, licenses={}))
 
 
-def cells_of(sources: Sequence[Source], known: Collection[str] = frozenset()) -> Cells:
+def load_cells(sources: Sequence[Source], known: Collection[str] = frozenset()) -> Cells:
     """The cells of opened sources.
 
     Left out, each with a reason: files that are no cell of a known class, copies that the publisher made of other

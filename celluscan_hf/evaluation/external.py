@@ -18,7 +18,7 @@ from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..sources import READERS, Dropped, Source, open_sources
-from .cells import CONFIG, SAID, Cells, cells_of
+from .cells import CONFIG, SAID, Cells, load_cells
 from .measure import measure_place
 from .predictions import Predictions, predict
 
@@ -26,7 +26,7 @@ OPTION = "--external"
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExternalResults:
     """What was found on external sources.
 
     - `figures`: {source name: figures}, as `metrics.json` has them under `external`.
@@ -53,7 +53,7 @@ def cells_elsewhere(specs: Sequence[str], dataset: str, scratch: Path) -> dict[s
     for source in sources:
         _check_foreign(source, data)
     known = _files_of(data)
-    return {source.name: cells_of([source], known) for source in sources}
+    return {source.name: load_cells([source], known) for source in sources}
 
 
 def _check_foreign(source: Source, data: CellDataset) -> None:
@@ -94,12 +94,12 @@ def judged_elsewhere(
     dataset: str,
     batch_size: int,
     resamples: int,
-) -> Elsewhere:
+) -> ExternalResults:
     """Predict and measure each source of `cells_elsewhere`. Raises `CelluScanError` where one has no usable cell.
 
     A class that no train cell of the built data set `dataset` has counts as not learned.
     """
-    result = Elsewhere({}, [], [])
+    result = ExternalResults({}, [], [])
     learned = set(open_dataset(dataset).split(CONFIG, SPLITS[0])["label"]) if cells else set()
     for name, of_source in cells.items():
         try:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import taxonomy
-from .haematology import HARD_SETS, is_related
+from .clinical_metrics import HARD_SETS, is_related
 from .plots import blank, percent, save
 from .predictions import Predictions
 

@@ -16,14 +16,14 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import __version__
+from ..atomic_io import atomic_write
 from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
 from ..sources import Dropped
-from ..whole import whole
 from . import folder, plots
-from .cells import Cells, cells_of_sources, cells_of_split
+from .cells import Cells, load_cells_of_sources, load_cells_of_split
 from .examples import write_examples
 from .external import cells_elsewhere, judged_elsewhere
 from .gallery import draw_mistakes
@@ -141,8 +141,8 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
 
 def _cells(settings: EvaluationSettings, scratch: Path) -> Cells:
     if settings.dataset is not None:
-        return cells_of_split(settings.dataset, settings.split)
-    return cells_of_sources(settings.sources, scratch)
+        return load_cells_of_split(settings.dataset, settings.split)
+    return load_cells_of_sources(settings.sources, scratch)
 
 
 def _device(name: str | None) -> torch.device:
@@ -213,12 +213,12 @@ def _pictures(output: Path) -> set[str]:
 
 
 def _write_dropped(dropped: Sequence[Dropped], path: Path) -> None:
-    with whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason", "detail"))
         writer.writerows((item.path, item.reason, item.detail) for item in dropped)
 
 
 def _write_json(content: dict[str, Any] | list[dict[str, Any]], path: Path) -> None:
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

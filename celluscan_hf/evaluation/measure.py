@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import taxonomy
 from ..modeling.reliability_celluscan import Reliability
-from . import calibration, haematology, trust
+from . import calibration, clinical_metrics
 from .intervals import proportion
 from .predictions import Predictions
+from .selective_metrics import brier, risk_coverage, sets
 from .wbc_metrics.wbc_metrics import RESAMPLES, figures
 
 
@@ -36,14 +37,14 @@ def measure(cells: Predictions, resamples: int = RESAMPLES, known: Reliability |
         "groups": int(cells.groups.max()) + 1,
         "majority_share": float(np.bincount(cells.labels).max() / len(cells)),
         "recall_ci95": _recall_intervals(cells),
-        "related": haematology.related_names(cells),
-        "maturation": haematology.maturation(cells),
-        "abnormal": haematology.abnormal(cells, resamples),
-        "hard_sets": haematology.hard_sets(cells),
+        "related": clinical_metrics.related_names(cells),
+        "maturation": clinical_metrics.maturation(cells),
+        "abnormal": clinical_metrics.abnormal(cells, resamples),
+        "hard_sets": clinical_metrics.hard_sets(cells),
         "calibration": calibration.bins(cells),
-        "brier": trust.brier(cells.probabilities, cells.labels),
-        "risk_coverage": trust.risk_coverage(cells),
-        "sets": [*trust.sets(cells, known), *trust.sets(cells, known, by_class=True)] if known else None,
+        "brier": brier(cells.probabilities, cells.labels),
+        "risk_coverage": risk_coverage(cells),
+        "sets": [*sets(cells, known), *sets(cells, known, by_class=True)] if known else None,
     }
 
 
@@ -77,7 +78,7 @@ def measure_place(
             "accuracy": float(right.mean()) if len(right) else None,
             "ci95": proportion(right, cells.groups[known]),
         },
-        "related": haematology.related_names(cells),
+        "related": clinical_metrics.related_names(cells),
     }
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from .. import taxonomy
-from ..whole import whole
-from .haematology import THRESHOLD, abnormal_score, abnormal_truth, roc
+from ..atomic_io import atomic_write
+from .clinical_metrics import THRESHOLD, abnormal_score, abnormal_truth, roc
 from .predictions import Predictions
 from .wbc_metrics.wbc_metrics import BINS
 
@@ -244,5 +244,5 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=RESOLUTION, metadata={"Software": None})

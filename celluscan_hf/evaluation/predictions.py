@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import taxonomy
+from ..atomic_io import atomic_write
 from ..dataset.unusable import explain
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage, probabilities
 from ..sources import Dropped
-from ..whole import whole
 from .cells import Cell, Cells
 
 _CLASS = ClassLabel(names=list(taxonomy.NAMES))
@@ -95,7 +95,7 @@ class Predictions:
             "predicted": pa.array(self.predicted),
             "probabilities": pa.FixedSizeListArray.from_arrays(self.probabilities.ravel(), len(taxonomy.NAMES)),
         }
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             pq.write_table(pa.table(columns, schema=SCHEMA), partial)
 
     @classmethod

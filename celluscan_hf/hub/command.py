@@ -14,7 +14,7 @@ import transformers
 
 from ..dataset.card import REPOSITORY as DATASET
 from ..errors import CelluScanError
-from ..modeling.naming import WeightsError
+from ..modeling.key_mapping import WeightsError
 from . import data_folder, metric_folder, model_folder, space_folder
 from .upload import Target, check_name, check_token, listing, push
 from .verification import (

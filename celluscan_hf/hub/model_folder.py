@@ -20,7 +20,7 @@ from ..evaluation.job import preparation
 from ..inference.loading import load_classifier
 from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
-from ..modeling.naming import WeightsError
+from ..modeling.key_mapping import WeightsError
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
 from ..reliability.calibrate import PICTURE as CALIBRATION
 from ..training.record import ASKED, DONE

@@ -23,7 +23,7 @@ _DECISIVE = (
     "dihedral",
     "shift",
     "color_jitter",
-    "surroundings",
+    "background_randomization",
     "mixup_alpha",
     "cutmix_alpha",
     "loss",
@@ -189,7 +189,9 @@ class TrainingFacts:
             "eight turns and mirrorings" if one["dihedral"] else "",
             f"shifts of up to {100 * one['shift']:g} % of the side" if one["shift"] else "",
             f"brightness, contrast, saturation ± {100 * one['color_jitter']:g} %" if one["color_jitter"] else "",
-            f"surroundings repainted in {100 * one['surroundings']:g} %" if one["surroundings"] else "",
+            f"surroundings repainted in {100 * one['background_randomization']:g} %"
+            if one["background_randomization"]
+            else "",
             f"MixUp {one['mixup_alpha']:g}" if one["mixup_alpha"] else "",
             f"CutMix {one['cutmix_alpha']:g}" if one["cutmix_alpha"] else "",
         ]

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..atomic_io import atomic_write
 from ..curation.decoding import decode
 from ..errors import BadImage, CelluScanError
-from ..whole import whole
 from .attention import AttentionRecord, record_attention
 from .loading import load_classifier
 
@@ -75,7 +75,7 @@ def explain(
     cell = displayed(pixel_values[0], processor)
     predicted = predictions(record.logits[0], model.config.id2label)
     figure = draw(cell, record, layer, f"{Path(image_path).name}\n{predicted}")
-    with whole(output) as partial:
+    with atomic_write(output) as partial:
         figure.savefig(partial, format="png", dpi=RESOLUTION)
     return output
 

@@ -11,7 +11,7 @@ The fields of a row:
   `score_1`, `label_2` and so on;
 - `abnormal`, the summed probability of the abnormal classes; `set`, the classes it may be, likeliest first (in CSV
   between semicolons; as often as `coverage` asks, the true class is one of them); `abstain`, whether no plain answer
-  can be given, and `reason`, why; `strangeness`, over 1 for what the model does not know: of a model that is not
+  can be given, and `reason`, why; `ood_score`, over 1 for what the model does not know: of a model that is not
   calibrated these are empty;
 - `note`: what was guessed of the file, as the depth of its samples; mostly empty;
 - `error`: why the image could not be used; then all other fields but `image` are empty.
@@ -33,10 +33,10 @@ import numpy as np
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..atomic_io import atomic_write
 from ..errors import BadImage, CelluScanError
 from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, Reliability, facts_of
 from ..taxonomy import CLASSES
-from ..whole import whole
 from .inputs import Images, counted, find_images
 from .loading import load_classifier, load_reliability
 from .prediction import Output, best_device, outputs
@@ -45,7 +45,7 @@ Format = Literal["csv", "json"]
 Row = dict[str, Any]
 ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 FACTS = FACT_NAMES
-TRUST = ("abnormal", "set", "abstain", "reason", "strangeness")  # of models that were calibrated
+TRUST = ("abnormal", "set", "abstain", "reason", "ood_score")  # of models that were calibrated
 FIELDS = ("image", "label", "score", *FACTS, "top", *TRUST, "note", "error")
 _DECIMALS = 6  # of a score, a float32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell of a spreadsheet begins to compute
@@ -239,5 +239,5 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()  # here, where a closed pipe can still be told
         return
-    with whole(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file

@@ -38,8 +38,8 @@ from .conversion import (
     make_config,
     require_square,
 )
+from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 from .tensor_files import ENDINGS, read_tensor_file
 from .unwrapping import unwrap
 

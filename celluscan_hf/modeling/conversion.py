@@ -17,8 +17,8 @@ from torch import nn
 from transformers import ViTConfig
 
 from .configuration_celluscan import CelluScanConfig
+from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, KeyMapping, WeightsError, ours_needs_its_folder, recognise
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import HALF, IMAGENET_MEAN, IMAGENET_STD, Naming, WeightsError, ours_needs_its_folder, recognise
 from .unwrapping import unwrap
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Checkpoint:
     image_mean: Colour
     """Of red, green and blue in [0, 1], what images are normalised with; and so is `image_std`."""
     image_std: Colour
-    left_aside: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
     """Tensors of other tasks that were not taken over."""
     resized: int | None = None
     """Side that images are resized to before the central part is cut out; None where nothing is cut off."""
@@ -129,7 +129,7 @@ def from_weights(
     return Checkpoint(ours, config, mean, std, unwrapped.ignored)
 
 
-def _normalisation(naming: Naming, mean: Colour | None, std: Colour | None) -> tuple[Colour, Colour]:
+def _normalisation(naming: KeyMapping, mean: Colour | None, std: Colour | None) -> tuple[Colour, Colour]:
     """Mean and standard deviation, guessed with a warning where they are not given."""
     if mean is None or std is None:
         logger.warning(
@@ -142,7 +142,7 @@ def _normalisation(naming: Naming, mean: Colour | None, std: Colour | None) -> t
     return mean or naming.image_mean, std or naming.image_std
 
 
-def _match_names(theirs: Mapping[str, torch.Tensor], naming: Naming) -> dict[str, tuple[str, ...]]:
+def _match_names(theirs: Mapping[str, torch.Tensor], naming: KeyMapping) -> dict[str, tuple[str, ...]]:
     """Our name of every tensor, with theirs. A head and the bias of qkv may be absent, as a whole."""
     table = dict(naming.pairs(naming.depth(theirs)))
     for optional in ("classifier.linear.", "attention.qkv.bias"):
@@ -152,7 +152,7 @@ def _match_names(theirs: Mapping[str, torch.Tensor], naming: Naming) -> dict[str
     expected = [part for parts in table.values() for part in parts]
     if missing := [name for name in expected if name not in theirs]:
         raise WeightsError(f"{naming.library} ViT: {len(missing)} tensors are missing: {_listed(missing)}")
-    if extra := sorted(set(theirs) - set(expected) - set(naming.left_aside)):
+    if extra := sorted(set(theirs) - set(expected) - set(naming.ignored_keys)):
         raise WeightsError(f"{naming.library} ViT: {len(extra)} tensors have no place in our model: {_listed(extra)}")
     return table
 

@@ -16,8 +16,8 @@ from transformers.utils import CONFIG_NAME
 
 from .configuration_celluscan import CelluScanConfig
 from .conversion import POOLING, TIMM_ACT_LAYERS
+from .key_mapping import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, KeyMapping, WeightsError
 from .modeling_celluscan import CelluScanForImageClassification
-from .naming import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, Naming, WeightsError
 
 TIMM_ARCHITECTURE = "vit_base_patch16_224"  # whose sizes are then given
 
@@ -121,7 +121,7 @@ def _timm_description(config: CelluScanConfig) -> dict[str, Any]:
     }
 
 
-def _their_weights(model: CelluScanForImageClassification, naming: Naming) -> dict[str, torch.Tensor]:
+def _their_weights(model: CelluScanForImageClassification, naming: KeyMapping) -> dict[str, torch.Tensor]:
     weights = model.state_dict()
     return {
         part: tensor.clone()

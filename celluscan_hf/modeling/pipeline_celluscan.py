@@ -4,7 +4,7 @@
     classify("cell.png", coverage=0.95)
     {"label": "Neutrophil", "score": 0.93, "code": "NEU", "lineage": "granulocytic", "stage": None, "parent": None,
      "abnormal_in_blood": False, "abnormal": 0.01, "set": ["Band Neutrophil", "Segmented Neutrophil"], "abstain": True,
-     "reason": "children of Neutrophil compete", "strangeness": 0.2, "top": [{"label": "Band Neutrophil", …}, …],
+     "reason": "children of Neutrophil compete", "ood_score": 0.2, "top": [{"label": "Band Neutrophil", …}, …],
      "note": None}
 
 Files are read as `celluscan predict` reads them, to the same pixels, and refused for the same reasons. `note` says what

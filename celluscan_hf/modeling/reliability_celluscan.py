@@ -32,7 +32,7 @@ from torch import nn
 from transformers.utils.hub import cached_file
 
 FACTS, ARRAYS = "reliability.json", "reliability.safetensors"
-VERSION = 2  # of what the two files hold
+VERSION = 3  # of what the two files hold
 PARTS = ("features", "colours")  # by which a picture may be strange
 COLOURS = 9  # numbers that tell of the colours of a picture
 COVERAGE = 0.9  # of a set, unless asked otherwise
@@ -81,11 +81,11 @@ class Certainty(Enum):
     CLASS = "sure of the class"
     PARENT = "sure of the parent class only"
     UNSURE = "unsure"
-    STRANGE = "strange to the model"
+    OUT_OF_DISTRIBUTION = "out of distribution"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What is said of one cell.
 
     - `label`: a class; where children compete, their parent; where unsure, the likeliest class.
@@ -106,18 +106,18 @@ class Verdict:
         return "low confidence" if self.certainty is Certainty.UNSURE else ""
 
 
-def verdict(ranking: Sequence[tuple[CellFacts, float]], sure: float = SURE) -> Verdict:
-    """The verdict on classes and their probabilities, likeliest first; `sure` is the least probability of an answer."""
+def decide(ranking: Sequence[tuple[CellFacts, float]], confidence_threshold: float = SURE) -> Decision:
+    """Decide on an answer from classes and their probabilities, likeliest first."""
     best, probability = ranking[0]
-    if probability >= sure:
-        return Verdict(Certainty.CLASS, best.name, probability)
+    if probability >= confidence_threshold:
+        return Decision(Certainty.CLASS, best.name, probability)
     parent = best.parent or best.name
     family = [(cell, share) for cell, share in ranking if parent in (cell.name, cell.parent)]
     together = sum(share for _, share in family)
-    if len(family) > 1 and together >= sure:
+    if len(family) > 1 and together >= confidence_threshold:
         competing = tuple(cell.name for cell, share in family if cell.name != parent and share >= COMPETES)
-        return Verdict(Certainty.PARENT, parent, together, competing)
-    return Verdict(Certainty.UNSURE, best.name, probability)
+        return Decision(Certainty.PARENT, parent, together, competing)
+    return Decision(Certainty.UNSURE, best.name, probability)
 
 
 def conformity(probabilities: Floats) -> NDArray[np.float64]:
@@ -144,17 +144,17 @@ class Reliability:
     - `scores`, `labels` (n,): conformity of the true class of each of these cells, and its number.
     - `nearby`: where known cells lie, by what the classifier reads (D numbers), and by colours (`COLOURS`); by each
       few validation cells have a distance above 1.
-    - `strange`: the strangeness above which a picture is no cell that the model knows.
-    - `sure`: the least probability of an answer.
+    - `ood_threshold`: the ood_score above which a picture is no cell that the model knows.
+    - `confidence_threshold`: the least probability of an answer.
     - `record`: all of `reliability.json`.
     """
 
     classes: tuple[CellFacts, ...]
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
-    nearby: tuple["Nearby", ...]
-    strange: float
-    sure: float
+    nearby: tuple["MahalanobisScorer", ...]
+    ood_threshold: float
+    confidence_threshold: float
     record: dict[str, Any] = field(default_factory=dict)
 
     def thresholds(self, coverage: float = COVERAGE, by_class: bool = False) -> NDArray[np.float64]:
@@ -178,7 +178,7 @@ class Reliability:
         within: NDArray[np.bool_] = conformity(probabilities) <= self.thresholds(coverage, by_class)
         return within
 
-    def strangeness(self, features: Floats) -> NDArray[np.float64]:
+    def ood_score(self, features: Floats) -> NDArray[np.float64]:
         """How far what is read of pictures, (n, D + `COLOURS`) as `forward` gives it, lies from known cells: (n,)."""
         farthest: NDArray[np.float64] = self.distances(features).max(axis=0)
         return farthest
@@ -199,17 +199,17 @@ class Reliability:
     ) -> dict[str, Any]:
         """All that is said of one cell, from its probabilities (classes,) and what was read of it (D + `COLOURS`,).
 
-        `label` and `score` (as `Verdict`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
+        `label` and `score` (as `Decision`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
         `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first;
-        `abstain`, whether no plain answer can be given, and `reason`, why, or None; `strangeness`, over 1 for what the
+        `abstain`, whether no plain answer can be given, and `reason`, why, or None; `ood_score`, over 1 for what the
         model does not know; `top`, the `top_k` likeliest classes with their scores.
         """
         order = np.argsort(-probabilities, kind="stable").tolist()
         ranking = [(self.classes[number], float(probabilities[number])) for number in order]
         within = self.sets(probabilities[None], coverage, by_class)[0]
-        strangeness = float(self.strangeness(features[None])[0] / self.strange)
-        said = verdict(ranking, self.sure)
-        reason = "out of distribution" if strangeness > 1 else said.reason
+        ood_score = float(self.ood_score(features[None])[0] / self.ood_threshold)
+        said = decide(ranking, self.confidence_threshold)
+        reason = "out of distribution" if ood_score > 1 else said.reason
         return {
             "label": said.label,
             "score": said.score,
@@ -218,13 +218,13 @@ class Reliability:
             "set": [self.classes[number].name for number in order if within[number]],
             "abstain": bool(reason),
             "reason": reason or None,
-            "strangeness": strangeness,
+            "ood_score": ood_score,
             "top": [{"label": cell.name, "score": share} for cell, share in ranking[:top_k]],
         }
 
 
 @dataclass(frozen=True)
-class Nearby:
+class MahalanobisScorer:
     """Known cells: `centres` (k, D), and `whitening` (D, D), after which their spread is round."""
 
     centres: NDArray[np.float64]
@@ -332,9 +332,9 @@ def read(facts: Path, arrays: Path) -> Reliability:
             tuple(StoredFacts(**cell) for cell in record["classes"]),
             held["scores"],
             held["labels"].astype(np.int64),
-            tuple(Nearby(held[f"{part}_centres"], held[f"{part}_whitening"]) for part in PARTS),
-            record["strange"]["threshold"],
-            record["sure"]["threshold"],
+            tuple(MahalanobisScorer(held[f"{part}_centres"], held[f"{part}_whitening"]) for part in PARTS),
+            record["ood_threshold"]["threshold"],
+            record["confidence_threshold"]["threshold"],
             record,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .naming import WeightsError
+from .key_mapping import WeightsError
 
 # Endings that people give to files of weights: a name that ends like this is not that of a Hub repository.
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".onnx")

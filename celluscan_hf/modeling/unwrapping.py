@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .naming import Naming, WeightsError, locate, not_a_vit
+from .key_mapping import KeyMapping, WeightsError, locate, not_a_vit
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -54,7 +54,7 @@ class Unwrapped:
     """Tensors of one ViT, by its library's names."""
 
     weights: dict[str, torch.Tensor]
-    naming: Naming | None
+    naming: KeyMapping | None
     """None for a model of ours."""
     ignored: tuple[str, ...]
     """Tensors of other tasks."""
@@ -70,7 +70,7 @@ class _Location:
     prefix: str
     removed: tuple[str, ...]
     """The prefix as it stands in the file, and wrappers within names."""
-    naming: Naming | None
+    naming: KeyMapping | None
     tensors: Tensors
 
     @property
@@ -104,7 +104,7 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> Unwrapped:
     notes = _notes(chosen, locations)
     if chosen.naming is not None:
         body, beside, head = _with_head(body, beside, chosen.naming)
-        other_tasks = [name for name in chosen.naming.left_aside if name in body]
+        other_tasks = [name for name in chosen.naming.ignored_keys if name in body]
         notes += [f"took {head!r} as the head{' without the pooler' if other_tasks else ''}"] if head else []
         ignored += other_tasks
     if beside:
@@ -186,7 +186,7 @@ def _notes(chosen: _Location, locations: list[_Location]) -> list[str]:
 
 
 def _with_head(
-    body: dict[str, torch.Tensor], beside: dict[str, torch.Tensor], naming: Naming
+    body: dict[str, torch.Tensor], beside: dict[str, torch.Tensor], naming: KeyMapping
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], str]:
     """The head under its library's name, and what it was called; an empty text where it has that name or is absent."""
     named = {name: t for name, t in (body | beside).items() if HEAD.fullmatch(name)}

@@ -19,12 +19,13 @@ from scipy.special import softmax
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import __version__, taxonomy
+from ..atomic_io import atomic_write
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
-from ..evaluation.cells import Cell, cells_of_split
+from ..evaluation.cells import Cell, load_cells_of_split
 from ..evaluation.plots import calibrated
 from ..evaluation.predictions import columns_of
-from ..evaluation.trust import least_sure, scalars
+from ..evaluation.selective_metrics import least_sure, scalars
 from ..inference.loading import load_classifier
 from ..inference.prediction import best_device, outputs
 from ..modeling.reliability_celluscan import (
@@ -32,14 +33,13 @@ from ..modeling.reliability_celluscan import (
     FACTS,
     PARTS,
     VERSION,
-    Nearby,
+    MahalanobisScorer,
     Reliability,
     conformity,
     head_norm,
     same_head,
     stored,
 )
-from ..whole import whole
 from .head import fold
 from .outliers import QUANTILE, fit_nearby, some_of_each
 from .temperature import Adjustment, fit_temperature
@@ -52,15 +52,15 @@ _SOFTWARE = ("numpy", "scipy", "torch", "transformers")
 
 
 @dataclass(frozen=True)
-class Looked:
+class ModelOutputs:
     """What a model gives for cells: `logits` (n, classes), `features` (n, D + 9), `labels` (n,), in its order."""
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
 
-    def rows(self, chosen: NDArray[Any]) -> "Looked":
-        return Looked(self.logits[chosen], self.features[chosen], self.labels[chosen])
+    def rows(self, chosen: NDArray[Any]) -> "ModelOutputs":
+        return ModelOutputs(self.logits[chosen], self.features[chosen], self.labels[chosen])
 
 
 def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str = "") -> dict[str, Any]:
@@ -73,10 +73,10 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
             set cannot be used.
     """
     classifier, processor = load_folder(model)
-    cells, train = cells_of_split(dataset, "validation"), cells_of_split(dataset, "train")
+    cells, train = load_cells_of_split(dataset, "validation"), load_cells_of_split(dataset, "train")
     chosen = some_of_each(np.array([cell.label for cell in train.kept], np.int64))
-    seen = look(cells.kept, classifier, processor, batch_size)
-    known = look([train.kept[row] for row in chosen.tolist()], classifier, processor, batch_size)
+    seen = run_model(cells.kept, classifier, processor, batch_size)
+    known = run_model([train.kept[row] for row in chosen.tolist()], classifier, processor, batch_size)
     temperature = fit_temperature(seen.logits, seen.labels)
     adjustment = Adjustment(temperature, np.zeros(seen.logits.shape[1]))
     before, after = (scalars(logits, seen.labels) for logits in (seen.logits, adjustment(seen.logits)))
@@ -119,7 +119,9 @@ def load_folder(model: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
     return classifier, processor
 
 
-def look(cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64) -> Looked:
+def run_model(
+    cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64
+) -> ModelOutputs:
     """What a model gives for cells. Those whose image cannot be used are left out. Raises where none is left."""
     columns, labels, rows = columns_of(model), [], []
     reads = (cell.read for cell in cells)
@@ -133,7 +135,7 @@ def look(cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProc
     if not rows:
         raise CelluScanError("no cell is left to calibrate on; check the images")
     logits, features = (np.stack(part) for part in zip(*rows, strict=True))
-    return Looked(logits, features, np.array(labels, np.int64))
+    return ModelOutputs(logits, features, np.array(labels, np.int64))
 
 
 def total_temperature(classifier: PreTrainedModel) -> float:
@@ -152,14 +154,17 @@ def total_temperature(classifier: PreTrainedModel) -> float:
 
 
 def measured(
-    seen: Looked, adjustment: Adjustment, nearby: tuple[Nearby, ...], classes: Sequence[taxonomy.CellClass]
+    seen: ModelOutputs,
+    adjustment: Adjustment,
+    nearby: tuple[MahalanobisScorer, ...],
+    classes: Sequence[taxonomy.CellClass],
 ) -> Reliability:
-    """Sets, strangeness and the least sure probability, from validation cells."""
+    """Sets, ood_score and the least sure probability, from validation cells."""
     probabilities = softmax(adjustment(seen.logits), axis=1)
     scores = conformity(probabilities)[np.arange(len(seen.labels)), seen.labels]
     sure = least_sure(probabilities, seen.labels, RIGHT)
     found = Reliability(tuple(classes), scores, seen.labels, nearby, np.inf, sure)
-    return replace(found, strange=float(np.quantile(found.strangeness(seen.features), QUANTILE)))
+    return replace(found, ood_threshold=float(np.quantile(found.ood_score(seen.features), QUANTILE)))
 
 
 def write(
@@ -173,8 +178,8 @@ def write(
         "version": VERSION,
         **said,
         "classes": stored(found.classes),
-        "sure": {"threshold": found.sure, "right": RIGHT},
-        "strange": {"threshold": found.strange, "quantile": QUANTILE},
+        "confidence_threshold": {"threshold": found.confidence_threshold, "right": RIGHT},
+        "ood_threshold": {"threshold": found.ood_threshold, "quantile": QUANTILE},
         "head_norm": head_norm(classifier) / temperature,
         "versions": {"celluscan_hf": __version__} | {name: version(name) for name in _SOFTWARE},
     }
@@ -185,9 +190,9 @@ def write(
     for name, part in zip(PARTS, found.nearby, strict=True):
         arrays |= {f"{name}_centres": part.centres.astype(np.float32)}
         arrays |= {f"{name}_whitening": part.whitening.astype(np.float32)}
-    with whole(folder / ARRAYS) as partial:
+    with atomic_write(folder / ARRAYS) as partial:
         save_file(arrays, partial)
-    with whole(folder / FACTS) as partial:
+    with atomic_write(folder / FACTS) as partial:
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return record
 

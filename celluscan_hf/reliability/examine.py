@@ -9,10 +9,10 @@ from scipy.special import logsumexp
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..errors import BadImage
-from ..evaluation.trust import scalars
+from ..evaluation.selective_metrics import scalars
 from ..inference.prediction import Output, ReadImage, outputs
 from ..modeling.reliability_celluscan import PARTS, Reliability
-from .calibrate import Looked
+from .calibrate import ModelOutputs
 from .temperature import fit_adjustment
 
 QUANTILES = (0.95, 0.98, 0.99)  # of validation cells that are not strange
@@ -20,7 +20,7 @@ SCORES = ("distance", *PARTS, "energy")  # of Mahalanobis, and of Liu et al. 202
 
 
 def recalibration_gain(
-    seen: Looked, groups: NDArray[np.int64], sizes: Sequence[int], draws: int, seed: int = 0
+    seen: ModelOutputs, groups: NDArray[np.int64], sizes: Sequence[int], draws: int, seed: int = 0
 ) -> list[dict[str, Any]]:
     """For each number of cells fitted to: figures on the cells of all other groups, `before`, `after` and `gain`.
 
@@ -54,13 +54,13 @@ def _spread(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[
     }
 
 
-def strangeness_of(outcomes: Iterable[Output], known: Reliability) -> dict[str, NDArray[np.float64]]:
+def ood_scores(outcomes: Iterable[Output], known: Reliability) -> dict[str, NDArray[np.float64]]:
     """Each of `SCORES` of pictures, (n,): high is strange."""
     rows = [(one.features, one.logits) for one in outcomes]
     features, logits = (np.stack(part) for part in zip(*rows, strict=True))
     by_parts = dict(zip(PARTS, known.distances(features), strict=True))
     energy = -logsumexp(logits.astype(np.float64), axis=1)
-    return {"distance": known.strangeness(features), **by_parts, "energy": energy}
+    return {"distance": known.ood_score(features), **by_parts, "energy": energy}
 
 
 def noticed(
@@ -72,7 +72,7 @@ def noticed(
     return shares | {"auroc": float(below)}
 
 
-def looked_at(reads: Iterable[ReadImage], model: PreTrainedModel, processor: BaseImageProcessor) -> list[Output]:
+def outputs_of(reads: Iterable[ReadImage], model: PreTrainedModel, processor: BaseImageProcessor) -> list[Output]:
     """What a model gives for pictures; those that cannot be used are left out."""
     found = outputs(reads, model, processor, with_features=True)
     return [one for one in found if not isinstance(one, BadImage)]

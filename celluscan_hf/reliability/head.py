@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ..atomic_io import atomic_write
 from ..errors import CelluScanError
 from ..modeling.checkpoints import INDEX, WEIGHTS
-from ..whole import whole
 from .temperature import Adjustment
 
 _HEADS = ("classifier.linear.", "classifier.")  # of ours, of the library's ViT
@@ -33,7 +33,7 @@ def fold(folder: Path, adjustment: Adjustment) -> None:
     tensors[f"{prefix}bias"] = (bias.double() / adjustment.temperature + added).to(bias.dtype)
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata() or {"format": "pt"}
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         save_file(tensors, partial, metadata)
 
 

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1807.03888), shrunken towards a round one so that it can b
 import numpy as np
 from numpy.typing import NDArray
 
-from ..modeling.reliability_celluscan import COLOURS, Nearby
+from ..modeling.reliability_celluscan import COLOURS, MahalanobisScorer
 
 PER_CLASS = 100  # train cells of a class that are enough; more changed nothing that was measured
 SHRINKAGE = 0.01  # of the covariance, share that is round
@@ -17,7 +17,7 @@ QUANTILE = 0.98  # of validation cells that are not strange; at 0.99 a tenth of 
 
 def fit_nearby(
     read: NDArray[np.floating], labels: NDArray[np.int64], validation: NDArray[np.floating]
-) -> tuple[Nearby, Nearby]:
+) -> tuple[MahalanobisScorer, MahalanobisScorer]:
     """From what is read of train cells, (n, D + `COLOURS`), their classes (n,), and what is read of validation cells.
 
     By what the classifier reads, and by colours. Of each a share `QUANTILE` of the validation cells lies within 1.
@@ -33,12 +33,12 @@ def _parts(read: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np
     return read[:, :-COLOURS], read[:, -COLOURS:]
 
 
-def _scaled(known: Nearby, validation: NDArray[np.floating]) -> Nearby:
+def _scaled(known: MahalanobisScorer, validation: NDArray[np.floating]) -> MahalanobisScorer:
     usual = max(float(np.quantile(known.distance(validation), QUANTILE)), 1e-12)
-    return Nearby(known.centres, known.whitening / usual**0.5)
+    return MahalanobisScorer(known.centres, known.whitening / usual**0.5)
 
 
-def fit_known(values: NDArray[np.floating], labels: NDArray[np.int64]) -> Nearby:
+def fit_known(values: NDArray[np.floating], labels: NDArray[np.int64]) -> MahalanobisScorer:
     """From numbers of train cells, (n, D), and their classes (n,); the spread within classes is then of size 1.
 
     Classes with fewer than `LEAST` cells have no centre; where no class has more, all cells have one together.
@@ -52,7 +52,7 @@ def fit_known(values: NDArray[np.floating], labels: NDArray[np.int64]) -> Nearby
     size = max(np.trace(covariance) / len(covariance), 1e-12)
     shrunken = (1 - SHRINKAGE) * covariance + SHRINKAGE * size * np.eye(len(covariance))
     whitening = np.linalg.cholesky(np.linalg.inv(shrunken))  # |x W|^2 = x (W W') x'
-    return Nearby(centres, whitening)
+    return MahalanobisScorer(centres, whitening)
 
 
 def some_of_each(labels: NDArray[np.int64], count: int = PER_CLASS, seed: int = 0) -> NDArray[np.int64]:

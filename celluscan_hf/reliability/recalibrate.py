@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from ..atomic_io import atomic_write_folder
 from ..errors import CelluScanError
-from ..evaluation.cells import cells_of_sources
-from ..evaluation.trust import scalars
+from ..evaluation.cells import load_cells_of_sources
+from ..evaluation.selective_metrics import scalars
 from ..inference.loading import load_reliability
 from ..modeling.reliability_celluscan import FACTS, Reliability, conformity
-from ..whole import whole_folder
-from .calibrate import Looked, load_folder, look, write
+from .calibrate import ModelOutputs, load_folder, run_model, write
 from .head import fold
 from .temperature import fit_adjustment
 
@@ -48,8 +48,8 @@ def recalibrate(model: Path, sources: Sequence[str], output: Path, *, batch_size
     if known is None:
         raise CelluScanError(f"{model} has no {FACTS}: run celluscan calibrate {model} --dataset FOLDER first")
     with tempfile.TemporaryDirectory() as scratch:
-        cells = cells_of_sources(sources, Path(scratch))
-        seen = look(cells.kept, classifier, processor, batch_size) if cells.kept else None
+        cells = load_cells_of_sources(sources, Path(scratch))
+        seen = run_model(cells.kept, classifier, processor, batch_size) if cells.kept else None
     if seen is None or len(seen.labels) < LEAST:
         raise CelluScanError(f"{len(cells.kept)} usable cells: expected at least {LEAST}, better 16 to 64")
     adjustment, held_out = fit_adjustment(seen.logits, seen.labels), cross_fitted(seen.logits, seen.labels)
@@ -67,7 +67,7 @@ def recalibrate(model: Path, sources: Sequence[str], output: Path, *, batch_size
         },
         "command": shlex.join(command),
     }
-    with whole_folder(output) as partial:
+    with atomic_write_folder(output) as partial:
         for pattern in _COPIED:
             for file in model.glob(pattern):
                 shutil.copyfile(file, partial / file.name)
@@ -85,7 +85,7 @@ def cross_fitted(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDA
     return adjusted
 
 
-def _fitted(known: Reliability, seen: Looked, held_out: NDArray[np.float64]) -> Reliability:
+def _fitted(known: Reliability, seen: ModelOutputs, held_out: NDArray[np.float64]) -> Reliability:
     """Sets from these cells, whose mean is one more centre of known cells.
 
     A picture is strange where it lies farther than before, and than all these cells.
@@ -97,7 +97,7 @@ def _fitted(known: Reliability, seen: Looked, held_out: NDArray[np.float64]) -> 
         replace(part, centres=np.vstack((part.centres, mean))) for part, mean in zip(known.nearby, means, strict=True)
     )
     found = replace(known, scores=scores, labels=seen.labels, nearby=nearby)
-    return replace(found, strange=max(known.strange, float(found.strangeness(seen.features).max())))
+    return replace(found, ood_threshold=max(known.ood_threshold, float(found.ood_score(seen.features).max())))
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..atomic_io import atomic_write
 from ..errors import CelluScanError
 from ..modeling.formats_celluscan import is_lfs_pointer
-from ..whole import whole
 
 MAX_GROUP_BYTES = 64 * 2**20  # of the images of a row group
 _WRITTEN_BYTES = 8 * 2**20  # of a row group that is written again
@@ -72,7 +72,7 @@ def with_small_groups(path: Path, column: str, scratch: Path) -> Path:
     copy = scratch / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.parquet"
     if not copy.exists():
         try:
-            with whole(copy) as partial, pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            with atomic_write(copy) as partial, pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
                 _copy_column(file, column, partial)
         except pa.ArrowException as error:
             raise damaged(path, error) from error

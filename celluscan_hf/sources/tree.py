@@ -23,8 +23,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Generic, NamedTuple, Protocol, TypeVar
 
+from ..atomic_io import atomic_write
 from ..errors import BadImage, CelluScanError
-from ..whole import whole
 from .hidden import hidden_part, is_hidden_folder
 
 MAX_FILE_BYTES = 64 * 2**20  # the largest file of any listed source is under 2 MiB
@@ -349,7 +349,7 @@ def _uncompressed(location: Path, scratch: Path) -> Path:
     identity = f"{location.resolve()}|{_stamp(status)}"
     copy = scratch / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.tar"
     if not copy.exists():
-        with whole(copy) as partial, opener(location) as source, open(partial, "wb") as target:
+        with atomic_write(copy) as partial, opener(location) as source, open(partial, "wb") as target:
             _copy(source, target, limit=MAX_EXPANSION * status.st_size, location=location)
     return copy
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..modeling.reliability_celluscan import ABNORMAL, SURE, Certainty, Reliability, Verdict, verdict
+from ..modeling.reliability_celluscan import ABNORMAL, SURE, Certainty, Decision, Reliability, decide
 from ..taxonomy import CLASSES, CellClass
 
-STRANGE = "Unlike the cells the model knows"
+OUT_OF_DISTRIBUTION = "Unlike the cells the model knows"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Answer:
 
     @property
     def flagged(self) -> bool:
-        return self.abnormal >= ABNORMAL and self.certainty is not Certainty.STRANGE
+        return self.abnormal >= ABNORMAL and self.certainty is not Certainty.OUT_OF_DISTRIBUTION
 
 
 def answer(
@@ -48,26 +48,26 @@ def answer(
 ) -> Answer:
     """The answer for the probabilities of the 14 classes, in their order.
 
-    With what is known of a calibrated model, and what was read of the picture (D + 9,), also set and strangeness.
+    With what is known of a calibrated model, and what was read of the picture (D + 9,), also set and ood_score.
     """
     scored = zip(CLASSES, map(float, probabilities), strict=True)
     ranking = tuple(sorted(scored, key=lambda pair: -pair[1]))
     abnormal = sum(probability for cell, probability in ranking if cell.abnormal_in_blood)
-    said = verdict(ranking, SURE if known is None else known.sure)
+    said = decide(ranking, SURE if known is None else known.confidence_threshold)
     worded = Answer(ranking, said.certainty, *_worded(said, ranking), abnormal)
     if known is None or features is None:
         return worded
     more = known.answer(np.asarray(probabilities, np.float64), features)
-    if more["strangeness"] <= 1:
+    if more["ood_score"] <= 1:
         return replace(worded, within=tuple(more["set"]))
     nearest = (
         f"Another stain or microscope, or no cell. The likeliest class is {ranking[0][0].name}, but nothing of the "
         "kind was among the pictures that the model learned from, so take it for no more than a guess."
     )
-    return replace(worded, certainty=Certainty.STRANGE, headline=STRANGE, sentence=nearest)
+    return replace(worded, certainty=Certainty.OUT_OF_DISTRIBUTION, headline=OUT_OF_DISTRIBUTION, sentence=nearest)
 
 
-def _worded(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> tuple[str, float, str]:
+def _worded(said: Decision, ranking: tuple[tuple[CellClass, float], ...]) -> tuple[str, float, str]:
     """Headline, score and sentence."""
     share = _percent(said.score)
     if said.certainty is Certainty.CLASS:
@@ -81,7 +81,7 @@ def _worded(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> tupl
     return headline, said.score, f"The likeliest class has only {share}. Take this as a guess."
 
 
-def _summed(said: Verdict, ranking: tuple[tuple[CellClass, float], ...]) -> list[str]:
+def _summed(said: Decision, ranking: tuple[tuple[CellClass, float], ...]) -> list[str]:
     """The classes of a family, likeliest first, without those that change nothing of its sum as it is shown."""
     family = [(cell.name, share) for cell, share in ranking if said.label in (cell.name, cell.parent)]
     fewest = next(

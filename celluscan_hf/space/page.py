@@ -137,7 +137,7 @@ def record(seen: Seen) -> dict[str, Any]:
     if seen.answer is None or seen.doubt:
         return empty | {"note": seen.problem or f"not a stained blood cell: {seen.doubt}"}
     said = seen.answer
-    strange = said.certainty is Certainty.STRANGE
+    strange = said.certainty is Certainty.OUT_OF_DISTRIBUTION
     return empty | {
         "answer": said.headline,
         "certainty": said.certainty.value,

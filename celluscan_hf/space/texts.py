@@ -29,7 +29,12 @@ EMPTY = (
 _SHOWN = 3
 _ON_LINE = 0.1  # summed probability of the stages from which their line is drawn
 _THUMBNAIL = 72  # pixels
-_KIND = {Certainty.CLASS: "sure", Certainty.PARENT: "parent", Certainty.UNSURE: "unsure", Certainty.STRANGE: "unsure"}
+_KIND = {
+    Certainty.CLASS: "sure",
+    Certainty.PARENT: "parent",
+    Certainty.UNSURE: "unsure",
+    Certainty.OUT_OF_DISTRIBUTION: "unsure",
+}
 
 
 def result(seen: Seen) -> str:
@@ -67,7 +72,7 @@ def _answered(said: Answer, seconds: float, note: str) -> str:
 
 def _place(said: Answer) -> str:
     """Lineage, and the line of maturation where the cell may be on it."""
-    if said.certainty is Certainty.STRANGE:
+    if said.certainty is Certainty.OUT_OF_DISTRIBUTION:
         return ""
     likely = said.ranking[:2] if said.certainty is Certainty.UNSURE else said.ranking[:1]
     lineages = " or ".join(dict.fromkeys(cell.lineage for cell, _ in likely))
@@ -115,11 +120,12 @@ def _row(seen: Seen) -> str:
         return f"<tr class='problem'><td>{_thumbnail(seen.cell)}</td>{name}<td colspan='3'>{escape(why)}</td></tr>"
     said = seen.answer
     flag = "<br><span class='flag'>not expected in healthy adult blood</span>" if said.flagged else ""
+    lineage = "" if said.certainty is Certainty.OUT_OF_DISTRIBUTION else escape(said.best.lineage)
     return (
         f"<tr class='{_KIND[said.certainty]}'><td>{_thumbnail(seen.cell)}</td>{name}"
         f"<td><strong>{escape(said.headline)}</strong>{flag}</td>"
         f"<td class='share' data-label='Score'>{said.score:.0%}</td>"
-        f"<td data-label='Lineage'>{'' if said.certainty is Certainty.STRANGE else escape(said.best.lineage)}</td></tr>"
+        f"<td data-label='Lineage'>{lineage}</td></tr>"
     )
 
 
@@ -134,7 +140,7 @@ def _thumbnail(cell: Image.Image | None) -> str:
 
 def background(seen: Seen) -> str:
     """What is known of the class that was named: looks, look-alikes, where it is reported, each with its reference."""
-    if seen.answer is None or seen.doubt or seen.answer.certainty is Certainty.STRANGE:
+    if seen.answer is None or seen.doubt or seen.answer.certainty is Certainty.OUT_OF_DISTRIBUTION:
         return ""
     said = seen.answer
     named = lookup(said.headline) if said.certainty is Certainty.PARENT else said.best

@@ -14,7 +14,7 @@ import torch
 
 from ..dataset.augment import one_thread
 from ..errors import CelluScanError
-from . import surroundings
+from . import background
 
 Colour = tuple[float, float, float]
 _IN_CACHE = 8  # images worked on at once on the CPU: 8 x 224 px are 5 MB of float32
@@ -98,13 +98,13 @@ class Augmentation:
     - `dihedral`: one of the eight turns and mirror images of a square, since a cell has no up.
     - `shift`: the cut-out moves by up to this share of its side, on each axis.
     - `color_jitter`: brightness, contrast and saturation are scaled by a factor from [1 - j, 1 + j] each.
-    - `surroundings`: the share of images in which what lies around the cell is repainted.
+    - `background_randomization`: the share of images in which what lies around the cell is repainted.
     """
 
     dihedral: bool
     shift: float
     color_jitter: float
-    surroundings: float
+    background_randomization: float
     seed: int
 
     def check(self, view: View) -> None:
@@ -120,16 +120,16 @@ class Augmentation:
 
     def __call__(self, pixels: torch.Tensor, draws: Sequence[int], view: View) -> torch.Tensor:
         """Images (B, 3, resized, resized) uint8 with their B draw numbers -> (B, 3, side, side) float32."""
-        chance = uniform(torch.tensor(draws), 6 + surroundings.DRAWS, self.seed)
+        chance = uniform(torch.tensor(draws), 6 + background.DRAWS, self.seed)
         reach = int(self.shift * view.side)
         corners = view.margin - reach + (chance[:, :2] * (2 * reach + 1)).long()
         turns = (chance[:, 2] * (8 if self.dihedral else 1)).long()
         factors = 1 + self.color_jitter * (2 * chance[:, 3:6] - 1)
-        repaint = self._repaint(chance[:, 6:].to(pixels.device)) if self.surroundings else None
+        repaint = self._repaint(chance[:, 6:].to(pixels.device)) if self.background_randomization else None
         return view.gathered(pixels, corners.tolist(), turns.tolist(), factors, repaint)
 
     def _repaint(self, chance: torch.Tensor) -> Callable[[torch.Tensor, slice], torch.Tensor]:
-        return lambda seen, part: surroundings.repainted(seen, chance[part], self.surroundings)
+        return lambda seen, part: background.randomize_background(seen, chance[part], self.background_randomization)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from ..errors import CelluScanError
-from ..modeling.naming import WeightsError
+from ..modeling.key_mapping import WeightsError
 from . import recipes
 from .memory import keep_freed_memory
 from .run import train

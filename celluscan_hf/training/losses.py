@@ -70,14 +70,14 @@ class CellLoss:
             shares, targets = shares * weights, targets * weights
         if self.kind == "focal":
             targets = targets * (1 - logs.exp()).clamp_min(1e-6) ** self.focal_gamma
-        scores = explained(logs, self.parent_share) if self.kind == "hierarchical" else logs
+        scores = hierarchical_log_probs(logs, self.parent_share) if self.kind == "hierarchical" else logs
         total = -(targets * scores).sum()
         if self.maturation_weight:
             total = total + self.maturation_weight * (shares * maturation_error(logs)).sum()
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def explained(logs: torch.Tensor, parent_share: float) -> torch.Tensor:
+def hierarchical_log_probs(logs: torch.Tensor, parent_share: float) -> torch.Tensor:
     """How well each label is explained by what was predicted, both (B, classes of the taxonomy), as logarithms.
 
     A class without children by its own probability p, as in cross-entropy; a parent, with `parent_share` a, by

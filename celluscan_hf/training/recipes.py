@@ -15,6 +15,8 @@ from .settings import TrainingSettings
 
 _FOLDER = resources.files(__package__) / "recipes"
 
+_RENAMED = {"--surroundings": "--background_randomization"}  # options of version 0.1
+
 
 def names() -> list[str]:
     """The recipes that come with the package."""
@@ -82,8 +84,10 @@ def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSetting
             list(arguments), return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, ImportError) as error:  # of the library's own checks
-        raise CelluScanError(f"these settings cannot be met: {' '.join(str(error).split())}") from error
+        raise CelluScanError(f"invalid configuration: {' '.join(str(error).split())}") from error
     if unknown := next(iter(left[-1]), None):
+        if new := _RENAMED.get(unknown.partition("=")[0]):
+            raise CelluScanError(f"{unknown} is called {new} now")
         close = get_close_matches(unknown, [f"--{name}" for name in TrainingSettings.__dataclass_fields__], n=2)
         hint = f"did you mean {' or '.join(close)}?" if close else "see scripts/train.py --help"
         raise CelluScanError(f"there is no option {unknown}; {hint}")

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from ..atomic_io import atomic_write
 from ..dataset.reading import CellDataset
 from ..errors import CelluScanError
-from ..whole import whole
 from .settings import TrainingSettings
 
 ASKED, DONE = "settings.json", "training.json"
@@ -138,7 +138,7 @@ def git_revision() -> str | None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(_text(content), encoding="utf-8")
 
 

@@ -131,7 +131,9 @@ class _Stage:
         if not self.calibrated:
             return None
         found = calibrate(self.folder, self.settings.dataset, command="scripts/train.py")
-        return {name: found[name] for name in ("temperature", "sure", "strange")} | found["validation"]
+        return {name: found[name] for name in ("temperature", "confidence_threshold", "ood_threshold")} | found[
+            "validation"
+        ]
 
     def _checkpoint(self, resume: str | None) -> str | None:
         """Where to go on: the checkpoint that was named, where it is of this stage, else the last whole one, if any."""

@@ -43,7 +43,7 @@ class TrainingSettings(TrainingArguments):
     dihedral: bool = field(default=True, metadata={"help": "turn and mirror images at random, eight ways"})
     shift: float = field(default=0.0, metadata={"help": "move the cut-out by up to this share of its side"})
     color_jitter: float = field(default=0.0, metadata={"help": "scale brightness, contrast, saturation by 1 ± this"})
-    surroundings: float = field(
+    background_randomization: float = field(
         default=0.0, metadata={"help": "repaint what lies around the cell in this share of images"}
     )
     mixup_alpha: float = field(default=0.0, metadata={"help": "mix pairs of images (Zhang et al. 2018); 0 for not"})
@@ -111,7 +111,7 @@ class TrainingSettings(TrainingArguments):
     @property
     def augmentation(self) -> Augmentation:
         """What is done to each image in training."""
-        return Augmentation(self.dihedral, self.shift, self.color_jitter, self.surroundings, self.seed)
+        return Augmentation(self.dihedral, self.shift, self.color_jitter, self.background_randomization, self.seed)
 
     @property
     def model_fields(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class TrainingSettings(TrainingArguments):
 
 
 _RANGES = (
-    ("surroundings", 0.0, 1.0),
+    ("background_randomization", 0.0, 1.0),
     ("mixup_alpha", 0.0, 10.0),
     ("cutmix_alpha", 0.0, 10.0),
     ("focal_gamma", 0.0, 10.0),

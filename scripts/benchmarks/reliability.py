@@ -11,15 +11,15 @@ from PIL import Image
 from scipy.special import softmax
 
 from celluscan_hf.evaluation import plots
-from celluscan_hf.evaluation.cells import cells_of_sources, cells_of_split
+from celluscan_hf.evaluation.cells import load_cells_of_sources, load_cells_of_split
 from celluscan_hf.evaluation.job import described_model
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
-from celluscan_hf.evaluation.trust import risk_coverage, scalars, sets
+from celluscan_hf.evaluation.selective_metrics import risk_coverage, scalars, sets
 from celluscan_hf.inference.loading import load_reliability
 from celluscan_hf.modeling.reliability_celluscan import Reliability
 from celluscan_hf.reliability import strangers
-from celluscan_hf.reliability.calibrate import load_folder, look
-from celluscan_hf.reliability.examine import SCORES, looked_at, noticed, recalibration_gain, strangeness_of
+from celluscan_hf.reliability.calibrate import load_folder, run_model
+from celluscan_hf.reliability.examine import SCORES, noticed, ood_scores, outputs_of, recalibration_gain
 from celluscan_hf.space import stain
 
 _EACH = 150  # pictures of a kind
@@ -30,15 +30,15 @@ def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
     """Figures of the test split, and the shares of strange pictures that are noticed."""
     model, processor = load_folder(arguments.model)
     known = _known(model)
-    cells = cells_of_split(arguments.dataset, "test")
-    seen = look(cells.kept, model, processor)
+    cells = load_cells_of_split(arguments.dataset, "test")
+    seen = run_model(cells.kept, model, processor)
     facts = {name: [getattr(cell, name) for cell in cells.kept] for name in FACTS}
     found = Predictions(facts, seen.labels, softmax(seen.logits, axis=1).astype(np.float32))
     curve, uncalibrated = risk_coverage(found), seen.logits * known.record["total_temperature"]
     if arguments.json:
         plots.calibrated(uncalibrated, seen.logits, seen.labels, "test", arguments.json.with_suffix(".png"))
         plots.risk_coverage(curve, arguments.json.with_name("risk-coverage.png"))
-    answered = found.confidence >= known.sure
+    answered = found.confidence >= known.confidence_threshold
     return {
         "seed": _SEED,
         "data": cells.described,
@@ -52,7 +52,7 @@ def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
         "sets": [*sets(found, known), *sets(found, known, by_class=True)],
         "aurc": curve["aurc"],
         "plain_answers": {
-            "least_probability": known.sure,
+            "least_probability": known.confidence_threshold,
             "share": float(answered.mean()),
             "right": float((found.predicted == found.labels)[answered].mean()),
         },
@@ -61,16 +61,16 @@ def reliability(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _strangers(arguments: argparse.Namespace, model: Any, processor: Any, known: Reliability) -> dict[str, Any]:
-    validation, test = (cells_of_split(arguments.dataset, name).kept for name in ("validation", "test"))
+    validation, test = (load_cells_of_split(arguments.dataset, name).kept for name in ("validation", "test"))
     chosen = np.random.default_rng(_SEED).permutation(len(validation))[:_EACH]
     usual = [validation[row].read() for row in chosen.tolist()]
     scored = {
-        name: strangeness_of(looked_at((cell.read for cell in cells), model, processor), known)
+        name: ood_scores(outputs_of((cell.read for cell in cells), model, processor), known)
         for name, cells in (("validation", validation), ("test", test))
     }
     rows: dict[str, dict[str, Any]] = {}
     for name, pictures in _kinds(arguments, usual):
-        scores = strangeness_of(looked_at((one.copy for one in pictures), model, processor), known)
+        scores = ood_scores(outputs_of((one.copy for one in pictures), model, processor), known)
         rows[name] = {one: noticed(scores[one], scored["validation"][one], scored["test"][one]) for one in SCORES}
         rows[name] |= {"n": len(pictures), "stain": float(np.mean([stain.doubt(one) is not None for one in pictures]))}
     own = {one: noticed(scored["test"][one], scored["validation"][one], scored["test"][one]) for one in SCORES}
@@ -95,8 +95,8 @@ def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
     model, processor = load_folder(arguments.model)
     known = _known(model)
     with tempfile.TemporaryDirectory() as scratch:
-        cells = cells_of_sources([arguments.source], Path(scratch))
-        seen = look(cells.kept, model, processor)
+        cells = load_cells_of_sources([arguments.source], Path(scratch))
+        seen = run_model(cells.kept, model, processor)
     groups = np.unique([cell.group_id for cell in cells.kept], return_inverse=True)[1]
     return {
         "seed": _SEED,
@@ -106,7 +106,7 @@ def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
         "groups": int(groups.max()) + 1,
         "uncalibrated": scalars(seen.logits * known.record["total_temperature"], seen.labels),
         "all": scalars(seen.logits, seen.labels),
-        "strange": float((known.strangeness(seen.features) > known.strange).mean()),
+        "strange": float((known.ood_score(seen.features) > known.ood_threshold).mean()),
         "sizes": recalibration_gain(seen, groups, arguments.sizes, arguments.draws, _SEED),
     }
 

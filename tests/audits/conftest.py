@@ -16,7 +16,7 @@ TINY = {
         "intermediate_size": 64,
     },
     "per_device_train_batch_size": 32,
-    "surroundings": 1.0,
+    "background_randomization": 1.0,
     "use_cpu": True,
     "disable_tqdm": True,
     "dataloader_num_workers": 0,

@@ -132,5 +132,5 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
         assert figures["training_seconds"] > 0
     for name in leak.PROTOCOLS:  # whatever a recipe does
         settings = json.loads((tmp_path / "out" / name / "run" / "settings.json").read_text())["settings"]
-        assert settings["surroundings"] == 0
+        assert settings["background_randomization"] == 0
     assert (tmp_path / "leak.png").read_bytes().startswith(b"\x89PNG")

@@ -65,7 +65,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
     two_sources: CellDataset, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(two_sources.folder), "--output", str(tmp_path / "out"), "--recipe", tiny, "--steps", "2"]
-    assert main(["left-out", *given, "--surroundings", "0.5", "--json", str(tmp_path / "left.json")]) == 0
+    assert main(["left-out", *given, "--background_randomization", "0.5", "--json", str(tmp_path / "left.json")]) == 0
     assert "| surroundings |" in capsys.readouterr().out
     figures = json.loads((tmp_path / "left.json").read_text())["figures"]
     assert set(figures) == set(two_sources.split("originals", "train")["source"])

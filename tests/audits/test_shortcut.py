@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from celluscan_hf.audits.command import main
-from celluscan_hf.audits.shortcut import PICTURES, REPAINTED, _view, cover, repaint, told_from_features
+from celluscan_hf.audits.shortcut import PICTURES, REPAINTED, _view, acquisition_probe_accuracy, cover, repaint
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
@@ -47,23 +47,23 @@ def origins(mix: tuple[int, int]) -> dict[str, NDArray[Any]]:
 def test_an_acquisition_is_told_from_features_that_keep_it_and_asked_only_of_classes_of_both() -> None:
     rows, chance = origins((30, 30)), np.random.default_rng(0)
     seeing = chance.normal(size=(180, 4)) + np.where(rows["acquisition"] == "warm", 4, 0)[:, None]
-    found = told_from_features(seeing, rows, seeing, rows, 42)["acquisition"]
+    found = acquisition_probe_accuracy(seeing, rows, seeing, rows, 42)["acquisition"]
     assert found["n"] == {"grey": 60, "warm": 60}
     assert len(found["classes"]) == 2
     assert found["balanced_accuracy"] > 0.95
-    assert "source" not in told_from_features(seeing, rows, seeing, rows, 42)
+    assert "source" not in acquisition_probe_accuracy(seeing, rows, seeing, rows, 42)
 
 
 def test_features_that_tell_the_class_alone_tell_no_acquisition() -> None:
     rows = origins((54, 6))  # nine of ten of one class are grey, one of ten of the other
     features = np.eye(3)[rows["label"].astype(int)]
-    assert told_from_features(features, rows, features, rows, 42)["acquisition"]["balanced_accuracy"] == 0.5
+    assert acquisition_probe_accuracy(features, rows, features, rows, 42)["acquisition"]["balanced_accuracy"] == 0.5
 
 
 def test_a_rare_acquisition_is_told_as_well_as_a_frequent_one() -> None:
     rows = origins((6, 6))
     features = np.random.default_rng(0).normal(size=(180, 1)) + np.where(rows["acquisition"] == "warm", 2, 0)[:, None]
-    found = told_from_features(features, rows, features, rows, 42)["acquisition"]
+    found = acquisition_probe_accuracy(features, rows, features, rows, 42)["acquisition"]
     assert min(found["recall"].values()) > 0.7
 
 
@@ -85,11 +85,11 @@ def test_the_command_tells_of_data_and_model(
     assert main(["shortcut", *given, "--num-proc", "1"]) == 0
     assert "outer ring of pixels" in capsys.readouterr().out
     figures = json.loads((tmp_path / "out" / "shortcut.json").read_text())["figures"]
-    assert set(figures["surroundings"]) == {"ring", "background", "size", "coding", "source", "all"}
+    assert set(figures["background_randomization"]) == {"ring", "background", "size", "coding", "source", "all"}
     for name in REPAINTED:
         assert set(figures[name]) == {"ring", "background"}
     (found,) = figures["models"].values()
-    assert set(found["told_from_features"]) == {"acquisition"}  # of one source, drawn on several backgrounds
+    assert set(found["acquisition_probe_accuracy"]) == {"acquisition"}  # of one source, drawn on several backgrounds
     for kind in PICTURES:
         assert found[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
         assert 0 <= found[kind]["macro_f1"] < 0.3  # a model that has learned nothing

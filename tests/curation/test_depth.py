@@ -9,7 +9,7 @@ from PIL import Image
 
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.settings import BuildSettings
-from celluscan_hf.evaluation.cells import cells_of_sources
+from celluscan_hf.evaluation.cells import load_cells_of_sources
 from celluscan_hf.modeling.decoding_celluscan import decode
 
 SIDE = 48
@@ -95,5 +95,5 @@ def _refuse_rescaling(stage: str, *arguments: object):
 
 def test_raw_cells_of_an_evaluation_are_scaled_as_in_a_data_set(source: Path, tmp_path: Path) -> None:
     levels = brightest(built(source, tmp_path / "wbc"))
-    cells = cells_of_sources([f"imagefolder={source}"], tmp_path)
+    cells = load_cells_of_sources([f"imagefolder={source}"], tmp_path)
     assert {cell.image_id: int(np.asarray(cell.read()).max()) for cell in cells.kept} == pytest.approx(levels, abs=12)

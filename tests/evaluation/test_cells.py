@@ -11,7 +11,7 @@ from PIL import Image
 
 from celluscan_hf import taxonomy
 from celluscan_hf.errors import BadImage, CelluScanError
-from celluscan_hf.evaluation.cells import cells_of_sources, cells_of_split
+from celluscan_hf.evaluation.cells import load_cells_of_sources, load_cells_of_split
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def dropped(cells):
 
 def test_a_split_gives_its_rows_in_order_with_their_images(built, tmp_path):
     rows = load_dataset(str(built), "originals", split="test", cache_dir=str(tmp_path))
-    cells = cells_of_split(str(built), "test")
+    cells = load_cells_of_split(str(built), "test")
     assert [cell.image_id for cell in cells.kept] == rows["image_id"]
     assert [cell.label for cell in cells.kept] == rows["label"]
     assert [cell.group_id for cell in cells.kept] == rows["group_id"]
@@ -44,7 +44,7 @@ def test_a_split_gives_its_rows_in_order_with_their_images(built, tmp_path):
 
 
 def test_a_split_says_what_it_is_and_what_to_mind(built):
-    described = cells_of_split(str(built), "validation").described
+    described = load_cells_of_split(str(built), "validation").described
     assert (described["dataset"], described["split"]) == (str(built), "validation")
     assert len(described["fingerprint"]) == 64
     assert set(described["sources"]["synthetic"]) == {"title", "license", "caution"}
@@ -52,7 +52,7 @@ def test_a_split_says_what_it_is_and_what_to_mind(built):
 
 def test_a_data_set_without_facts_on_its_sources_can_be_evaluated(built, tmp_path):
     bare = shutil.copytree(built, tmp_path / "bare", ignore=shutil.ignore_patterns("sources.json"))
-    assert cells_of_split(str(bare), "test").described["sources"]["synthetic"]["caution"] == ""
+    assert load_cells_of_split(str(bare), "test").described["sources"]["synthetic"]["caution"] == ""
 
 
 def test_a_damaged_row_names_itself_and_what_to_do(built, tmp_path):
@@ -62,13 +62,13 @@ def test_a_damaged_row_names_itself_and_what_to_do(built, tmp_path):
     images = table["image"].to_pylist()
     images[0]["bytes"] = images[0]["bytes"][:100]
     pq.write_table(table.set_column(0, table.schema.field(0), pa.array(images, table.schema.field(0).type)), path)
-    cell = cells_of_split(str(damaged), "test").kept[0]
+    cell = load_cells_of_split(str(damaged), "test").kept[0]
     with pytest.raises(CelluScanError, match=rf"damaged.*{cell.image_id}.*build the data set again"):
         cell.read()
 
 
 def test_each_cell_of_a_source_is_counted_once(folder, tmp_path):
-    cells = cells_of_sources([f"imagefolder={folder}"], tmp_path)
+    cells = load_cells_of_sources([f"imagefolder={folder}"], tmp_path)
     assert [cell.image_id for cell in cells.kept] == [f"imagefolder/{name}" for name in (
         "Basophil/1.png", "Basophil/2.png", "Monocyte/3.png",
     )]  # fmt: skip
@@ -79,19 +79,19 @@ def test_cells_of_a_hugging_face_data_set_are_read(tmp_path, write_image):
     images = [write_image(tmp_path / f"{n}.png", n) for n in range(3)]
     rows = {"image": [{"bytes": image.read_bytes(), "path": image.name} for image in images], "label": ["BA"] * 3}
     pq.write_table(pa.table(rows), tmp_path / "cells.parquet")
-    cells = cells_of_sources([f"hf_dataset:lab={tmp_path / 'cells.parquet'}"], tmp_path)
+    cells = load_cells_of_sources([f"hf_dataset:lab={tmp_path / 'cells.parquet'}"], tmp_path)
     assert [cell.image_id for cell in cells.kept] == [f"lab/train/{n}.png" for n in range(3)]
     assert np.array_equal(np.asarray(cells.kept[2].read()), np.asarray(Image.open(images[2])))
     assert cells.described["sources"]["lab"]["key"] == "hf_dataset:lab"
 
 
 def test_equal_files_with_labels_that_cannot_both_be_true_are_left_out(folder, tmp_path):
-    found = dropped(cells_of_sources([f"imagefolder={folder}"], tmp_path))
+    found = dropped(load_cells_of_sources([f"imagefolder={folder}"], tmp_path))
     assert found["imagefolder/Basophil/both.png"] == found["imagefolder/Monocyte/both.png"] == "label_conflict"
 
 
 def test_what_is_no_cell_is_left_out_with_a_reason(folder, tmp_path):
-    found = dropped(cells_of_sources([f"imagefolder={folder}"], tmp_path))
+    found = dropped(load_cells_of_sources([f"imagefolder={folder}"], tmp_path))
     assert found["imagefolder/notes.txt"] == "not_an_image"
     assert found["imagefolder/field.png"].startswith("unknown_label")
 
@@ -99,7 +99,7 @@ def test_what_is_no_cell_is_left_out_with_a_reason(folder, tmp_path):
 def test_the_finer_of_two_names_is_the_label(tmp_path, write_image):
     write_image(tmp_path / "own" / "Neutrophil" / "1.png", 1)
     write_image(tmp_path / "own" / "Segmented Neutrophil" / "1.png", 1)
-    [cell] = cells_of_sources([f"imagefolder={tmp_path / 'own'}"], tmp_path).kept
+    [cell] = load_cells_of_sources([f"imagefolder={tmp_path / 'own'}"], tmp_path).kept
     assert taxonomy.NAMES[cell.label] == "Segmented Neutrophil"
 
 
@@ -118,7 +118,7 @@ def field(tmp_path, write_image, write_files):
 
 
 def test_a_box_is_cut_out_of_its_field_and_counted_once(field, tmp_path):
-    cells = cells_of_sources([f"bccd={field}"], tmp_path)
+    cells = load_cells_of_sources([f"bccd={field}"], tmp_path)
     assert {cell.license for cell in cells.kept} == {"MIT"}
     assert len({cell.sha256 for cell in cells.kept}) == 1
     sizes = [cell.read().size for cell in cells.kept]
@@ -129,14 +129,14 @@ def test_a_box_is_cut_out_of_its_field_and_counted_once(field, tmp_path):
 
 def test_copies_made_by_the_publisher_are_left_out(tmp_path, write_image):
     write_image(tmp_path / "data" / "images" / "TRAIN" / "EOSINOPHIL" / "_0_1.jpeg", 1)
-    cells = cells_of_sources([f"bccd_augmented={tmp_path / 'data'}"], tmp_path)
+    cells = load_cells_of_sources([f"bccd_augmented={tmp_path / 'data'}"], tmp_path)
     assert list(cells.kept) == []
     assert [item.reason for item in cells.dropped] == ["augmented_by_publisher"]
 
 
 def test_an_image_that_cannot_be_decoded_says_so_when_it_is_read(tmp_path, write_files):
     own = write_files(tmp_path / "own", {"Basophil/1.png": b"\x89PNG\r\n\x1a\n and no more"})
-    cells = cells_of_sources([f"imagefolder={own}"], tmp_path)
+    cells = load_cells_of_sources([f"imagefolder={own}"], tmp_path)
     for cell in cells.kept:
         with pytest.raises(BadImage):
             cell.read()
@@ -145,8 +145,8 @@ def test_an_image_that_cannot_be_decoded_says_so_when_it_is_read(tmp_path, write
 
 def test_a_fingerprint_is_that_of_the_content(folder, tmp_path, write_image):
     shutil.copytree(folder, tmp_path / "moved")
-    first, moved = (cells_of_sources([f"imagefolder={path}"], tmp_path) for path in (folder, tmp_path / "moved"))
+    first, moved = (load_cells_of_sources([f"imagefolder={path}"], tmp_path) for path in (folder, tmp_path / "moved"))
     assert first.described["fingerprint"] == moved.described["fingerprint"]
     write_image(folder / "Basophil" / "2.png", 9)
-    changed = cells_of_sources([f"imagefolder={folder}"], tmp_path)
+    changed = load_cells_of_sources([f"imagefolder={folder}"], tmp_path)
     assert changed.described["fingerprint"] != first.described["fingerprint"]

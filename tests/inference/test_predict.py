@@ -90,7 +90,7 @@ def test_the_columns_are_those_that_were_promised(
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint)
     header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_1,score_1,label_2,score_2,"
-    header += "label_3,score_3,abnormal,set,abstain,reason,strangeness,note,error"
+    header += "label_3,score_3,abnormal,set,abstain,reason,ood_score,note,error"
     assert capsys.readouterr().out.splitlines()[0] == header
 
 
@@ -124,7 +124,7 @@ def test_where_children_compete_the_row_names_the_parent_as_the_pipeline_does(ca
         scores(Band_Neutrophil=0.52, Segmented_Neutrophil=0.46, Monocyte=0.02),
         features=np.concatenate([part.centres[0] for part in known.nearby]).astype(np.float32),
     )
-    found = row("a.png", output, ID2LABEL, 2, replace(known, sure=0.9))
+    found = row("a.png", output, ID2LABEL, 2, replace(known, confidence_threshold=0.9))
     assert (found["label"], found["score"], found["code"]) == ("Neutrophil", pytest.approx(0.98), "NEU")
     assert found["abstain"] is True
     assert [best["label"] for best in found["top"]] == ["Band Neutrophil", "Segmented Neutrophil"]
@@ -146,7 +146,7 @@ def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
         "set": None,
         "abstain": None,
         "reason": None,
-        "strangeness": None,
+        "ood_score": None,
         "note": None,
         "error": None,
     }

@@ -20,7 +20,7 @@ from transformers import ViTImageProcessor, ViTModel
 from celluscan_hf.modeling import checkpoints
 from celluscan_hf.modeling.checkpoints import read_checkpoint, start_model
 from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
-from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from celluscan_hf.modeling.key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
 from .conftest import TINY, tiny_model
 
@@ -75,7 +75,7 @@ def test_a_folder_without_a_head_has_none_and_brings_no_labels(tmp_path):
     ViTModel(to_transformers(tiny_model(num_labels=3)).config).save_pretrained(tmp_path)
     checkpoint = read_checkpoint(tmp_path)
     assert not [name for name in checkpoint.weights if name.startswith("classifier.")]
-    assert checkpoint.left_aside == ("pooler.dense.weight", "pooler.dense.bias")
+    assert checkpoint.ignored_keys == ("pooler.dense.weight", "pooler.dense.bias")
     assert checkpoint.config.num_labels == 14
 
 

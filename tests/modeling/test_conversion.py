@@ -17,7 +17,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from celluscan_hf.modeling.configuration_celluscan import LABELS
 from celluscan_hf.modeling.conversion import HEADS, from_model, from_weights
 from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
-from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from celluscan_hf.modeling.key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
 from .conftest import images, tiny_model
 
@@ -104,7 +104,7 @@ def test_a_model_without_a_head_gives_the_same_tokens_and_its_pooler_is_left_asi
     with torch.no_grad():
         expected, tokens = theirs(images()), checkpoint.build().vit(images())
     assert_close(tokens.last_hidden_state, expected.last_hidden_state, **CLOSE)
-    assert checkpoint.left_aside == ("pooler.dense.weight", "pooler.dense.bias")
+    assert checkpoint.ignored_keys == ("pooler.dense.weight", "pooler.dense.bias")
 
 
 def test_channels_and_image_size_are_read_off_the_weights():

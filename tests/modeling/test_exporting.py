@@ -25,7 +25,7 @@ from celluscan_hf.modeling.exporting import (
     to_torchvision,
     to_transformers,
 )
-from celluscan_hf.modeling.naming import WeightsError
+from celluscan_hf.modeling.key_mapping import WeightsError
 from celluscan_hf.modeling.processor import build_image_processor
 
 from .conftest import images, tiny_model

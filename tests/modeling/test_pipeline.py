@@ -56,7 +56,7 @@ def test_answers_do_not_depend_on_the_batch_and_are_those_of_the_plain_pipeline(
             assert {name: other[name] for name in ("label", "set", "reason")} == {
                 name: one[name] for name in ("label", "set", "reason")
             }
-            assert other["strangeness"] == pytest.approx(one["strangeness"], rel=1e-4)
+            assert other["ood_score"] == pytest.approx(one["ood_score"], rel=1e-4)
             scores = {found["label"]: found["score"] for found in plain(cell, top_k=14)}
             assert {found["label"]: found["score"] for found in other["top"]} == pytest.approx(scores, abs=1e-5)
 
@@ -212,7 +212,7 @@ def test_the_hand_built_folder_answers_alike_without_the_package(
     )
     assert done.returncode == 0, done.stderr
     answer, expected = json.loads(done.stdout), classify(str(tmp_path / "cell.png"))
-    assert answer.pop("strangeness") == pytest.approx(expected.pop("strangeness"), rel=1e-4)
+    assert answer.pop("ood_score") == pytest.approx(expected.pop("ood_score"), rel=1e-4)
     assert [one["label"] for one in answer.pop("top")] == [one["label"] for one in expected.pop("top")]
     for name in ("score", "abnormal"):
         assert answer.pop(name) == pytest.approx(expected.pop(name), abs=1e-5)

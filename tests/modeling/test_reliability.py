@@ -9,19 +9,22 @@ from scipy.spatial.distance import cdist
 
 from celluscan_hf.modeling.reliability_celluscan import (
     COLOURS,
-    Nearby,
+    MahalanobisScorer,
     Reliability,
     colours,
     conformity,
+    decide,
     facts_of,
     threshold,
-    verdict,
 )
 from celluscan_hf.taxonomy import CLASSES, lookup
 
 
 def known(scores: np.ndarray, labels: np.ndarray, **changes: object) -> Reliability:
-    fields = dict(nearby=(Nearby(np.zeros((1, 3)), np.eye(3)),), strange=1.0, sure=0.7) | changes
+    fields = (
+        dict(nearby=(MahalanobisScorer(np.zeros((1, 3)), np.eye(3)),), ood_threshold=1.0, confidence_threshold=0.7)
+        | changes
+    )
     return Reliability(CLASSES, scores, labels, **fields)  # type: ignore[arg-type]
 
 
@@ -88,15 +91,15 @@ def test_strangeness_is_the_squared_distance_of_mahalanobis_from_the_nearest_cen
     root = rng.normal(size=(3, 3))
     precision = root @ root.T + np.eye(3)
     centres, features = rng.normal(size=(2, 3)), rng.normal(size=(10, 3)).astype(np.float32)
-    found = known(np.zeros(1), np.zeros(1), nearby=(Nearby(centres, np.linalg.cholesky(precision)),))
+    found = known(np.zeros(1), np.zeros(1), nearby=(MahalanobisScorer(centres, np.linalg.cholesky(precision)),))
     expected = cdist(features, centres, "mahalanobis", VI=precision).min(axis=1) ** 2
-    assert found.strangeness(features) == pytest.approx(expected, rel=1e-5)
+    assert found.ood_score(features) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_picture_is_as_strange_as_the_stranger_of_its_parts() -> None:
-    parts = (Nearby(np.zeros((1, 2)), np.eye(2)), Nearby(np.zeros((1, 1)), 2 * np.eye(1)))
+    parts = (MahalanobisScorer(np.zeros((1, 2)), np.eye(2)), MahalanobisScorer(np.zeros((1, 1)), 2 * np.eye(1)))
     found = known(np.zeros(1), np.zeros(1), nearby=parts)
-    assert found.strangeness(np.array([[3.0, 0, 1], [1, 1, 3]])).tolist() == [9, 36]
+    assert found.ood_score(np.array([[3.0, 0, 1], [1, 1, 3]])).tolist() == [9, 36]
 
 
 def test_colours_are_the_same_however_a_picture_is_turned_and_differ_with_its_stain() -> None:
@@ -133,8 +136,8 @@ def test_an_answer_abstains_with_its_reason(
 
 def test_the_least_sure_probability_is_that_of_the_model() -> None:
     ranking = [(lookup("BA"), 0.6), (lookup("LY"), 0.4)]
-    assert verdict(ranking).reason == "low confidence"
-    assert verdict(ranking, sure=0.55).reason == ""
+    assert decide(ranking).reason == "low confidence"
+    assert decide(ranking, confidence_threshold=0.55).reason == ""
 
 
 def test_a_label_that_is_none_of_the_classes_has_no_facts() -> None:

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from celluscan_hf.modeling.checkpoints import read_checkpoint
 from celluscan_hf.modeling.exporting import to_torchvision
-from celluscan_hf.modeling.naming import WeightsError
+from celluscan_hf.modeling.key_mapping import WeightsError
 from celluscan_hf.modeling.tensor_files import read_tensor_file
 
 from .conftest import images, tiny_model

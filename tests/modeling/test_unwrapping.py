@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from celluscan_hf.modeling.checkpoints import read_checkpoint
 from celluscan_hf.modeling.conversion import from_model, from_weights
 from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
-from celluscan_hf.modeling.naming import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from celluscan_hf.modeling.key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 
 from .conftest import tiny_model
 
@@ -101,7 +101,7 @@ def test_of_several_the_averaged_weights_are_taken_and_that_is_said(averaged, ca
 def test_the_counter_of_averaged_weights_is_ignored(caplog):
     model = torch.optim.swa_utils.AveragedModel(to_torchvision(tiny_model()))
     checkpoint = check({"model_ema": dict(model.state_dict())}, "took 'model_ema'", caplog)
-    assert checkpoint.left_aside == ("n_averaged",)
+    assert checkpoint.ignored_keys == ("n_averaged",)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -152,13 +152,13 @@ def test_what_dino_leaves_is_taken_without_its_projection_head(caplog):
     }
     checkpoint = from_weights(content, num_attention_heads=4)
     assert "took 'teacher', removed the prefix 'backbone.', not student.module.backbone" in caplog.text
-    assert checkpoint.left_aside == tuple(projection)
+    assert checkpoint.ignored_keys == tuple(projection)
     assert_close(checkpoint.build().vit.state_dict(), tiny_model().vit.state_dict(), rtol=0, atol=0)
 
 
 def test_a_loss_beside_is_ignored_and_listed(caplog):
     content = {"state_dict": below("model.", theirs()) | {"criterion.weight": torch.ones(14)}}
-    assert check(content, "took 'state_dict'", caplog).left_aside == ("criterion.weight",)
+    assert check(content, "took 'state_dict'", caplog).ignored_keys == ("criterion.weight",)
 
 
 def test_other_tensors_beside_are_refused_by_name():
@@ -224,7 +224,7 @@ def test_a_pooler_that_the_head_may_have_read_is_told(caplog):
     content = {name.replace("vit.", "backbone."): tensor for name, tensor in with_head("transformers", head).items()}
     pooler = {f"backbone.pooler.dense.{kind}": torch.ones(32) for kind in ("weight", "bias")}
     checkpoint = check(content | pooler, "took 'classifier' as the head without the pooler", caplog)
-    assert checkpoint.left_aside == ("pooler.dense.weight", "pooler.dense.bias")
+    assert checkpoint.ignored_keys == ("pooler.dense.weight", "pooler.dense.bias")
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

@@ -89,7 +89,7 @@ def test_a_calibrated_folder_says_what_was_done_and_the_second_time_changes_noth
     second = calibrate(folder, str(data_set))
     assert second["temperature"] == pytest.approx(1, abs=1e-3)
     assert second["total_temperature"] == pytest.approx(first["total_temperature"], rel=1e-3)
-    assert second["strange"] == pytest.approx(first["strange"], rel=1e-3)
+    assert second["ood_threshold"] == pytest.approx(first["ood_threshold"], rel=1e-3)
     torch.testing.assert_close(logits(folder), before, rtol=1e-2, atol=1e-3)
     kept = load_file(folder / "reliability.safetensors")
     assert len(kept["scores"]) == len(kept["labels"]) == 28
@@ -112,8 +112,8 @@ def test_the_temperature_starts_anew_with_new_weights(calibrated: Path, data_set
 
 def test_labels_follow_the_order_of_the_model(native: Path, data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    original: Callable[..., Any] = module.cells_of_split
-    monkeypatch.setattr(module, "cells_of_split", lambda name, split: asked.append(split) or original(name, split))
+    original: Callable[..., Any] = module.load_cells_of_split
+    monkeypatch.setattr(module, "load_cells_of_split", lambda name, split: asked.append(split) or original(name, split))
     found = calibrate(native, str(data_set))
     assert [cell["name"] for cell in found["classes"]] == list(reversed(taxonomy.NAMES))
     labels = load_file(native / "reliability.safetensors")["labels"]

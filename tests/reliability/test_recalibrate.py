@@ -10,8 +10,8 @@ from transformers import pipeline
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier, load_reliability
-from celluscan_hf.reliability.calibrate import Looked
-from celluscan_hf.reliability.examine import looked_at, noticed, recalibration_gain
+from celluscan_hf.reliability.calibrate import ModelOutputs
+from celluscan_hf.reliability.examine import noticed, outputs_of, recalibration_gain
 from celluscan_hf.reliability.recalibrate import recalibrate
 from celluscan_hf.taxonomy import NAMES
 
@@ -38,11 +38,11 @@ def test_a_new_folder_fits_and_the_old_one_stays(
     old, new = (load_reliability(load_classifier(folder)[0]) for folder in (calibrated, tmp_path / "fitted"))
     assert old and new
     assert all(len(b.centres) == len(a.centres) + 1 for a, b in zip(old.nearby, new.nearby, strict=True))
-    seen = looked_at(
+    seen = outputs_of(
         [Image.open(file).copy for file in Path(cells.partition("=")[2]).rglob("*.png")],
         *load_classifier(tmp_path / "fitted"),
     )
-    assert all(new.strangeness(one.features[None]) <= new.strange * (1 + 1e-4) for one in seen)
+    assert all(new.ood_score(one.features[None]) <= new.ood_threshold * (1 + 1e-4) for one in seen)
     answer = pipeline("wbc-classification", model=str(tmp_path / "fitted"), device="cpu")(cell_image(40))
     assert set(answer["set"]) >= {answer["top"][0]["label"]}
 
@@ -62,7 +62,7 @@ def test_the_gain_is_judged_on_cells_of_other_groups() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (200, 14)).astype(np.float32)
     labels = (logits / 3 + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    found = recalibration_gain(Looked(logits, logits, labels), np.repeat(np.arange(50), 4), (16, 64, 199), 5)
+    found = recalibration_gain(ModelOutputs(logits, logits, labels), np.repeat(np.arange(50), 4), (16, 64, 199), 5)
     assert [one["cells"] for one in found] == [16, 64]
     assert all(one["gain"]["nll"]["mean"] < 0 for one in found)
 

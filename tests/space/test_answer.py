@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from celluscan_hf.modeling.reliability_celluscan import Certainty, Nearby, Reliability
+from celluscan_hf.modeling.reliability_celluscan import Certainty, MahalanobisScorer, Reliability
 from celluscan_hf.space.answer import answer
 from celluscan_hf.space.page import record
 from celluscan_hf.space.pictures import maturation
@@ -82,7 +82,7 @@ def test_children_that_do_not_reach_far_together_are_no_parent() -> None:
 
 
 KNOWN = Reliability(
-    CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), (Nearby(np.zeros((1, 2)), np.eye(2)),), 1.0, 0.5
+    CLASSES, np.linspace(0, 0.9, 99), np.zeros(99, int), (MahalanobisScorer(np.zeros((1, 2)), np.eye(2)),), 1.0, 0.5
 )
 
 
@@ -109,7 +109,7 @@ def test_the_line_of_maturation_tells_its_stages_in_words_too() -> None:
 
 def test_what_is_strange_to_the_model_gets_no_class_no_flag_and_no_set() -> None:
     said = answer(shares(ERB=0.9, LY=0.1), KNOWN, np.array([3.0, 0.0]))
-    assert said.certainty is Certainty.STRANGE
+    assert said.certainty is Certainty.OUT_OF_DISTRIBUTION
     assert said.headline == "Unlike the cells the model knows"
     assert "Erythroblast" in said.sentence
     assert not said.flagged
@@ -118,7 +118,7 @@ def test_what_is_strange_to_the_model_gets_no_class_no_flag_and_no_set() -> None
     assert background(seen) == ""
     assert "Lineage" not in result(seen)
     row = record(seen)
-    assert (row["certainty"], row["code"], row["set"]) == ("strange to the model", None, [])
+    assert (row["certainty"], row["code"], row["set"]) == ("out of distribution", None, [])
     assert row["note"] == said.sentence
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from celluscan_hf import taxonomy
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.evaluation.haematology import HARD_SETS
+from celluscan_hf.evaluation.clinical_metrics import HARD_SETS
 from celluscan_hf.space import facts as module
 from celluscan_hf.space.facts import load_facts
 

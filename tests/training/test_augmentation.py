@@ -12,7 +12,7 @@ from celluscan_hf.training.augmentation import Augmentation, View, cut, recolour
 
 MEAN, STD = (0.87, 0.75, 0.72), (0.16, 0.19, 0.08)
 VIEW = View(side=32, crop_pct=0.8, mean=MEAN, std=STD)
-STILL = Augmentation(dihedral=False, shift=0.0, color_jitter=0.0, surroundings=0.0, seed=0)
+STILL = Augmentation(dihedral=False, shift=0.0, color_jitter=0.0, background_randomization=0.0, seed=0)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_without_any_change_training_sees_what_evaluation_sees(pixels: torch.Ten
 
 
 def test_the_same_draw_gives_the_same_image_in_any_batch(pixels: torch.Tensor) -> None:
-    augmentation = Augmentation(dihedral=True, shift=0.1, color_jitter=0.2, surroundings=0.5, seed=3)
+    augmentation = Augmentation(dihedral=True, shift=0.1, color_jitter=0.2, background_randomization=0.5, seed=3)
     draws = range(1000, 1064)
     together = augmentation(pixels, draws, VIEW)
     alone = augmentation(pixels[40:41], draws[40:41], VIEW)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from celluscan_hf import taxonomy
-from celluscan_hf.training.losses import LOSSES, CellLoss, class_weights, explained, maturation_error
+from celluscan_hf.training.losses import LOSSES, CellLoss, class_weights, hierarchical_log_probs, maturation_error
 
 LOGITS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 0, 1])
@@ -182,7 +182,7 @@ def test_logits_of_half_precision_lose_nothing_but_their_own_rounding(kind: str,
         assert loss(SimpleNamespace(logits=small), EVERY) == loss(SimpleNamespace(logits=small.float()), EVERY)
 
 
-@pytest.mark.parametrize("part", [partial(explained, parent_share=0.2), maturation_error])
+@pytest.mark.parametrize("part", [partial(hierarchical_log_probs, parent_share=0.2), maturation_error])
 def test_gradients_are_those_of_finite_differences(part: Callable[[torch.Tensor], torch.Tensor]) -> None:
     logits = ALL[:3].double().requires_grad_()
     assert torch.autograd.gradcheck(lambda scores: part(scores.log_softmax(-1)), (logits,))

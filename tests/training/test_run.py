@@ -76,7 +76,10 @@ def test_a_run_ends_calibrated_unless_told_otherwise(run: Path, recipe: Recipe, 
     found = record(run)["calibration"]
     assert found["n"] == 28
     assert found["after"]["nll"] <= found["before"]["nll"]
-    assert pipeline("wbc-classification", model=str(run), device="cpu").reliability.sure == found["sure"]["threshold"]
+    assert (
+        pipeline("wbc-classification", model=str(run), device="cpu").reliability.confidence_threshold
+        == found["confidence_threshold"]["threshold"]
+    )
     assert trained(recipe(max_steps=2), tmp_path / "plain") == 0  # which says calibrate: false
     assert record(tmp_path / "plain")["calibration"] is None
     assert not (tmp_path / "plain" / "reliability.json").exists()

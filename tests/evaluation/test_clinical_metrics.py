@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from celluscan_hf import taxonomy
-from celluscan_hf.evaluation import haematology
+from celluscan_hf.evaluation import clinical_metrics
 from celluscan_hf.evaluation.calibration import bins
 from celluscan_hf.evaluation.intervals import wilson
 from celluscan_hf.evaluation.measure import measure
@@ -16,7 +16,7 @@ def outcomes(*pairs):
 
 
 def test_stages_are_counted_by_their_distance(predicted):
-    found = haematology.maturation(predicted(outcomes("MY>MY", "MY>PMY", "MY>MMY", "MYO>SNE", "PMY>MMY")))
+    found = clinical_metrics.maturation(predicted(outcomes("MY>MY", "MY>PMY", "MY>MMY", "MYO>SNE", "PMY>MMY")))
     assert (found["exact"], found["adjacent"], found["distant"]) == (1, 2, 2)
     assert found["distances"] == {"0": 1, "1": 2, "2": 1, "3": 0, "4": 0, "5": 1}
     assert found["mean_distance"] == pytest.approx((0 + 1 + 1 + 5 + 2) / 5)
@@ -25,7 +25,7 @@ def test_stages_are_counted_by_their_distance(predicted):
 
 def test_rates_are_of_all_cells_with_a_stage(predicted):
     cells = predicted(outcomes("MY>MY", "MY>PMY", "SNE>BNE", "MYO>SNE", "MY>IG", "LY>MY"))
-    rates = haematology.maturation(cells)["rates"]
+    rates = clinical_metrics.maturation(cells)["rates"]
     ends = rates.pop("ci95")
     assert rates == {"exact": 0.2, "adjacent": 0.4, "distant": 0.2, "left_line": 0.2}
     for name, rate in rates.items():
@@ -33,17 +33,17 @@ def test_rates_are_of_all_cells_with_a_stage(predicted):
 
 
 def test_cells_that_left_the_line_are_no_stage_apart(predicted):
-    found = haematology.maturation(predicted(outcomes("MY>LY", "MY>IG", "SNE>NEU", "MY>MY", "LY>MY")))
+    found = clinical_metrics.maturation(predicted(outcomes("MY>LY", "MY>IG", "SNE>NEU", "MY>MY", "LY>MY")))
     assert (found["n"], found["on_line"], found["left_line"], found["to_parent"]) == (4, 1, 3, 2)
     assert found["adjacent_share"] is None and found["ci95"] is None
 
 
 def test_without_staged_cells_there_is_no_line(predicted):
-    assert haematology.maturation(predicted(outcomes("LY>LY", "LY>MY"))) is None
+    assert clinical_metrics.maturation(predicted(outcomes("LY>LY", "LY>MY"))) is None
 
 
 def test_a_name_finer_or_coarser_than_the_label_is_related(predicted):
-    found = haematology.related_names(predicted(outcomes("NEU>SNE", "BNE>NEU", "MY>IG", "SNE>BNE", "LY>LY")))
+    found = clinical_metrics.related_names(predicted(outcomes("NEU>SNE", "BNE>NEU", "MY>IG", "SNE>BNE", "LY>LY")))
     assert (found["n"], found["accuracy"]) == (3, 0.8)
 
 
@@ -51,7 +51,7 @@ def test_abnormal_cells_are_found_by_the_sum_of_their_classes(predicted):
     cells = predicted(outcomes("MY>MY", "LY>LY", "ERB>ERB", "MO>MO"))
     cells.probabilities[0] = 0
     cells.probabilities[0, [9, 12, 5]] = 0.3, 0.3, 0.4  # Myelocyte, Promyelocyte, Lymphocyte: the likeliest is normal
-    found = haematology.abnormal(cells, 50)
+    found = clinical_metrics.abnormal(cells, 50)
     assert (found["n_abnormal"], found["n_normal"]) == (2, 2)
     assert (found["sensitivity"], found["specificity"], found["auc"]) == (1, 1, 1)
 
@@ -60,8 +60,10 @@ def test_area_and_curve_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     positive = rng.random(400) < 0.3
     score = (rng.normal(size=400) + positive).round(1)  # with ties
-    false, true = haematology.roc(positive, score)
-    assert haematology._Area(positive, score)(np.ones(400)) == pytest.approx(metrics.roc_auc_score(positive, score))
+    false, true = clinical_metrics.roc(positive, score)
+    assert clinical_metrics._Area(positive, score)(np.ones(400)) == pytest.approx(
+        metrics.roc_auc_score(positive, score)
+    )
     expected = metrics.roc_curve(positive, score, drop_intermediate=False)
     assert np.allclose(false, expected[0]) and np.allclose(true, expected[1])
 
@@ -70,17 +72,17 @@ def test_area_of_weighted_cells_is_that_of_scikit_learn():
     rng = np.random.default_rng(1)
     positive, score, weights = rng.random(200) < 0.4, rng.random(200).round(1), rng.integers(0, 4, 200).astype(float)
     expected = metrics.roc_auc_score(positive, score, sample_weight=weights)
-    assert haematology._Area(positive, score)(weights) == pytest.approx(expected)
+    assert clinical_metrics._Area(positive, score)(weights) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("pairs", [("MY>MY", "ERB>LY"), ("LY>MY", "MO>MO")])
 def test_cells_all_abnormal_or_all_normal_say_nothing_on_detection(pairs, predicted):
-    assert haematology.abnormal(predicted(outcomes(*pairs)), 10) is None
+    assert clinical_metrics.abnormal(predicted(outcomes(*pairs)), 10) is None
 
 
 def test_a_hard_set_adds_up(predicted):
     cells = predicted(outcomes("MY>MY", "MY>PMY", "MY>LY", "PMY>PMY", "LY>MY", "EO>EO"))
-    found = haematology.hard_sets(cells)
+    found = clinical_metrics.hard_sets(cells)
     assert list(found) == ["PMY/MY/MMY", "EO/NEU"]
     first = found["PMY/MY/MMY"]
     assert (first["n"], first["right"], first["confused"], first["left"]) == (4, 2, 1, 1)
@@ -90,7 +92,7 @@ def test_a_hard_set_adds_up(predicted):
 
 
 def test_a_class_of_a_hard_set_without_cells_has_no_recall(predicted):
-    found = haematology.hard_sets(predicted(outcomes("EO>EO")))["EO/NEU"]
+    found = clinical_metrics.hard_sets(predicted(outcomes("EO>EO")))["EO/NEU"]
     assert (found["recall"]["Neutrophil"], found["support"]["Neutrophil"]) == (None, 0)
 
 

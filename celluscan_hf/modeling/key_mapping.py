@@ -17,7 +17,7 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Naming:
+class KeyMapping:
     """One library's names. A name that ends in `.` or `_` is a prefix: `weight` or `bias` follows."""
 
     library: str
@@ -33,10 +33,10 @@ class Naming:
     layer_norm_eps: float
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
-    left_aside: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
     """Tensors of other tasks, which a classifier has no use for."""
 
-    def prefixed(self, prefix: str) -> "Naming":
+    def prefixed(self, prefix: str) -> "KeyMapping":
         """The names within a larger model: all but the head's begin with `prefix`."""
         return replace(
             self,
@@ -45,7 +45,7 @@ class Naming:
             projection=prefix + self.projection,
             layernorm=prefix + self.layernorm,
             block=prefix + self.block,
-            left_aside=tuple(prefix + name for name in self.left_aside),
+            ignored_keys=tuple(prefix + name for name in self.ignored_keys),
         )
 
     def pairs(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -72,7 +72,7 @@ class Naming:
         return max(found, default=-1) + 1
 
 
-TORCHVISION = Naming(
+TORCHVISION = KeyMapping(
     library="torchvision",
     cls_token="class_token",
     position_embeddings="encoder.pos_embedding",
@@ -98,7 +98,7 @@ TORCHVISION_FILE = replace(
     TORCHVISION, parts={**TORCHVISION.parts, "mlp.fc1.": ("mlp.linear_1.",), "mlp.fc2.": ("mlp.linear_2.",)}
 )
 
-TRANSFORMERS = Naming(
+TRANSFORMERS = KeyMapping(
     library="transformers",
     cls_token="embeddings.cls_token",
     position_embeddings="embeddings.position_embeddings",
@@ -117,7 +117,7 @@ TRANSFORMERS = Naming(
     layer_norm_eps=1e-12,
     image_mean=HALF,
     image_std=HALF,
-    left_aside=("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token"),
+    ignored_keys=("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token"),
 )
 
 TRANSFORMERS_FILE = replace(
@@ -133,7 +133,7 @@ TRANSFORMERS_FILE = replace(
     },
 )
 
-TIMM = Naming(
+TIMM = KeyMapping(
     library="timm",
     cls_token="cls_token",
     position_embeddings="pos_embed",
@@ -169,12 +169,12 @@ SENTINELS = {
 OURS = ("vit.layers.0.attention.qkv.weight", "layers.0.attention.qkv.weight")
 
 
-def locate(names: Collection[str]) -> tuple[Naming | None, str, list[str]]:
+def locate(names: Collection[str]) -> tuple[KeyMapping | None, str, list[str]]:
     """The naming of a ViT among these names, the tensor it was found by, and the prefixes before that one.
 
     The naming is None for a model of ours. There is no prefix if there is no ViT.
     """
-    namings: dict[str, Naming | None] = SENTINELS | dict.fromkeys(OURS)
+    namings: dict[str, KeyMapping | None] = SENTINELS | dict.fromkeys(OURS)
     for sentinel, naming in namings.items():
         ends = [name.removesuffix(sentinel) for name in names if name.endswith(sentinel)]
         if prefixes := [prefix for prefix in ends if not prefix or prefix.endswith(".")]:
@@ -182,7 +182,7 @@ def locate(names: Collection[str]) -> tuple[Naming | None, str, list[str]]:
     return None, "", []
 
 
-def recognise(names: Collection[str]) -> Naming:
+def recognise(names: Collection[str]) -> KeyMapping:
     """The naming of a ViT's tensors.
 
     Raises:

@@ -21,7 +21,7 @@ _CONTRAST = (0.0, 1.2)  # that is left to what lies in the field; 0 is a blank o
 DRAWS = 6  # numbers from [0, 1) for each picture
 
 
-def repainted(pixels: torch.Tensor, chance: torch.Tensor, share: float) -> torch.Tensor:
+def randomize_background(pixels: torch.Tensor, chance: torch.Tensor, share: float) -> torch.Tensor:
     """Pictures whose surroundings, in `share` of them, have another colour and contrast.
 
     Args:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from celluscan_hf.evaluation.trust import brier, least_sure, risk_coverage, sets
-from celluscan_hf.modeling.reliability_celluscan import Nearby, Reliability
+from celluscan_hf.evaluation.selective_metrics import brier, least_sure, risk_coverage, sets
+from celluscan_hf.modeling.reliability_celluscan import MahalanobisScorer, Reliability
 from celluscan_hf.taxonomy import CLASSES
 
 
@@ -28,7 +28,7 @@ def test_sets_are_counted_over_all_and_by_class_in_the_order_of_the_model(predic
     cells = predicted([("BA", "BA", 0.9), ("LY", "MO", 0.9), ("MO", "MO", 0.6)])
     model = tuple(reversed(CLASSES))
     known = Reliability(
-        model, np.linspace(0, 0.95, 99), np.zeros(99, int), (Nearby(np.zeros((1, 1)), np.eye(1)),), 1.0, 0.7
+        model, np.linspace(0, 0.95, 99), np.zeros(99, int), (MahalanobisScorer(np.zeros((1, 1)), np.eye(1)),), 1.0, 0.7
     )
     found = sets(cells, known)
     assert [one["asked"] for one in found] == [0.9, 0.95]

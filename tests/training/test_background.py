@@ -4,7 +4,7 @@ import torch
 
 from celluscan_hf.sources.drawing import draw_cell
 from celluscan_hf.taxonomy import NAMES
-from celluscan_hf.training.surroundings import DRAWS, _widened, cell_mask, repainted
+from celluscan_hf.training.background import DRAWS, _widened, cell_mask, randomize_background
 
 
 @pytest.fixture(scope="module")
@@ -35,40 +35,40 @@ def test_the_cell_is_inside_and_the_field_outside(cells: torch.Tensor) -> None:
 
 def test_what_is_inside_stays_and_what_is_outside_gets_another_colour(cells: torch.Tensor) -> None:
     mask = cell_mask(cells.float() / 255)
-    change = (repainted(cells, chance(14), 1.0) - cells.float()).abs()
+    change = (randomize_background(cells, chance(14), 1.0) - cells.float()).abs()
     assert change[(mask > 0.99).expand(-1, 3, -1, -1)].max() < 3
     assert change[(mask < 0.01).expand(-1, 3, -1, -1)].mean() > 10
 
 
 def test_colours_stay_in_range(cells: torch.Tensor) -> None:
-    painted = repainted(cells, chance(14, 5), 1.0)
+    painted = randomize_background(cells, chance(14, 5), 1.0)
     assert painted.min() >= 0
     assert painted.max() <= 255
 
 
 def test_the_share_is_kept_and_the_others_are_left_alone(cells: torch.Tensor) -> None:
     many = cells[:1].expand(200, -1, -1, -1)
-    changed = (repainted(many, chance(200), 0.3) - many.float()).abs().amax(dim=(1, 2, 3)) > 1
+    changed = (randomize_background(many, chance(200), 0.3) - many.float()).abs().amax(dim=(1, 2, 3)) > 1
     assert 0.2 < changed.float().mean() < 0.4
-    assert torch.equal(repainted(cells, chance(14), 0.0), cells.float())
+    assert torch.equal(randomize_background(cells, chance(14), 0.0), cells.float())
 
 
 def test_those_chosen_change_in_their_own_rows_and_no_others(cells: torch.Tensor) -> None:
     drawn = chance(14)
-    found, alone = repainted(cells, drawn, 0.5), repainted(cells, drawn, 1.0)
+    found, alone = randomize_background(cells, drawn, 0.5), randomize_background(cells, drawn, 1.0)
     for number, chosen in enumerate(drawn[:, 0] < 0.5):
         assert torch.allclose(found[number], alone[number] if chosen else cells[number].float(), atol=1e-3)
 
 
 def test_each_image_follows_from_its_own_numbers(cells: torch.Tensor) -> None:
     drawn = chance(14)
-    together = repainted(cells, drawn, 1.0)
-    assert torch.allclose(together[3:4], repainted(cells[3:4], drawn[3:4], 1.0), atol=1e-3)
+    together = randomize_background(cells, drawn, 1.0)
+    assert torch.allclose(together[3:4], randomize_background(cells[3:4], drawn[3:4], 1.0), atol=1e-3)
 
 
 def test_a_field_without_a_cell_and_a_plain_image_are_no_error() -> None:
     for image in (torch.full((1, 3, 40, 40), 230, dtype=torch.uint8), torch.zeros(1, 3, 40, 40, dtype=torch.uint8)):
-        assert torch.isfinite(repainted(image, chance(1), 1.0)).all()
+        assert torch.isfinite(randomize_background(image, chance(1), 1.0)).all()
 
 
 def test_the_cell_of_a_large_picture_is_found_where_it_is_in_a_small_one(cells: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ _MARK = ".partial"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give the path to write to; on leaving it becomes `path`, or is removed where writing failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
@@ -23,7 +23,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_write_folder(path: Path) -> Iterator[Path]:
     """As `whole`, of a folder: give an empty one to write into, which becomes `path`; that must not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
@@ -36,7 +36,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process left half-written below a folder."""
     for partial in folder.rglob(f".*{_MARK}"):
         partial.unlink(missing_ok=True)
