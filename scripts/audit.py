@@ -1,8 +1,6 @@
-"""Ask whether a figure can be trusted: `python scripts/audit.py leak --source pbc=DIR --output out/leak`."""
+"""`celluscan audit`, as a script for launchers."""
 
-import sys
-
-from celluscan_hf.audits.command import main
+from celluscan_hf.cli import run_script
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script("audit")

@@ -1,8 +1,6 @@
-"""Publish a built data set: `python scripts/push_dataset.py out/wbc celluscan/wbc --revision v1.0`."""
+"""`celluscan push dataset`, as a script for launchers."""
 
-import sys
-
-from celluscan_hf.hub.command import push_dataset
+from celluscan_hf.cli import run_script
 
 if __name__ == "__main__":
-    sys.exit(push_dataset(sys.argv[1:]))
+    run_script("push dataset")

@@ -1,8 +1,6 @@
-"""Publish the metric: `python scripts/push_metric.py celluscan/wbc_metrics`."""
+"""`celluscan push metric`, as a script for launchers."""
 
-import sys
-
-from celluscan_hf.hub.command import push_metric
+from celluscan_hf.cli import run_script
 
 if __name__ == "__main__":
-    sys.exit(push_metric(sys.argv[1:]))
+    run_script("push metric")

@@ -1,8 +1,6 @@
-"""Publish a trained model: `python scripts/push_model.py out/run celluscan/vit-b16-wbc --evaluation out/eval`."""
+"""`celluscan push model`, as a script for launchers."""
 
-import sys
-
-from celluscan_hf.hub.command import push_model
+from celluscan_hf.cli import run_script
 
 if __name__ == "__main__":
-    sys.exit(push_model(sys.argv[1:]))
+    run_script("push model")

@@ -1,8 +1,6 @@
-"""Publish the demo page: `python scripts/push_space.py celluscan/celluscan --model celluscan/vit-b16-wbc`."""
+"""`celluscan push space`, as a script for launchers."""
 
-import sys
-
-from celluscan_hf.hub.command import push_space
+from celluscan_hf.cli import run_script
 
 if __name__ == "__main__":
-    sys.exit(push_space(sys.argv[1:]))
+    run_script("push space")

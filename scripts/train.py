@@ -1,8 +1,6 @@
-"""Train a classifier by a recipe: `python scripts/train.py --recipe NAME --dataset DIR --output_dir DIR`."""
+"""`celluscan train`, as a script for launchers."""
 
-import sys
-
-from celluscan_hf.training.command import main
+from celluscan_hf.cli import run_script
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script("train")

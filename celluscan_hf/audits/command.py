@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from ..processes import number_of_processes
 from ..training.memory import keep_freed_memory
 from . import labels, leak, left_out, losses, result, shortcut
 
-_FAILED, _INTERRUPTED = 2, 130
 _NO_SETTINGS = (
     "run",
     "source",
@@ -29,33 +27,20 @@ _NO_SETTINGS = (
 )  # what the file of figures tells elsewhere
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one audit; the exit status."""
-    chosen = _parser().parse_args(arguments)
+def audit(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Run one audit; its metrics go to a file, a table to the terminal."""
+    _add_audits(parser)
+    options = parser.parse_args(arguments)
+    if (processes := number_of_processes()) > 1:
+        raise CelluScanError(f"{processes} processes were started, an audit takes one: run it without a launcher")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
-    try:
-        if (processes := number_of_processes()) > 1:
-            raise CelluScanError(f"{processes} processes were started, an audit takes one: run it without a launcher")
-        data = _data(chosen)
-        check_outside(chosen.output, [data.folder])
-        print(chosen.run(data, chosen))
-    except CelluScanError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _FAILED
-    except OSError as error:
-        if error.errno is None:  # not from the operating system
-            raise
-        print(f"error: {error.strerror}: {error.filename or chosen.output}", file=sys.stderr)
-        return _FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+    data = _data(options)
+    check_outside(options.output, [data.folder])
+    print(options.run(data, options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="audit.py", description=__doc__.splitlines()[0])
+def _add_audits(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="audits", required=True, metavar="AUDIT")
     leaking = _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
     _leak_options(leaking)
@@ -70,7 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     _losses_options(_add(commands, "losses", text, _losses))
     text = "which labels are likely wrong: a list with pictures for review, nothing is changed"
     _labels_options(_add(commands, "labels", text, _labels))
-    return parser
 
 
 def _leak_options(parser: argparse.ArgumentParser) -> None:
@@ -126,9 +110,7 @@ def _add(
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     cells = parser.add_mutually_exclusive_group(required=True)
-    cells.add_argument(
-        "--source", action="append", metavar="KEY=PATH", help="raw cells, as scripts/build_dataset.py has"
-    )
+    cells.add_argument("--source", action="append", metavar="KEY=PATH", help="raw cells, as celluscan build has")
     cells.add_argument("--dataset", help="a built data set folder, or its name on the Hub")
     parser.add_argument("--output", type=Path, required=True, help="a folder for data, models and evaluations")
     parser.add_argument("--json", type=Path, help="a file that takes the figures; its picture goes beside it")

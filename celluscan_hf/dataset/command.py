@@ -1,26 +1,22 @@
-"""The command line of the build: arguments, log, closing summary, one line for each error."""
+"""The command `celluscan build`: arguments, log, closing summary."""
 
 import argparse
-import errno
 import logging
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
-from ..processes import left_to_first_process
 from ..sources import KEYS
 from ..sources.options import add_selection_arguments, selections
-from .build import build
+from .build import build as build_dataset
 from .card import classes_table, found_and_published, groups_table, table
 from .settings import BuildSettings, cores
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FAILED, _INTERRUPTED = 2, 130
+_log = logging.getLogger(__name__)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `scripts/build_dataset.py`."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         action="append",
@@ -63,25 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Build as the arguments say; the exit status. Prints the summary, or one line on what is wrong."""
-    if left_to_first_process():
-        return 0
-    output: Path = arguments.output.resolve()
+def build(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Build the dataset folder that the arguments describe, and print its summary."""
+    _add_arguments(parser)
+    options = parser.parse_args(arguments)
+    settings = _settings(options)
+    _start_log(settings.output)
     try:
-        settings = _settings(arguments)
-        _start_log(output)
-        print(summary(build(settings), arguments.output))
-    except CelluScanError as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            return _fail(f"no space left to write {error.filename or output}; free some and run again with --resume")
-        return _fail(f"{error.strerror or error}: {error.filename or output}")
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command with --resume to go on", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+        print(summary(build_dataset(settings), options.output))
+    except (CelluScanError, OSError) as error:
+        _log.debug("error: %s", error)
+        raise
 
 
 def _settings(arguments: argparse.Namespace) -> BuildSettings:
@@ -110,12 +98,9 @@ def _start_log(output: Path) -> None:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setLevel(logging.INFO)
     logging.basicConfig(level=logging.INFO, handlers=[file, terminal], force=True)
-
-
-def _fail(message: str) -> int:
-    logging.getLogger(__name__).error("error: %s", message)
-    return _FAILED
+    _log.setLevel(logging.DEBUG)  # errors go to the file alone: the terminal gets their line from `cli`
 
 
 def summary(statistics: dict[str, Any], output: Path) -> str:

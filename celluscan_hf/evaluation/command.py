@@ -1,23 +1,26 @@
-"""The command line of an evaluation: arguments, closing summary, one line for each error."""
+"""The command `celluscan evaluate`: arguments and closing summary."""
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
-from ..processes import left_to_first_process
 from ..sources import KEYS
 from . import folder
-from .job import EvaluationSettings, evaluate
+from .job import EvaluationSettings
+from .job import evaluate as run_evaluation
 from .report import with_interval
 
-_FAILED, _INTERRUPTED = 2, 130
+LEAVE_OUT = "--leave-one-source-out"
 HEADLINE = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `scripts/evaluate.py`."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        f"{LEAVE_OUT} --dataset FOLDER --output FOLDER: train without each source in turn, and evaluate on it; "
+        "its other options are those of celluscan audit left-out"
+    )
     defaults = EvaluationSettings
     parser.add_argument("--model", required=True, help="a checkpoint folder, or the name of a model on the Hub")
     data = parser.add_mutually_exclusive_group(required=True)
@@ -55,23 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Evaluate as the arguments say; the exit status. Prints the headline, or one line on what is wrong."""
-    if left_to_first_process():
-        return 0
-    _quieten()
-    try:
-        print(summary(evaluate(_settings(arguments)), arguments.output))
-    except CelluScanError as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno is None:  # not from the operating system
-            raise
-        return _fail(f"{error.strerror}: {error.filename or arguments.output}")
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Evaluate as the arguments say, and print the headline; with `LEAVE_OUT`, run that audit instead."""
+    if LEAVE_OUT in arguments:
+        from ..audits.command import audit
+
+        words = [word for word in arguments if word != LEAVE_OUT]
+        return audit(parser, ["left-out", "--by", "source", *words])
+    _add_arguments(parser)
+    options = parser.parse_args(arguments)
+    print(summary(run_evaluation(_settings(options)), options.output))
+    return None
 
 
 def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
@@ -103,18 +100,3 @@ def _told(figures: dict[str, Any], dropped: dict[str, int], output: Path) -> str
     count = sum(dropped.values())
     left_out = f"; {count:,} files or boxes left out: {output / folder.DROPPED}" if count else ""
     return f"{figures['n']:,} cells: {told}{left_out}"
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return _FAILED
-
-
-def _quieten() -> None:
-    """No progress bars and warnings of the libraries: what matters is raised as an error."""
-    import datasets
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()

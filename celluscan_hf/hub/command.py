@@ -1,8 +1,7 @@
-"""The command lines that publish: assemble, look at it in a clean process, upload once, look again."""
+"""The commands `celluscan push …`: assemble a folder, verify it in a clean process, upload once, verify again."""
 
 import argparse
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ import transformers
 
 from ..dataset.card import REPOSITORY as DATASET
 from ..errors import CelluScanError
-from ..modeling.key_mapping import WeightsError
 from . import data_folder, metric_folder, model_folder, space_folder
 from .upload import Target, check_name, check_token, listing, push
 from .verification import (
@@ -29,14 +27,12 @@ from .verification import (
 )
 
 MODEL, METRIC, SPACE = "celluscan/vit-b16-wbc", "celluscan/wbc_metrics", "celluscan/celluscan"
-_FAILED, _INTERRUPTED = 2, 130
 Verify = Callable[[Place], str]
 
 
-def push_dataset(arguments: Sequence[str]) -> int:
-    """`scripts/push_dataset.py FOLDER [REPOSITORY]`."""
-    parser = argparse.ArgumentParser(description="Publish a built data set on the Hugging Face Hub.")
-    parser.add_argument("folder", type=Path, help="a folder of scripts/build_dataset.py")
+def push_dataset(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """`celluscan push dataset FOLDER [REPOSITORY]`."""
+    parser.add_argument("folder", type=Path, help="a folder of celluscan build")
     parser.add_argument("repository", nargs="?", default=DATASET, help=f"owner/name on the Hub ({DATASET})")
     parser.add_argument(
         "--recipe-only",
@@ -44,32 +40,32 @@ def push_dataset(arguments: Sequence[str]) -> int:
         help="publish card, labels, hashes and build command, but no image: for sources that cannot be passed on",
     )
     _add_common(parser)
-    return _run(_dataset, parser.parse_intermixed_args(arguments))
+    _quieten()
+    _dataset(parser.parse_intermixed_args(arguments))
 
 
-def push_model(arguments: Sequence[str]) -> int:
-    """`scripts/push_model.py RUN [REPOSITORY] --evaluation FOLDER`."""
-    parser = argparse.ArgumentParser(description="Publish a trained model on the Hugging Face Hub.")
-    parser.add_argument("run", type=Path, help="a finished folder of scripts/train.py")
+def push_model(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """`celluscan push model RUN [REPOSITORY] --evaluation FOLDER`."""
+    parser.add_argument("run", type=Path, help="a finished folder of celluscan train")
     parser.add_argument("repository", nargs="?", help=f"owner/name of the plain ViT, which anyone can load ({MODEL})")
-    parser.add_argument("--evaluation", type=Path, required=True, help="a folder of scripts/evaluate.py, test split")
+    parser.add_argument("--evaluation", type=Path, required=True, help="a folder of celluscan evaluate, test split")
     parser.add_argument("--handbuilt", metavar="REPOSITORY", help="publish the hand-built ViT too, under this name")
     parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
     _add_common(parser)
-    return _run(_model, parser.parse_intermixed_args(arguments))
+    _quieten()
+    _model(parser.parse_intermixed_args(arguments))
 
 
-def push_metric(arguments: Sequence[str]) -> int:
-    """`scripts/push_metric.py [REPOSITORY]`."""
-    parser = argparse.ArgumentParser(description="Publish the metric on the Hugging Face Hub.")
+def push_metric(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """`celluscan push metric [REPOSITORY]`."""
     parser.add_argument("repository", nargs="?", default=METRIC, help=f"owner/name on the Hub ({METRIC})")
     _add_common(parser)
-    return _run(_metric, parser.parse_intermixed_args(arguments))
+    _quieten()
+    _metric(parser.parse_intermixed_args(arguments))
 
 
-def push_space(arguments: Sequence[str]) -> int:
-    """`scripts/push_space.py [REPOSITORY]`."""
-    parser = argparse.ArgumentParser(description="Publish the demo page on the Hugging Face Hub.")
+def push_space(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """`celluscan push space [REPOSITORY]`."""
     parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub ({SPACE})")
     parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page ({MODEL})")
     parser.add_argument(
@@ -77,7 +73,8 @@ def push_space(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
     _add_common(parser)
-    return _run(_space, parser.parse_intermixed_args(arguments))
+    _quieten()
+    _space(parser.parse_intermixed_args(arguments))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -86,18 +83,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything and show what would be uploaded")
 
 
-def _run(publish: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # whose warnings are told here in our words
+def _quieten() -> None:
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings are raised here as errors
     transformers.utils.logging.disable_progress_bar()  # of loading and saving; that of the upload stays
-    try:
-        publish(arguments)
-    except (CelluScanError, WeightsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again, what was sent is not sent twice", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
 
 
 def _dataset(arguments: argparse.Namespace) -> None:

@@ -8,11 +8,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ..errors import CelluScanError
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 
-class WeightsError(ValueError):
+class WeightsError(CelluScanError):
     """Weights do not fit. The message names the tensor or file, what was expected and what came."""
 
 

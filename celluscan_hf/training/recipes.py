@@ -44,7 +44,7 @@ def load(recipe: str) -> list[dict[str, Any]]:
     merged = [content | stage | {"model": content.get("model", {}) | stage.get("model", {})} for stage in stages]
     known = set(TrainingSettings.__dataclass_fields__)
     if unknown := sorted({name for stage in merged for name in stage} - known):
-        raise CelluScanError(f"recipe {recipe}: {', '.join(unknown)} is no setting; see scripts/train.py --help")
+        raise CelluScanError(f"recipe {recipe}: {', '.join(unknown)} is no setting; see celluscan train --help")
     return merged
 
 
@@ -73,7 +73,7 @@ def stages(recipe: str, arguments: Sequence[str]) -> list[TrainingSettings]:
 
 def parser() -> HfArgumentParser:
     """The parser of all settings; each option is a field of `TrainingSettings`."""
-    return HfArgumentParser(TrainingSettings, prog="train.py --recipe NAME", allow_abbrev=False)
+    return HfArgumentParser(TrainingSettings, prog="celluscan train --recipe NAME", allow_abbrev=False)
 
 
 def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
@@ -89,7 +89,7 @@ def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSetting
         if new := _RENAMED.get(unknown.partition("=")[0]):
             raise CelluScanError(f"{unknown} is called {new} now")
         close = get_close_matches(unknown, [f"--{name}" for name in TrainingSettings.__dataclass_fields__], n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see scripts/train.py --help"
+        hint = f"did you mean {' or '.join(close)}?" if close else "see celluscan train --help"
         raise CelluScanError(f"there is no option {unknown}; {hint}")
     settings.model = json.dumps(fields | settings.model_fields)
     return settings

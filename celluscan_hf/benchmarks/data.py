@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
+from ..errors import CelluScanError
 
 
 def curation(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
     """Time of a build of PBC, and of its stages, from its log."""
-    from celluscan_hf.dataset.build import build
-    from celluscan_hf.dataset.settings import BuildSettings
+    from ..dataset.build import build
+    from ..dataset.settings import BuildSettings
 
     stages = _StageTimes()
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +126,7 @@ def _time_cleanvision(pbc: Path, num_proc: int) -> float:
 
 
 def _search(kind: str, count: int) -> dict[str, float]:
-    from celluscan_hf.curation.hash_search import pairs_within
+    from ..curation.hash_search import pairs_within
 
     upright = _hashes(kind, count)
     turned = np.random.default_rng(1).integers(0, 2**64, (len(upright), 7), np.uint64)
@@ -176,7 +176,7 @@ def _noise(rng: np.random.Generator, count: int, bits: int) -> np.ndarray[Any, n
 
 def _peak_of_build(count: int, num_proc: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "scripts" / "build_dataset.py"), f"--source=synthetic={count}"]
+        command = [sys.executable, "-m", "celluscan_hf.cli", "build", f"--source=synthetic={count}"]
         command += [f"--output={folder}/wbc", "--target-per-class=0", f"--num-proc={num_proc}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peaks = _watch(process)
@@ -198,7 +198,7 @@ def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
             pass
         time.sleep(0.05)
     if process.returncode:
-        raise SystemExit(f"the build ended with status {process.returncode}")
+        raise CelluScanError(f"the build ended with status {process.returncode}")
     return {name: round(value, 1) for name, value in peaks.items()}
 
 
@@ -220,7 +220,7 @@ def check_needs(arguments: argparse.Namespace) -> None:
     """Say at once what is missing, not after the first minutes."""
     pbc = getattr(arguments, "pbc", None)
     if pbc is not None and not pbc.is_dir():
-        raise SystemExit(f"error: {pbc} does not exist; give the folder of PBC with --pbc")
+        raise CelluScanError(f"{pbc} does not exist; give the folder of PBC with --pbc")
     for module in {"curation": ["cleanvision"], "duplicates": ["faiss"], "memory": ["psutil"]}.get(arguments.what, []):
         if find_spec(module) is None:
-            raise SystemExit(f'error: {module} is not installed; pip install -e ".[benchmark]"')
+            raise CelluScanError(f'{module} is not installed; pip install -e ".[benchmark]"')

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import CelluScanError
+
 Models = dict[str, nn.Module]
 
 
@@ -34,9 +36,9 @@ def model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _models() -> Models:
-    from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
-    from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
-    from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
+    from ..modeling.configuration_celluscan import CelluScanConfig
+    from ..modeling.exporting import to_timm, to_torchvision, to_transformers
+    from ..modeling.modeling_celluscan import CelluScanForImageClassification
 
     ours = CelluScanForImageClassification(CelluScanConfig(hidden_dropout_prob=0.0)).eval()
     with torch.no_grad():
@@ -149,6 +151,6 @@ def _imports(rounds: int) -> dict[str, float]:
 
 def check_needs(arguments: argparse.Namespace) -> None:
     if find_spec("timm") is None:
-        raise SystemExit('error: timm is not installed; pip install -e ".[benchmark]"')
+        raise CelluScanError('timm is not installed; pip install -e ".[benchmark]"')
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: --device cuda: torch sees no GPU")
+        raise CelluScanError("--device cuda: torch sees no GPU")

@@ -20,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..errors import CelluScanError
+
 CELLS = ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Platelet")
 ALONE = 12  # requests of the one client in a round
 
@@ -63,7 +65,7 @@ def _pictures(folder: Path) -> list[Path]:
     """Drawn cells of the size and kind of PBC's files."""
     import numpy as np
 
-    from celluscan_hf.sources.drawing import draw_cell
+    from ..sources.drawing import draw_cell
 
     files = [folder / f"{name}.jpg" for name in CELLS]
     for file in files:
@@ -75,10 +77,10 @@ def _vit(folder: Path) -> str:
     """A plain ViT-B/16 for the 14 classes; the time does not depend on what its weights are."""
     import torch
 
-    from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
-    from celluscan_hf.modeling.exporting import export_native
-    from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
-    from celluscan_hf.modeling.processor import build_image_processor
+    from ..modeling.configuration_celluscan import CelluScanConfig
+    from ..modeling.exporting import export_native
+    from ..modeling.modeling_celluscan import CelluScanForImageClassification
+    from ..modeling.processor import build_image_processor
 
     torch.manual_seed(0)
     processor = build_image_processor(224, (0.87, 0.75, 0.72), (0.16, 0.19, 0.08))
@@ -89,7 +91,7 @@ def _vit(folder: Path) -> str:
 def _file_to_answer(model: str, pictures: Sequence[Path], threads: int) -> dict[str, float]:
     import torch
 
-    from celluscan_hf.space.recogniser import Recogniser
+    from ..space.recogniser import Recogniser
 
     torch.set_num_threads(threads)
     recogniser = Recogniser(model)
@@ -172,9 +174,9 @@ def _wait_for(port: int, page: "subprocess.Popen[bytes]", seconds: int = 120) ->
             time.sleep(1)
         else:
             return
-    raise SystemExit("error: the page did not start; its own message is above")
+    raise CelluScanError("the page did not start; its own message is above")
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
     if find_spec("gradio") is None:
-        raise SystemExit('error: gradio is not installed; pip install -e ".[demo]"')
+        raise CelluScanError('gradio is not installed; pip install -e ".[demo]"')

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from celluscan_hf.training import recipes
+from ..training import recipes
 
 SCRIPTS = Path(__file__).parents[1]
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")

@@ -10,17 +10,18 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
-from celluscan_hf.evaluation import plots
-from celluscan_hf.evaluation.cells import load_cells_of_sources, load_cells_of_split
-from celluscan_hf.evaluation.job import described_model
-from celluscan_hf.evaluation.predictions import FACTS, Predictions
-from celluscan_hf.evaluation.selective_metrics import risk_coverage, scalars, sets
-from celluscan_hf.inference.loading import load_reliability
-from celluscan_hf.modeling.reliability_celluscan import Reliability
-from celluscan_hf.reliability import strangers
-from celluscan_hf.reliability.calibrate import load_folder, run_model
-from celluscan_hf.reliability.examine import SCORES, noticed, ood_scores, outputs_of, recalibration_gain
-from celluscan_hf.space import stain
+from ..errors import CelluScanError
+from ..evaluation import plots
+from ..evaluation.cells import load_cells_of_sources, load_cells_of_split
+from ..evaluation.job import described_model
+from ..evaluation.predictions import FACTS, Predictions
+from ..evaluation.selective_metrics import risk_coverage, scalars, sets
+from ..inference.loading import load_reliability
+from ..modeling.reliability_celluscan import Reliability
+from ..reliability import strangers
+from ..reliability.calibrate import load_folder, run_model
+from ..reliability.examine import SCORES, noticed, ood_scores, outputs_of, recalibration_gain
+from ..space import stain
 
 _EACH = 150  # pictures of a kind
 _SEED = 0  # of draws, and of what is made up
@@ -114,7 +115,7 @@ def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
 def _known(model: Any) -> Reliability:
     known = load_reliability(model)
     if known is None:
-        raise SystemExit("the model was not calibrated: run celluscan calibrate MODEL --dataset FOLDER")
+        raise CelluScanError("the model was not calibrated: run celluscan calibrate MODEL --dataset FOLDER")
     return known
 
 

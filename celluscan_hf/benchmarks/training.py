@@ -15,14 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from celluscan_hf import taxonomy
-from celluscan_hf.dataset.reading import CellDataset, open_dataset
-from celluscan_hf.modeling.checkpoints import start_model
-from celluscan_hf.training.augmentation import Augmentation, View
-from celluscan_hf.training.images import CellImages, as_batch
-from celluscan_hf.training.memory import keep_freed_memory
-from celluscan_hf.training.sampling import CellSampler
-from celluscan_hf.training.settings import TrainingSettings
-from celluscan_hf.training.trainer import CellTrainer
+
+from ..dataset.reading import CellDataset, open_dataset
+from ..errors import CelluScanError
+from ..modeling.checkpoints import start_model
+from ..training.augmentation import Augmentation, View
+from ..training.images import CellImages, as_batch
+from ..training.memory import keep_freed_memory
+from ..training.sampling import CellSampler
+from ..training.settings import TrainingSettings
+from ..training.trainer import CellTrainer
 
 SIDE = 224
 JITTER = 0.1
@@ -232,4 +234,4 @@ def _finish(device: torch.device) -> None:
 
 def check_needs(arguments: argparse.Namespace) -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: --device cuda: torch sees no GPU")
+        raise CelluScanError("--device cuda: torch sees no GPU")

@@ -38,9 +38,10 @@ def _rate(recipe: str, attention: str, keep: bool, steps: int, threads: int) -> 
     import torch
 
     from celluscan_hf import taxonomy
-    from celluscan_hf.modeling.checkpoints import start_model
-    from celluscan_hf.training.memory import keep_freed_memory
-    from celluscan_hf.training.recipes import stages
+
+    from ..modeling.checkpoints import start_model
+    from ..training.memory import keep_freed_memory
+    from ..training.recipes import stages
 
     if keep:
         keep_freed_memory()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from celluscan_hf.curation.decoding import decode
-from celluscan_hf.curation.duplicates import near_duplicates
-from celluscan_hf.curation.fingerprints import perceptual_hashes
-from celluscan_hf.curation.orientation import ORIENTATIONS, Orientation
-from celluscan_hf.curation.squares import content_box, square
+from ..curation.decoding import decode
+from ..curation.duplicates import near_duplicates
+from ..curation.fingerprints import perceptual_hashes
+from ..curation.orientation import ORIENTATIONS, Orientation
+from ..curation.squares import content_box, square
+from ..errors import CelluScanError
 
 _SIZE = 224  # pixels, as in the data set
 _AUGMENTED = 5  # copies by TrivialAugmentWide of each cell
@@ -37,7 +38,7 @@ def copies(arguments: argparse.Namespace) -> dict[str, Any]:
 def check_needs(arguments: argparse.Namespace) -> None:
     """Say at once what is missing."""
     if not arguments.pbc.is_dir():
-        raise SystemExit(f"error: {arguments.pbc} does not exist; give the folder of PBC with --pbc")
+        raise CelluScanError(f"{arguments.pbc} does not exist; give the folder of PBC with --pbc")
 
 
 def _cells(pbc: Path, count: int) -> Iterator[Image.Image]:

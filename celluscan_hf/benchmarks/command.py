@@ -1,0 +1,172 @@
+"""The command `celluscan benchmark`: side-by-side measurements as JSON.
+
+What is compared runs in turns within one run, so that its ratio also holds on a busy machine.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import distributions
+from pathlib import Path
+
+from ..dataset.settings import cores
+
+PACKAGES = {
+    "cpu": ("celluscan_hf", "torch", "transformers"),
+    "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
+    "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy"),
+    "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
+    "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
+    "reliability": ("celluscan_hf", "numpy", "scipy", "torch", "transformers", "pillow"),
+    "serving": ("celluscan_hf", "torch", "transformers", "gradio", "gradio_client"),
+    "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
+}
+
+
+def benchmark(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Run one benchmark and write its metrics with what they were measured on."""
+    _add_benchmarks(parser)
+    options = parser.parse_args(arguments)
+    module = import_module(f"{__package__}.{options.module}")  # one alone: torch would weigh on what measures memory
+    module.check_needs(options)
+    installed = {found.metadata["Name"]: found.version for found in distributions()}
+    result = {
+        "what": options.what,
+        "command": shlex.join(["celluscan", "benchmark", *arguments]),
+        "machine": {"processor": platform.processor() or platform.machine(), "processes": options.num_proc},
+        "software": {"python": platform.python_version()}
+        | {name: installed[name] for name in PACKAGES[options.module]},
+        "metrics": getattr(module, options.what)(options),
+    }
+    text = json.dumps(result, indent=1)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text + "\n", "utf-8")
+    print(text)
+
+
+def _add_benchmarks(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="benchmarks", dest="what", required=True, metavar="BENCHMARK")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, help="also write the result to this file")
+    common.add_argument("--num-proc", type=int, default=cores())
+    _add_data_commands(commands, common)
+    _add_model_command(commands, common)
+    _add_training_commands(commands, common)
+    _add_serving_command(commands, common)
+    _add_reliability_commands(commands, common)
+
+
+def _add_data_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    described = {
+        "curation": "images per second from files to parquet, beside CleanVision",
+        "balancing": "augmented images per second",
+        "duplicates": "time and memory of the search for pairs of hashes within 8 bits",
+        "memory": "peak memory of a build with 1x and with 4x the images",
+    }
+    for name, text in described.items():
+        commands.add_parser(name, help=text, parents=[common]).set_defaults(module="data")
+    for name in ("curation", "balancing"):
+        commands.choices[name].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
+        commands.choices[name].add_argument("--rounds", type=int, default=3)
+    commands.choices["balancing"].add_argument("--target", type=int, default=1500, help="rows per train class")
+    commands.add_parser("copies", help="turned copies of real cells that are found", parents=[common])
+    commands.choices["copies"].set_defaults(module="copies")
+    commands.choices["copies"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
+    commands.choices["copies"].add_argument("--count", type=int, default=500, help="cells that are copied")
+    commands.choices["duplicates"].add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    commands.choices["memory"].add_argument("--count", type=int, default=100, help="drawn cells per class")
+
+
+def _add_model_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    command = commands.add_parser("model", help="ViT-B/16 beside transformers, torchvision and timm", parents=[common])
+    command.set_defaults(module="model")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    command.add_argument("--compile", action="store_true", help="torch.compile every model")
+    command.add_argument("--batch-size", type=int, default=8)
+    command.add_argument("--rounds", type=_several, default=15, help="at least 2: quartiles are taken over them")
+    command.add_argument("--steps", type=int, default=1, help="steps per measurement; 20 suits a GPU")
+
+
+def _several(text: str) -> int:
+    if (rounds := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2, got {rounds}")
+    return rounds
+
+
+def _add_training_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    described = {
+        "loader": "augmented images per second from parquet, beside the transforms of torchvision",
+        "training": "ViT-B/16 through the Trainer, in bf16: images per second, share of the chip's rate, waiting",
+    }
+    for name, text in described.items():
+        command = commands.add_parser(name, help=text, parents=[common])
+        command.set_defaults(module="training")
+        command.add_argument("--dataset", required=True, help="a built data set folder")
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        command.add_argument("--batch-size", type=int, default=64)
+    text = "a training step of the recipes for the CPU: attention, and memory kept or given back"
+    command = commands.add_parser("cpu", help=text, parents=[common])
+    command.set_defaults(module="cpu")
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--steps", type=int, default=20, help="that are measured, after a warm-up")
+    text = "what a recipe reaches: trained, and judged on the test split"
+    command = commands.add_parser("recipe", help=text, parents=[common])
+    command.set_defaults(module="recipe")
+    command.add_argument("--recipe", required=True)
+    command.add_argument("--dataset", required=True, help="a built data set folder")
+    command.add_argument("--output", type=Path, required=True, help="a folder for the run and its evaluation")
+    command.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="KEY=PATH",
+        help="judge it on this raw source too; repeatable",
+    )
+    commands.choices["loader"].add_argument("--rounds", type=int, default=3)
+    training = commands.choices["training"]
+    training.add_argument("--steps", type=int, default=100, help="that are measured, after a warm-up")
+    training.add_argument("--compile", action="store_true", help="torch.compile the model")
+    training.add_argument("--cache-images", action="store_true", help="decode all images before")
+
+
+def _add_serving_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    command = commands.add_parser(
+        "serving", help="how soon the page answers one client, and many at once", parents=[common]
+    )
+    command.set_defaults(module="serving")
+    command.add_argument("--model", help="a trained model; by default a ViT-B/16 of random weights")
+    command.add_argument("--clients", type=int, default=8)
+    command.add_argument("--requests", type=int, default=50, help="of all clients together, in a round")
+    command.add_argument("--rounds", type=int, default=3)
+
+
+def _add_reliability_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    described = {
+        "reliability": "probabilities before and after calibration, sets, and what strange pictures are noticed",
+        "recalibration": "what some cells of another microscope do for a calibrated model, on its other cells",
+    }
+    for name, text in described.items():
+        command = commands.add_parser(name, help=text, parents=[common])
+        command.set_defaults(module="reliability")
+        command.add_argument("--model", type=Path, required=True, help="a folder that celluscan calibrate has been at")
+    commands.choices["reliability"].add_argument("--dataset", required=True, help="a built data set folder")
+    commands.choices["reliability"].add_argument("--bccd", type=Path, help="the folder of BCCD, for its red cells")
+    command = commands.choices["recalibration"]
+    command.add_argument("--source", required=True, metavar="KEY=PATH", help="a raw source that the model has not seen")
+    command.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="cells that are fitted to")
+    command.add_argument("--draws", type=int, default=20, help="of such cells, for each size")

@@ -1,0 +1,100 @@
+"""The commands `celluscan predict`, `explain` and `export-onnx`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Classify image files and print or write a row for each; see `predict.predict`."""
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders of them, quoted patterns such as 'cells/**/*.jpg', or parquet files with a column "
+        "image",
+    )
+    _add_model(parser, "--model", required=True)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="write JSON lines")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="write CSV (default)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="a new file, .csv, or .jsonl for JSON lines; by default rows are printed",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=3, metavar="K", help="labels per image, likeliest first (default 3)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default 64)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one")
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="coverage of the prediction sets of a calibrated model (default 0.9)",
+    )
+    options = parser.parse_args(arguments)
+
+    from .predict import predict as predict_images
+
+    summary = predict_images(
+        options.images,
+        options.model,
+        options.output,
+        form=options.form,
+        top_k=options.top_k,
+        batch_size=options.batch_size,
+        device=options.device,
+        coverage=options.coverage,
+        trust_remote_code=options.trust_remote_code,
+    )
+    print(summary, file=sys.stderr)
+
+
+def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Draw attention rollout and every head of one layer; see `explain.explain`."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file of one cell")
+    _add_model(parser, "--model", required=True)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.png",
+        help="output image; by default <image>-attention.png in the current folder",
+    )
+    parser.add_argument(
+        "--layer", type=int, default=-1, help="layer whose heads are drawn, 1 is the first; by default the last"
+    )
+    options = parser.parse_args(arguments)
+
+    from .explain import explain as draw
+
+    output = options.output or Path(f"{options.image.stem}-attention.png")
+    trust = options.trust_remote_code
+    print(draw(options.image, options.model, output, options.layer, trust_remote_code=trust))
+
+
+def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Write a model as ONNX and compare its logits with PyTorch; see `onnx.export_onnx`."""
+    _add_model(parser, "model")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
+    options = parser.parse_args(arguments)
+
+    from .onnx import export_onnx as export
+
+    written = export(options.model, options.output, trust_remote_code=options.trust_remote_code)
+    print(f"{options.output / written.file.name}: {written.size / 1e6:.1f} MB")
+    print(f"largest difference of a logit from PyTorch: {written.max_difference:.1e}")
+
+
+def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    parser.add_argument(name, metavar="MODEL", help="a checkpoint folder, or the name of a model on the Hub", **options)
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that lies in the checkpoint; the models of CelluScan do not need it",
+    )

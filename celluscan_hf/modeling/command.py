@@ -1,0 +1,88 @@
+"""The command `celluscan convert`."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import BaseImageProcessor
+
+from ..errors import CelluScanError
+from .checkpoints import read_checkpoint
+from .configuration_celluscan import LABELS
+from .conversion import Checkpoint
+from .exporting import EXPORTS
+from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
+from .processor import build_image_processor
+
+NORMALIZATIONS = {
+    "imagenet": {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
+    "inception": {"image_mean": HALF, "image_std": HALF},
+}
+_DESCRIPTION = """Convert the weights of a ViT between torchvision, transformers, timm and ours.
+
+FROM is `torchvision:vit_b_16`, a Hub repository or a folder with a ViT of transformers, timm or ours, a `.safetensors`
+file, or a file that torch.save wrote (`.pth`, `.bin`, `.ckpt`, …), also with what trainers wrap around weights; a
+`preprocessor_config.json` beside such a file is read too. TO is a new folder.
+"""
+
+
+def convert(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Read a checkpoint of one library and write it for another, with equal logits."""
+    _add_arguments(parser)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    overrides = {
+        name: value
+        for name in ("num_attention_heads", "layer_norm_eps", "key")
+        if (value := getattr(options, name)) is not None
+    }
+    overrides |= NORMALIZATIONS.get(options.normalization, {})
+    try:
+        if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
+            raise WeightsError(f"{options.to} exists and is not empty: give a new folder")
+        checkpoint = read_checkpoint(options.source, revision=options.revision, **overrides)
+        model = checkpoint.build(dict(enumerate(LABELS)) if options.celluscan_labels else None)
+        EXPORTS[options.format](model, options.to, _processor(checkpoint))
+    except (OSError, SafetensorError) as error:
+        raise CelluScanError(str(error)) from error
+    for name in checkpoint.ignored_keys:
+        print(f"ignored: {name}")
+    config = model.config
+    print(
+        f"{options.to}: {options.format}, {model.num_parameters():,} parameters, {config.num_labels} classes, "
+        f"layer_norm_eps {config.layer_norm_eps}, image_mean {list(checkpoint.image_mean)}, image_std "
+        f"{list(checkpoint.image_std)}"
+    )
+
+
+def _processor(checkpoint: Checkpoint) -> BaseImageProcessor | None:
+    """The image processor for this checkpoint; none, and a word on it, where the model takes no colour images."""
+    config = checkpoint.config
+    if config.num_channels != 3:
+        print(f"no image processor is written: ours makes 3 channels, this model takes {config.num_channels}")
+        return None
+    return build_image_processor(config.image_size, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("source", metavar="FROM")
+    parser.add_argument("to", metavar="TO", type=Path)
+    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="what to write (default: ours)")
+    parser.add_argument("--revision", help="commit, branch or tag of a Hub repository")
+    parser.add_argument(
+        "--celluscan-labels",
+        action="store_true",
+        help="name the outputs after the 14 classes; with another number of outputs the head is made anew",
+    )
+    parser.add_argument("--num-attention-heads", type=int, help="where FROM does not say and the size is unusual")
+    parser.add_argument(
+        "--normalization",
+        choices=NORMALIZATIONS,
+        help="mean and standard deviation of images, where FROM does not say: imagenet (.485 .456 .406, .229 .224 "
+        ".225; DINO, MAE, DeiT, torchvision) or inception (.5, .5; ViTs of timm and transformers)",
+    )
+    parser.add_argument("--key", help="which weights to take where a file holds several, such as student or model_ema")
+    parser.add_argument("--layer-norm-eps", type=float, help="instead of what FROM says or its library takes")
