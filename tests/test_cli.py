@@ -1,6 +1,7 @@
 """The command `celluscan`: quick help, exit statuses, one line for each error, tracebacks for bugs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import pytest
 from PIL import Image
 
 import celluscan_hf
-from celluscan_hf.cli import main
+from celluscan_hf.cli import COMMANDS, main
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 from celluscan_hf.modeling.processor import build_image_processor
 
+PROJECT = Path(__file__).resolve().parents[1]
+NOT_A_COMMAND = {"screenshots", "tables"}
 EXPLAIN = "celluscan_hf.inference.explain.explain"
 
 
@@ -63,7 +66,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a failed run says."""
     capsys.readouterr()
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -74,7 +77,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\nfrom celluscan_hf.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert main(['--help']) == 0\n"
         "print({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules))"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -92,10 +95,7 @@ def test_runs_as_a_module() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
-        ["nonsense"],
         ["explain", "cell.png"],
-        ["predict", "cell.png"],
         ["predict", "--model", "m"],
         ["predict", "cell.png", "--model", "m", "--csv", "--json"],
     ],
@@ -105,6 +105,38 @@ def test_a_command_that_is_not_understood(arguments: list[str], capsys: pytest.C
         main(arguments)
     assert end.value.code == 2
     assert "usage: celluscan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [([], "celluscan --help lists them"), (["bild"], "did you mean build?"), (["push", "data"], "push dataset")],
+)
+def test_an_unknown_command_is_one_line(arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert main([*name.split(), "--help"]) == 0
+    except SystemExit as end:
+        assert end.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: celluscan {name} ")
+
+
+@pytest.mark.parametrize("script", sorted((PROJECT / "scripts").glob("*.py")), ids=lambda script: script.stem)
+def test_a_script_is_a_command(script: Path) -> None:
+    called = re.search(r'run_script\("(.+)"\)', script.read_text("utf-8"))
+    assert script.stem in NOT_A_COMMAND or (called and called[1] in COMMANDS)
+
+
+def test_a_script_named_as_a_library_does_not_hide_it(tmp_path: Path) -> None:
+    code = "import sys, runpy\nsys.argv = [sys.argv[1], '--help']\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
+    code += "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit:\n    pass\n"
+    code += "import evaluate\nprint('site-packages' in evaluate.__file__)"
+    command = [sys.executable, "-c", code, str(PROJECT / "scripts" / "evaluate.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.endswith("True\n"), done.stderr
 
 
 def test_explain_draws_into_the_current_folder(
@@ -206,7 +238,7 @@ def test_predict_fails_where_no_image_can_be_used(
 ) -> None:
     (tmp_path / "junk.png").write_bytes(b"junk")
     capsys.readouterr()
-    assert main(["predict", str(tmp_path / "junk.png"), "--model", model]) == 1
+    assert main(["predict", str(tmp_path / "junk.png"), "--model", model]) == 2
     out, err = capsys.readouterr()
     assert out.count("\n") == 2
     assert err.startswith("error: no image could be used, of 1; the first, ")
@@ -251,7 +283,7 @@ def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPat
 
 def test_stopped_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(raising(monkeypatch, KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "\nstopped\n"
+    assert capsys.readouterr().err == "\nstopped; nothing was written\n"
 
 
 def test_calibrate_and_recalibrate_say_what_they_did(
@@ -265,5 +297,5 @@ def test_calibrate_and_recalibrate_say_what_they_did(
     more = ["--source", f"imagefolder={tmp_path / 'cells'}", "--output", str(tmp_path / "mine")]
     assert main(["recalibrate", str(run), *more]) == 0
     assert "8 cells, each by a fit without it" in capsys.readouterr().out
-    assert main(["recalibrate", str(run), *more]) == 1
+    assert main(["recalibrate", str(run), *more]) == 2
     assert "exists already" in capsys.readouterr().err

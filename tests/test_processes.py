@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf import cli
-from celluscan_hf.audits.command import main as audit
 from celluscan_hf.processes import left_to_first_process
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -70,5 +69,5 @@ def test_an_audit_takes_one_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert audit(["leak", "--dataset", "nothing", "--output", str(tmp_path / "leak")]) == 2
+    assert cli.main(["audit", "leak", "--dataset", "nothing", "--output", str(tmp_path / "leak")]) == 2
     assert capsys.readouterr().err == "error: 2 processes were started, an audit takes one: run it without a launcher\n"

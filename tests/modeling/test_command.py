@@ -1,9 +1,7 @@
 """The command that converts weights: a good path, its refusals, its options."""
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,31 +21,18 @@ from transformers import (
     ViTModel,
 )
 
+from celluscan_hf.cli import main
 from celluscan_hf.modeling.configuration_celluscan import LABELS
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 from celluscan_hf.modeling.processor import build_image_processor
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "convert_weights.py"
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("convert_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def convert(script, monkeypatch) -> Callable[..., int]:
+def convert() -> Callable[..., int]:
     """Runs the command with these arguments; its exit status."""
-
-    def run(*arguments: Any) -> int:
-        monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
-        return script.main()
-
-    return run
+    return lambda *arguments: main(["convert", *map(str, arguments)])
 
 
 def vit(model_class: type[ViTModel | ViTForImageClassification] = ViTForImageClassification) -> Any:
@@ -99,10 +84,10 @@ def test_the_labels_of_celluscan_bring_a_new_head(convert, source, tmp_path):
     assert list(config["id2label"].values()) == list(LABELS)
 
 
-def test_tensors_that_are_left_aside_are_told(convert, tmp_path, capsys):
+def test_ignored_tensors_are_named(convert, tmp_path, capsys):
     vit(ViTModel).save_pretrained(tmp_path / "vit")
     assert convert(tmp_path / "vit", tmp_path / "ours") == 0
-    assert "left aside: pooler.dense.weight" in capsys.readouterr().out
+    assert "ignored: pooler.dense.weight" in capsys.readouterr().out
 
 
 def test_an_empty_folder_may_be_written_to(convert, source, tmp_path):
@@ -113,14 +98,14 @@ def test_an_empty_folder_may_be_written_to(convert, source, tmp_path):
 def test_a_folder_that_holds_something_is_left_alone(convert, source, tmp_path, capsys):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "precious").write_text("kept")
-    assert convert(source, tmp_path / "ours") == 1
+    assert convert(source, tmp_path / "ours") == 2
     assert "exists and is not empty" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "ours").iterdir()] == ["precious"]
 
 
 def test_a_file_in_the_way_is_left_alone(convert, source, tmp_path, capsys):
     (tmp_path / "ours").write_text("kept")
-    assert convert(source, tmp_path / "ours") == 1
+    assert convert(source, tmp_path / "ours") == 2
     assert "exists" in capsys.readouterr().err
     assert (tmp_path / "ours").read_text() == "kept"
 
@@ -128,7 +113,7 @@ def test_a_file_in_the_way_is_left_alone(convert, source, tmp_path, capsys):
 @pytest.mark.parametrize("form", ["celluscan", "transformers", "torchvision"])
 def test_a_folder_below_a_file_is_one_line(convert, source, tmp_path, capsys, form):
     (tmp_path / "picture.jpg").write_text("kept")
-    assert convert(source, tmp_path / "picture.jpg" / "sub", "--format", form, "--layer-norm-eps", "1e-6") == 1
+    assert convert(source, tmp_path / "picture.jpg" / "sub", "--format", form, "--layer-norm-eps", "1e-6") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
@@ -140,12 +125,12 @@ def test_weights_that_can_not_be_written_whole_are_one_line(convert, source, tmp
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("celluscan_hf.modeling.exporting.save_file", cut)
-    assert convert(source, tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 1
+    assert convert(source, tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 2
     assert capsys.readouterr().err == "error: I/O error: No space left on device (os error 28)\n"
 
 
 def test_a_missing_source_is_one_line_and_no_folder(convert, tmp_path, capsys):
-    assert convert(tmp_path / "nothing.safetensors", tmp_path / "ours") == 1
+    assert convert(tmp_path / "nothing.safetensors", tmp_path / "ours") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert str(tmp_path / "nothing.safetensors") in said
@@ -186,12 +171,12 @@ def test_the_weights_of_a_student_can_be_chosen(convert, tmp_path):
 
 
 def test_heads_that_do_not_divide_the_width_are_one_line(convert, source, tmp_path, capsys):
-    assert convert(source, tmp_path / "ours", "--num-attention-heads", "5") == 1
+    assert convert(source, tmp_path / "ours", "--num-attention-heads", "5") == 2
     assert "num_attention_heads" in capsys.readouterr().err
 
 
 def test_an_epsilon_that_torchvision_cannot_hold_asks_for_the_option(convert, source, tmp_path, capsys):
-    assert convert(source, tmp_path / "tv", "--format", "torchvision") == 1
+    assert convert(source, tmp_path / "tv", "--format", "torchvision") == 2
     assert "--layer-norm-eps 1e-06" in capsys.readouterr().err
     assert convert(source, tmp_path / "tv", "--format", "torchvision", "--layer-norm-eps", "1e-6") == 0
     assert (tmp_path / "tv" / "model.safetensors").is_file()
@@ -212,7 +197,7 @@ def test_a_crop_of_the_origin_is_kept(convert, tmp_path, form):
 def test_a_crop_that_does_not_give_the_models_size_is_refused(convert, tmp_path, capsys):
     vit().save_pretrained(tmp_path / "run")
     build_image_processor(24, [0.7, 0.6, 0.5], [0.1, 0.2, 0.3], resized=50).save_pretrained(tmp_path / "run")
-    assert convert(tmp_path / "run", tmp_path / "out") == 1
+    assert convert(tmp_path / "run", tmp_path / "out") == 2
     assert "expected squares that are cut to 32 pixels" in capsys.readouterr().err
 
 
