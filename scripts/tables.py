@@ -448,7 +448,8 @@ def speed() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        recipes, trust, sources, external, leak, leak_short, leak_bias, shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
+        recipes, trust, sources, external, leak, leak_short, leak_bias,
+        shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
         acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
         calibration, calibration_external, conformal, conformal_classes, abstention, ood, copies, speed,
     )
