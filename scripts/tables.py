@@ -30,7 +30,9 @@ FORMERLY = {
     "acquisition_probe_accuracy": ("told_from_features",),
     "held_out": ("aside",),
     "ood_sets": ("strangers",),
-    "ood_threshold": ("strange",),
+    "out_of_distribution": ("strange",),
+    "confident_answers": ("plain_answers",),
+    "confidence_threshold": ("least_probability",),
     "std": ("sd",),
 }
 SPLITS = {"random": "after augmentation, at random", "grouped": "by group, before augmentation"}
@@ -355,7 +357,7 @@ def calibration_external() -> Table:
     for key, title in LABORATORIES.items():
         run = metrics(f"recalibration-{key}")
         changes = [f"{run['uncalibrated'][name]:.2f} → {run['all'][name]:.2f}" for name in ("nll", "ece")]
-        rows.append([f"{title}, {run['cells']} cells", *changes, f"{get(run, 'ood_threshold'):.0%}"])
+        rows.append([f"{title}, {run['cells']} cells", *changes, f"{get(run, 'out_of_distribution'):.0%}"])
     return ["cells", *FITTED[1:], "flagged as out-of-distribution"], rows
 
 
@@ -379,9 +381,10 @@ def conformal_classes() -> Table:
 
 def abstention() -> Table:
     run = metrics("reliability")
-    plain = run["plain_answers"]
-    return ["probability threshold", "test cells answered", "of these right", "area under the risk–coverage curve"], [
-        [f"{plain['least_probability']:.2f}", f"{plain['share']:.1%}", f"{plain['right']:.1%}", f"{run['aurc']:.3f}"]
+    answers = get(run, "confident_answers")
+    threshold = get(answers, "confidence_threshold")
+    return ["confidence threshold", "test cells answered", "of these right", "area under the risk–coverage curve"], [
+        [f"{threshold:.2f}", f"{answers['share']:.1%}", f"{answers['right']:.1%}", f"{run['aurc']:.3f}"]
     ]
 
 
