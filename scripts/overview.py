@@ -10,12 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-from tables import metrics  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from celluscan_hf.evaluation.plots import BLUE, ORDER, save  # noqa: E402
 from celluscan_hf.sources.drawing import draw_cell  # noqa: E402
+from scripts.tables import metrics  # noqa: E402
 
 SIZE, COLUMNS, SEED = 256, 7, 3
 CROP = 0.15  # of each side, so that the cell fills the tile
