@@ -17,4 +17,9 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+# tables of measured values in texts are those of results/
+.venv/bin/python scripts/tables.py
+if git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
+  git diff --exit-code -- '*.md' 'celluscan_hf/training/recipes/*.yaml'
+fi
 .venv/bin/python -m pytest -n "$(nproc 2>/dev/null || echo 2)" "$@"

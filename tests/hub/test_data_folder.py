@@ -105,7 +105,7 @@ def test_recipe_only_has_every_row_and_no_image(built: Path, tmp_path: Path) -> 
 def test_recipe_only_says_how_to_build_and_promises_no_rows(built: Path, tmp_path: Path) -> None:
     assemble(built, Target(REPOSITORY, "dataset"), [], tmp_path / "folder", recipe_only=True)
     card = DatasetCard.load(tmp_path / "folder/README.md")
-    assert "python scripts/build_dataset.py --source synthetic=FOLDER" in card.text
+    assert "celluscan build --source synthetic=FOLDER" in card.text
     assert "load_dataset(" not in card.text
     assert "configs" not in card.data.to_dict()
     assert "dataset_info" not in card.data.to_dict()

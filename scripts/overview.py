@@ -1,0 +1,49 @@
+"""Draw the image of README.md: a synthetic cell of each class, and the recall of `cpu-best` on PBC test cells.
+
+`python scripts/overview.py` writes `results/overview.png` from `results/cpu-best.json`.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from celluscan_hf.evaluation.plots import BLUE, ORDER, save  # noqa: E402
+from celluscan_hf.sources.drawing import draw_cell  # noqa: E402
+from scripts.tables import metrics  # noqa: E402
+
+SIZE, COLUMNS, SEED = 256, 7, 3
+CROP = 0.15  # of each side, so that the cell fills the tile
+
+
+def overview() -> Figure:
+    """Draw a tile for each class, with its recall as a bar below."""
+    matrix = metrics("cpu-best", "test_confusion_matrix")
+    figure = Figure(figsize=(11.2, 4.9), layout="constrained")
+    figure.suptitle(
+        "The 14 classes, as synthetic cells. Bars: share of each class that the model cpu-best recognises\n"
+        f"among {np.sum(matrix['matrix']):,} real cells of PBC held out from its training",
+        fontsize=12,
+    )
+    edge = int(CROP * SIZE)
+    for axes, cell in zip(figure.subplots(len(ORDER) // COLUMNS, COLUMNS).flat, ORDER, strict=True):
+        image = np.asarray(draw_cell(cell.name, np.random.default_rng(SEED), SIZE))[edge:-edge, edge:-edge]
+        axes.imshow(image, extent=(0, 1, 0, 1))
+        axes.set_title(cell.name, fontsize=9)
+        axes.barh(-0.08, 1, height=0.07, color="#E6E6E6")
+        row = np.array(matrix["matrix"][matrix["labels"].index(cell.name)])
+        share = row[matrix["labels"].index(cell.name)] / max(row.sum(), 1)
+        axes.barh(-0.08, share, height=0.07, color=BLUE)
+        text = f"{share:.0%} of {row.sum()}" if row.sum() else "no test cells"
+        axes.text(0.5, -0.21, text, ha="center", va="center", fontsize=9)
+        axes.set(xlim=(0, 1), ylim=(-0.27, 1))
+        axes.axis("off")
+    return figure
+
+
+if __name__ == "__main__":
+    save(overview(), ROOT / "results" / "overview.png")

@@ -1,0 +1,510 @@
+"""Write the tables of measured figures into the project's texts: `python scripts/tables.py`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->` in a Markdown file. NAME is a function of `TABLES`,
+which makes the lines from `results/*.json`. `scripts/test.sh` runs this and fails if a text changes.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from celluscan_hf.sources import READERS  # noqa: E402
+from celluscan_hf.sources.licenses import redistributable  # noqa: E402
+
+MARKED = re.compile(r"^(<!-- table: ([\w-]+) -->\n).*?^(<!-- end -->)$", re.S | re.M)
+# current names of keys, and those of results that were written under an earlier name
+FORMERLY = {
+    "metrics": ("figures",),
+    "background_randomization": ("surroundings",),
+    "original": ("surroundings", "background_randomization"),
+    "half_randomized": ("surroundings_half_repainted",),
+    "all_randomized": ("surroundings_repainted",),
+    "randomized": ("repainted",),
+    "unchanged": ("untouched",),
+    "acquisition_probe_accuracy": ("told_from_features",),
+    "held_out": ("aside",),
+    "ood_sets": ("strangers",),
+    "out_of_distribution": ("strange",),
+    "confident_answers": ("plain_answers",),
+    "confidence_threshold": ("least_probability",),
+    "std": ("sd",),
+}
+SPLITS = {"random": "after augmentation, at random", "grouped": "by group, before augmentation"}
+LEAKS = {"leak": "short", "leak-by-heart": "overfitted"}
+TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
+SECOND = "352x352/jpeg-c95c4e/neutral"  # the second acquisition of PBC
+LABORATORIES = {"bccd": "BCCD", "aml_lmu": "AML-Cytomorphology_LMU"}
+VIEWS = (
+    ("shortcut", "original"),
+    ("shortcut-one-acquisition", "original"),
+    ("shortcut", "half_randomized"),
+    ("shortcut", "all_randomized"),
+    ("shortcut-one-acquisition", "all_randomized"),
+)
+Table = tuple[list[str], list[list[str]]]
+
+
+def get(record: Any, *keys: str) -> Any:
+    """Look up nested keys, each by its current name or a former one."""
+    for key in keys:
+        record = record[next(name for name in (key, *FORMERLY.get(key, ())) if name in record)]
+    return record
+
+
+def metrics(name: str, *keys: str) -> Any:
+    """Metrics of `results/NAME.json`, or what stands below `keys` in them."""
+    return get(json.loads((ROOT / "results" / f"{name}.json").read_text("utf-8")), "metrics", *keys)
+
+
+def interval(record: dict[str, Any], name: str) -> str:
+    low, high = record["ci95"][name]
+    return f"{record[name]:.3f} ({low:.3f}–{high:.3f})"
+
+
+def times_chance(view: dict[str, Any]) -> str:
+    return f"{view['ring']['balanced_accuracy'] / view['ring']['chance']:.2f}"
+
+
+def recipes() -> Table:
+    models = {
+        "cpu-small": "plain ViT, 5 x 192, 72 px",
+        "cpu-best": "the same at 128 px with a convolution stem",
+    }
+    rows = []
+    for name, model in models.items():
+        test, minutes = metrics(name, "test"), metrics(name)["training_seconds"] / 60
+        scores = [interval(test, "macro_f1"), interval(test, "accuracy")]
+        rows.append([f"`{name}`", model, f"{minutes:.0f} minutes", *scores])
+    unmeasured = {
+        "finetune": "ViT-B/16 with ImageNet weights, our full training recipe",
+        "scratch": "ViT-S/16 (or B/16) from random weights",
+        "seed-probe`, `seed-scratch": "the runs of the student project",
+    }
+    rows += [[f"`{name}`", model, "GPU", "not measured", "–"] for name, model in unmeasured.items()]
+    return ["recipe", "model", "training", "macro-F1", "accuracy"], rows
+
+
+def trust() -> Table:
+    best, leak = metrics("cpu-best"), metrics("leak-by-heart", "random")
+    away = [metrics("acquisition", SECOND, training, "left_out") for training in TRAININGS]
+    platelets = metrics("left-out", "bccd", "plain", "left_out", "per_class", "Platelet", "support")
+    tested = f"{best['test']['n']:,} test cells; {best['data']['rows']['train']:,} in train, split by group"
+    rows = [["`cpu-best`", tested, interval(best["test"], "accuracy")]]
+    for key, title in LABORATORIES.items():
+        place = best["external"][key]
+        unseen = sum(place["unlearned"].values())
+        about = f", {platelets} of them platelets" if key == "bccd" else f", {unseen} of a class not in train"
+        rows.append(
+            ["`cpu-best`", f"**another laboratory**: {title}, {place['n']} cells{about}", interval(place, "accuracy")]
+        )
+    rows += [
+        [
+            "`cpu-small`, leaking split, overfitted",
+            "its own test: copies of the cells are in train",
+            own(leak, "own_originals"),
+        ],
+        ["the same model", "held-out cells", own(leak, "held_out")],
+        [
+            "`cpu-small`, background not randomized",
+            f"another camera of the same laboratory, {away[0]['n']} cells",
+            interval(away[0], "accuracy"),
+        ],
+        ["`cpu-small`, randomized in half of the images", "the same cells", interval(away[1], "accuracy")],
+    ]
+    return ["model", "tested on", "accuracy"], rows
+
+
+def own(record: dict[str, Any], test: str) -> str:
+    return interval(get(record, test), "accuracy")
+
+
+def sources() -> Table:
+    rows = []
+    for key, reader in READERS.items():
+        if reader.info.url and key not in ("imagefolder", "hf_dataset"):
+            shared = "yes" if redistributable(reader.info.license) else "no"
+            rows.append([f"`{key}`", f"[{reader.info.title}]({reader.info.url})", reader.info.license, shared])
+    return ["key", "dataset", "licence of the images", "may be republished"], rows
+
+
+def external() -> Table:
+    test = metrics("cpu-best", "test")
+    rows = [[f"its own test split, {test['n']:,} cells", interval(test, "accuracy"), interval(test, "macro_f1")]]
+    for key, title in LABORATORIES.items():
+        place = metrics("cpu-best", "external", key)
+        rows.append(
+            [
+                f"another laboratory: {title}, {place['n']} cells",
+                interval(place, "accuracy"),
+                interval(place, "macro_f1"),
+            ]
+        )
+    return ["cells", "accuracy", "macro-F1"], rows
+
+
+def leak() -> Table:
+    tests = ("own", "own_originals", "held_out")
+    rows = []
+    for file, training in LEAKS.items():
+        for name, words in SPLITS.items():
+            run = metrics(file, name)
+            scores = [f"{get(run, test)[metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in tests]
+            rows.append([training, words, f"{run['train_images']:,}", f"{run['related_share']:.0%}", *scores])
+    header = ["training", "split", "train images", "test cells with a copy in train", "accuracy: own test"]
+    return [*header, "its originals", "held out", "macro-F1: own test", "its originals", "held out"], rows
+
+
+def leak_short() -> Table:
+    rows = []
+    for file, training in LEAKS.items():
+        for name, words in SPLITS.items():
+            run = metrics(file, name)
+            scores = [f"{get(run, test)['accuracy']:.3f}" for test in ("own_originals", "held_out")]
+            rows.append([training, words, f"{run['related_share']:.0%}", *scores])
+    header = ["training", "split", "test cells with a copy in train", "accuracy, originals of its own test"]
+    return [*header, "accuracy, held-out cells"], rows
+
+
+def leak_bias() -> Table:
+    rows = []
+    for file, training in LEAKS.items():
+        for name, words in SPLITS.items():
+            bias = metrics(file, name, "optimism")
+            rows.append([training, words, f"{bias['accuracy']:+.3f}", f"{bias['macro_f1']:+.3f}"])
+    return ["training", "split", "accuracy too high by", "macro-F1 too high by"], rows
+
+
+def shortcut() -> Table:
+    inputs = {
+        "ring": "outer ring of pixels",
+        "background": "colour of the background",
+        "size": "width and height of the image file",
+        "coding": "its format and compression",
+        "source": "source",
+        "all": "all of these",
+    }
+    views = [metrics(*view) for view in VIEWS]
+    rows = []
+    for name, words in inputs.items():
+        scores = [view.get(name, {}).get("balanced_accuracy") for view in views]
+        rows.append([words, *("–" if score is None else f"{score:.2f}" for score in scores)])
+    rows.append(["chance", *(f"{view['ring']['chance']:.2f}" for view in views)])
+    rows.append(["ring, times chance", *map(times_chance, views)])
+    header = ["predicted from", "as it is", "one acquisition", "half randomized", "all randomized"]
+    return [*header, "one acquisition, all randomized"], rows
+
+
+def shortcut_seeds() -> Table:
+    files = {"42": "shortcut", "43": "shortcut-43", "44": "shortcut-44"}
+    return ["all randomized, seed", *files], [
+        ["ring, times chance", *(times_chance(metrics(file, "all_randomized")) for file in files.values())]
+    ]
+
+
+def shortcut_models() -> Table:
+    rows = []
+    for recipe in ("cpu-best", "cpu-small"):
+        for suffix, share in (("-plain", "0"), ("", "0.5"), ("-all", "1.0")):
+            model = metrics("shortcut", "models", f"out/{recipe}{suffix}/run")
+            inputs = [get(model, name) for name in ("unchanged", "covered", "randomized")]
+            probe = get(model, "acquisition_probe_accuracy", "acquisition")
+            scores = [record["balanced_accuracy"] for record in (model["border"]["as_is"], *inputs, probe)]
+            rows.append([f"`{recipe}`", share, *(f"{score:.2f}" for score in scores)])
+    header = ["model", "background randomized in training", "forest on the border of the crop", "images as they are"]
+    return [*header, "cell covered", "background randomized", "acquisition probe"], rows
+
+
+def shortcut_cost() -> Table:
+    left_out = {key: metrics("acquisition", SECOND, key, "left_out") for key in TRAININGS}
+    runs = {
+        "0%": ("original", "-plain", "plain"),
+        "50%": ("half_randomized", "", "background_randomization"),
+        "100%": ("all_randomized", "-all", None),
+    }
+    rows = []
+    for share, (view, suffix, training) in runs.items():
+        scores = []
+        for part in ("validation", "unchanged"):
+            for recipe in ("cpu-small", "cpu-best"):
+                model = metrics("shortcut", "models", f"out/{recipe}{suffix}/run")
+                scores.append(f"{get(model, part)['macro_f1']:.3f}")
+        away = interval(left_out[training], "balanced_accuracy") if training else "not measured"
+        rows.append([share, times_chance(metrics("shortcut", view)), *scores, away])
+    header = ["images randomized", "ring, times chance", "validation: `cpu-small`", "`cpu-best`", "test: `cpu-small`"]
+    return [*header, "`cpu-best`", "second acquisition, unseen: balanced accuracy"], rows
+
+
+def acquisition() -> Table:
+    rows = []
+    for file in ("acquisition", "acquisition-43"):
+        seed = json.loads((ROOT / "results" / f"{file}.json").read_text("utf-8"))["seed"]
+        for key, words in TRAININGS.items():
+            run = metrics(file, SECOND, key)
+            means = [interval(run[part], "balanced_accuracy") for part in ("learned_alike", "left_out")]
+            scores = [interval(run["learned"], "macro_f1"), *means, interval(run["left_out"], "accuracy")]
+            rows.append([words, str(seed), *scores])
+    header = ["training", "seed", "trained on, 11 classes: macro-F1", "the five classes: balanced accuracy"]
+    return [*header, "left out: balanced accuracy", "accuracy"], rows
+
+
+def acquisition_recall() -> Table:
+    classes = ("Basophil", "Eosinophil", "Erythroblast", "Lymphocyte", "Monocyte")
+    rows = []
+    for key, words in TRAININGS.items():
+        recall = metrics("acquisition", SECOND, key, "left_out", "per_class")
+        rows.append([words, *(f"{recall[name]['recall']:.2f}" for name in classes)])
+    return ["recall on the second acquisition", *classes], rows
+
+
+def before_and_after(size: dict[str, Any]) -> list[str]:
+    return [
+        f"{size['before'][name]['mean']:.2f} → {size['after'][name]['mean']:.2f} "
+        f"(±{get(size['gain'][name], 'std'):.2f})"
+        for name in ("accuracy", "nll", "ece")
+    ]
+
+
+FITTED = ["accuracy", "negative log-likelihood", "calibration error"]
+
+
+def acquisition_recalibrated() -> Table:
+    rows = []
+    for key, words in TRAININGS.items():
+        for size in metrics("acquisition", SECOND, key, "recalibrated"):
+            rows.append([words, str(size["cells"]), *before_and_after(size)])
+    return ["training", "cells fitted to", *FITTED], rows
+
+
+def recalibrated() -> Table:
+    rows = []
+    for key, title in LABORATORIES.items():
+        for size in metrics(f"recalibration-{key}", "sizes"):
+            rows.append([title, str(size["cells"]), *before_and_after(size)])
+    return ["source", "cells fitted to", *FITTED], rows
+
+
+def left_out() -> Table:
+    rows = []
+    for value, title in (*LABORATORIES.items(), ("pbc", "PBC")):
+        for key, words in TRAININGS.items():
+            run = metrics("left-out", value, key)
+            away = run["left_out"]
+            scores = [interval(away, "accuracy"), f"{away['related']['accuracy']:.3f}"]
+            scores.append(interval(away, "balanced_accuracy"))
+            rows.append([title, words, interval(run["learned"], "accuracy"), f"{away['n']:,}", *scores])
+    header = ["left out", "training", "trained on: accuracy", "left out: cells", "accuracy"]
+    return [*header, "accuracy, parent or child counted as right", "balanced accuracy"], rows
+
+
+def losses() -> Table:
+    rows = []
+    files = {"losses": "all as fine as they are", "losses-coarse": "half of the groups by the parent"}
+    for file, labels in files.items():
+        for loss, run in metrics(file).items():
+            scores = [
+                f"{run[name]['mean']:.3f} ({', '.join(f'{value:.3f}' for value in run[name]['values'])})"
+                for name in ("macro_f1", "finest_macro_f1")
+            ]
+            shares = [f"{run[name]['mean']:.1%}" for name in ("to_parent", "adjacent", "distant")]
+            rows.append([labels, loss, *scores, f"{run['parent_macro_f1']['mean']:.3f}", *shares])
+    header = ["labels", "loss", "macro-F1", "finest classes", "parent level", "answered with the parent"]
+    return [*header, "one stage off", "more than one"], rows
+
+
+def loss_gains() -> Table:
+    rows = []
+    files = {"losses": "all as fine as they are", "losses-coarse": "half of the groups by the parent"}
+    for file, labels in files.items():
+        for loss, run in metrics(file).items():
+            if loss != "flat":
+                gains = [(run[name]["gain"], *run[name]["gain_ci95"]) for name in ("macro_f1", "finest_macro_f1")]
+                rows.append([labels, loss, *(f"{gain:+.3f} ({low:+.3f} to {high:+.3f})" for gain, low, high in gains)])
+    return ["labels", "loss", "macro-F1, minus flat", "among the finest classes, minus flat"], rows
+
+
+def labels() -> Table:
+    given, trial = metrics("labels-as-given"), metrics("labels")
+    pairs: dict[frozenset[str], int] = {}
+    for pair in given["listed"]["pairs"]:
+        names = frozenset((pair["label"], pair["suggested"]))
+        pairs[names] = pairs.get(names, 0) + pair["n"]
+    planted, by_class = trial["planted"], given["listed"]["by_class"]
+    return ["labels", "what", "cells"], [
+        ["as they are", "listed", f"{given['listed']['n']:,} of {sum(given['cells'].values()):,}"],
+        [
+            "",
+            "Band for Segmented Neutrophil or the reverse",
+            str(pairs[frozenset(("Band Neutrophil", "Segmented Neutrophil"))]),
+        ],
+        ["", "Myelocyte for Metamyelocyte or the reverse", str(pairs[frozenset(("Myelocyte", "Metamyelocyte"))])],
+        ["", "Platelets; Eosinophils", f"{by_class['Platelet']['listed']}; {by_class['Eosinophil']['listed']}"],
+        [f"{planted['cells']} planted", "listed", f"{trial['listed']['n']:,} of {sum(trial['cells'].values()):,}"],
+        ["", "planted ones found", f"{planted['found']} ({planted['recall']:.0%})"],
+        ["", "planted ones among the listed", f"{planted['precision']:.0%}"],
+        ["", "among the first sixty", f"{planted['precision_first']:.0%}"],
+        ["", "found, with the true class suggested", f"{planted['suggested_right']:.0%}"],
+    ]
+
+
+def calibration() -> Table:
+    test = metrics("reliability", "test")
+    names = {"accuracy": "accuracy", "nll": FITTED[1], "ece": FITTED[2], "brier": "Brier score"}
+    rows = [[words, *(f"{test[when][name]:.3f}" for when in ("before", "after"))] for name, words in names.items()]
+    return [f"{test['n']:,} test cells", "before", "after"], rows
+
+
+def calibration_external() -> Table:
+    rows = []
+    for key, title in LABORATORIES.items():
+        run = metrics(f"recalibration-{key}")
+        changes = [f"{run['uncalibrated'][name]:.2f} → {run['all'][name]:.2f}" for name in ("nll", "ece")]
+        rows.append([f"{title}, {run['cells']} cells", *changes, f"{get(run, 'out_of_distribution'):.0%}"])
+    return ["cells", *FITTED[1:], "flagged as out-of-distribution"], rows
+
+
+def conformal() -> Table:
+    rows = []
+    for record in metrics("reliability", "sets"):
+        least = min(record["per_class"], key=record["per_class"].__getitem__)
+        limit = "by class" if record["by_class"] else "overall"
+        coverage = [f"{record['coverage']:.1%}", f"{record['size']:.2f}", f"{least}, {record['per_class'][least]:.1%}"]
+        rows.append([f"{record['asked']:.0%}", limit, *coverage])
+    return ["asked", "limit", "covered", "classes in a set", "least covered class"], rows
+
+
+def conformal_classes() -> Table:
+    records = sorted(metrics("reliability", "sets"), key=lambda record: (record["by_class"], record["asked"]))
+    header = [f"{record['asked']:.0%}, {'by class' if record['by_class'] else 'overall'}" for record in records]
+    return ["class", *header], [
+        [name, *(f"{record['per_class'][name]:.1%}" for record in records)] for name in records[0]["per_class"]
+    ]
+
+
+def abstention() -> Table:
+    run = metrics("reliability")
+    answers = get(run, "confident_answers")
+    threshold = get(answers, "confidence_threshold")
+    return ["confidence threshold", "test cells answered", "of these right", "area under the risk–coverage curve"], [
+        [f"{threshold:.2f}", f"{answers['share']:.1%}", f"{answers['right']:.1%}", f"{run['aurc']:.3f}"]
+    ]
+
+
+def ood() -> Table:
+    words = {"drawn cells": "synthetic cells", "strange pictures": "out-of-distribution images"}
+    rows = []
+    for kind, record in metrics("reliability", "ood_sets").items():
+        scores = [f"{record['distance']['0.98']:.0%}", f"{record['distance']['auroc']:.2f}"]
+        scores += [f"{record[score]['0.98']:.0%}" for score in ("features", "colours", "energy")]
+        rows.append([words.get(kind, kind), f"{record['n']:,}", *scores, f"{record['stain']:.0%}"])
+    return [
+        "images",
+        "n",
+        "flagged",
+        "AUROC",
+        "by features",
+        "by colours",
+        "by energy",
+        "stain check of the page",
+    ], rows
+
+
+def copies() -> Table:
+    run = metrics("copies")
+    near = run["turned"].values()
+    rows = [
+        [
+            "mirrored or rotated by quarters, stored anew in another size and JPEG quality",
+            *(f"{sum(kind[key] for kind in near):,}" for key in ("copies", "found")),
+        ]
+    ]
+    rows += [
+        [
+            words.replace("turned", "shifted" if "hue" in words else "rotated"),
+            f"{kind['copies']:,}",
+            f"{kind['found']:,}",
+        ]
+        for words, kind in run["not_what_it_is_made_for"].items()
+    ]
+    return ["copies", "made", "found"], rows
+
+
+def speed() -> Table:
+    curation, loader, serving = metrics("curation"), metrics("loader"), metrics("serving")
+    model = metrics("model")
+    best = "times_as_fast_as_the_fastest"
+    return ["what, on two CPU cores", "measured"], [
+        [
+            "dataset build, files to parquet",
+            f"{curation['median_images_per_second_to_parquet']:.0f} images/s; "
+            f"{curation['median_ratio_to_cleanvision']:.1f} times CleanVision",
+        ],
+        ["augmentation on build", f"{metrics('balancing')['median_variants_per_second']:.0f} images/s"],
+        ["memory with 4 times the images", f"{metrics('memory')['ratio_4x_to_1x']:.2f} times"],
+        [
+            "augmented images in training",
+            f"{loader['images_per_second']['celluscan']:,.0f} images/s; "
+            f"{loader['times_as_fast']:.2f} times torchvision",
+        ],
+        [
+            "ViT-B/16 against the fastest of transformers, torchvision, timm",
+            f"forward {model['forward'][best]:.2f}, training step {model['training_step'][best]:.2f} times as fast",
+        ],
+        ["demo page, ViT-B/16: file to answer", f"{serving['file_to_answer_seconds']['median']:.2f} s"],
+    ]
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        recipes, trust, sources, external, leak, leak_short, leak_bias,
+        shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
+        acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
+        calibration, calibration_external, conformal, conformal_classes, abstention, ood, copies, speed,
+    )
+}  # fmt: skip
+
+
+def markdown(table: Table) -> str:
+    header, rows = table
+    numeric = [all(re.match(r"[\d+–-]|$|not ", row[column]) for row in rows) for column in range(len(header))]
+    lines = [header, ["---:" if right else "---" for right in numeric], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def expected(name: str) -> str:
+    """The line of a recipe that says what to expect of it."""
+    run = metrics(name)
+    return (
+        f"# Expected on the PBC part (results/{name}.json): {run['training_seconds'] / 60:.0f} minutes on two cores, "
+        f"test macro-F1 {run['test']['macro_f1']:.3f}, accuracy {run['test']['accuracy']:.3f}."
+    )
+
+
+def update(path: Path) -> bool:
+    """Rewrite the generated parts of one file; whether it changed."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".yaml":
+        new = re.sub(r"^# Expected on the PBC part .*$", lambda _: expected(path.stem), text, flags=re.M)
+    else:
+        new = MARKED.sub(lambda match: match[1] + markdown(TABLES[match[2]]()) + match[3], text)
+    if new != text:
+        path.write_text(new, "utf-8")
+    return new != text
+
+
+def texts() -> Iterable[Path]:
+    """Files with generated parts."""
+    recipes = ROOT / "celluscan_hf" / "training" / "recipes"
+    return [*ROOT.glob("*.md"), *ROOT.glob("celluscan_hf/*/README.md"), *recipes.glob("*.yaml")]
+
+
+if __name__ == "__main__":
+    for path in texts():
+        if update(path):
+            print(f"updated {path.relative_to(ROOT)}")
