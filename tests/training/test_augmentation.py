@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.modeling.processor import build_image_processor
-from celluscan_hf.training.augmentation import Augmentation, View, color_matrix, crop, uniform
+from celluscan_hf.training.augmentation import Augmentation, View, color_matrix, uniform
 
 MEAN, STD = (0.87, 0.75, 0.72), (0.16, 0.19, 0.08)
 VIEW = View(side=32, crop_pct=0.8, mean=MEAN, std=STD)
@@ -104,15 +104,6 @@ def test_uniform_numbers_are_even_and_independent() -> None:
     assert np.abs(counts - 2000).max() < 200
     assert np.abs(np.corrcoef(numbers.T.numpy()) - np.eye(6)).max() < 0.03
     assert (numbers != uniform(torch.arange(20000), 6, seed=6)).float().mean() > 0.99
-
-
-def test_a_crop_takes_the_square_at_its_corner(pixels: torch.Tensor) -> None:
-    out = crop(pixels, [[3, 5]] * 64, [0, 1, 2, 4] * 16, 20)
-    square = pixels[:, :, 3:23, 5:25]
-    assert torch.equal(out[0], square[0])
-    assert torch.equal(out[1], square[1].flip(2))
-    assert torch.equal(out[2], square[2].flip(1))
-    assert torch.equal(out[3], square[3].transpose(1, 2))
 
 
 def test_a_shift_beyond_the_image_is_refused_with_the_largest() -> None:

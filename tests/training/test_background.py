@@ -57,12 +57,6 @@ def test_those_chosen_change_in_their_own_rows_and_no_others(cells: torch.Tensor
         assert torch.allclose(some[number], every[number] if chosen else cells[number].float(), atol=1e-3)
 
 
-def test_each_image_follows_from_its_own_numbers(cells: torch.Tensor) -> None:
-    drawn = chance(14)
-    together = randomize_background(cells, drawn, 1.0)
-    assert torch.allclose(together[3:4], randomize_background(cells[3:4], drawn[3:4], 1.0), atol=1e-3)
-
-
 def test_a_field_without_a_cell_and_a_plain_image_are_no_error() -> None:
     for image in (torch.full((1, 3, 40, 40), 230, dtype=torch.uint8), torch.zeros(1, 3, 40, 40, dtype=torch.uint8)):
         assert torch.isfinite(randomize_background(image, chance(1), 1.0)).all()

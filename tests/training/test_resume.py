@@ -44,6 +44,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert _losses(killed) == _losses(uninterrupted)
     expected, resumed = (load_file(folder / "model.safetensors") for folder in (uninterrupted, killed))
     assert all((expected[name] == resumed[name]).all() for name in expected)
+    training = json.loads((uninterrupted / "training.json").read_text())
+    best = [
+        line["eval_nll"] for line in training["history"] if line["step"] == training["best_step"] and "eval_nll" in line
+    ]
+    assert training["validation"]["nll"] == pytest.approx(best[0], abs=1e-5)  # the best averages, not the last
 
 
 def _losses(folder: Path) -> list[dict[str, Any]]:

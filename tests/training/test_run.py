@@ -172,16 +172,14 @@ def test_a_run_that_is_older_than_an_option_goes_on_without_it(
     assert trained(chosen, run, "--resume_from_checkpoint", "last") == 0
 
 
-def test_a_folder_with_another_run_is_refused(
-    run: Path, recipe: Recipe, trained: Trained, capsys: pytest.CaptureFixture[str]
+def test_a_folder_with_another_run_and_other_settings_on_resume_are_refused(
+    run: Path, data_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained(recipe(), run) == 2
-    assert "holds another run" in (error := capsys.readouterr().err)
-    assert "--resume_from_checkpoint last" in error
-
-
-def test_resuming_with_other_settings_is_refused(run: Path, data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(run)]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert "holds another run" in error
+    assert "--resume_from_checkpoint last" in error
     assert main([*given, "--resume_from_checkpoint", "last"]) == 2
     assert "was started with" in capsys.readouterr().err
 
