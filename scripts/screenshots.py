@@ -1,7 +1,7 @@
-"""Pictures of the demo page in every state, in a headless Chromium, for eyes and for README.
+"""Take screenshots of the demo page in every state with a headless Chromium, for review and for the README.
 
-Each state is shown at desktop and at phone size, light and dark. What is shown are the examples of an evaluation, drawn
-cells until one is found that the model is unsure of, a picture that is no cell, and a file that is no picture.
+Each state is taken at desktop and phone size, light and dark. The inputs are the examples of an evaluation, synthetic
+cells until the model is uncertain about one, an out-of-distribution image, and a file that is not an image.
 """
 
 import argparse
@@ -23,20 +23,20 @@ from celluscan_hf.space.recogniser import Recogniser
 
 SIZES = {"desktop": (1280, 1020), "phone": (390, 844)}
 THEMES = ("light", "dark")
-DRAWN = 8  # of each class, at most, in search of one the model is unsure of
+DRAWN = 8  # cells per class, at most, in search of one the model is uncertain about
 
 
 def main() -> None:
-    """Take all of them."""
+    """Take all screenshots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a model folder")
     parser.add_argument("--evaluation", type=Path, required=True, help="the folder of its evaluation")
-    parser.add_argument("--output", type=Path, required=True, help="a folder for the pictures")
-    parser.add_argument("--first-screen", action="store_true", help="only what is seen without scrolling")
+    parser.add_argument("--output", type=Path, required=True, help="a folder for the screenshots")
+    parser.add_argument("--first-screen", action="store_true", help="only what is visible without scrolling")
     arguments = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        raise SystemExit("error: there is no Chromium: install it (Debian: apt-get install chromium)")
+        raise SystemExit("error: Chromium was not found; install it (Debian: apt-get install chromium)")
     arguments.output.mkdir(parents=True, exist_ok=True)
     page = page_of(arguments.model, evaluation=arguments.evaluation)
     _, address, _ = serve(page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
@@ -49,33 +49,33 @@ def main() -> None:
 
 
 def _states(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Path]]:
-    """The files that lead to each state; several are the pictures of all others."""
+    """Return the files that lead to each state; `several` has those of the others."""
     shown = [file for file, _ in examples(arguments.evaluation)]
     states = {"result": shown[:1]} | _unsure(arguments.model, folder)
     Image.new("RGB", (300, 200), (40, 120, 60)).save(folder / "meadow.png")
-    (folder / "broken.jpg").write_bytes(b"no picture " * 50)
+    (folder / "broken.jpg").write_bytes(b"not an image " * 50)
     states |= {"not-a-cell": [folder / "meadow.png"], "error": [folder / "broken.jpg"]}
     several = shown[:4] + [file for files in list(states.values())[1:] for file in files]
     return {"empty": []} | states | {"several": several}
 
 
 def _unsure(model: str, folder: Path) -> dict[str, list[Path]]:
-    """Of the doubtful answers the first drawn cell that gets it, where one does."""
-    recogniser, found = Recogniser(model), {}
+    """Find a synthetic cell for each kind of uncertain answer; kinds without one are left out."""
+    recogniser, files = Recogniser(model), {}
     wanted = {Certainty.PARENT: "parent", Certainty.UNSURE: "unsure"}
     for seed in range(DRAWN):
         for name in taxonomy.NAMES:
             file = folder / f"{name}-{seed}.png"
             draw_cell(name, np.random.default_rng(seed), 300).save(file)
-            (seen,) = recogniser.recognise([file])
-            if seen.answer and not seen.doubt and seen.answer.certainty in wanted:
-                found[wanted.pop(seen.answer.certainty)] = [file]
+            (record,) = recogniser.recognise([file])
+            if record.answer and not record.doubt and record.answer.certainty in wanted:
+                files[wanted.pop(record.answer.certainty)] = [file]
             if not wanted:
-                return found
-    return found
+                return files
+    return files
 
 
-def _shots(address: str, states: dict[str, list[Path]], chromium: str, whole: bool) -> Iterator[tuple[str, bytes]]:
+def _shots(address: str, states: dict[str, list[Path]], chromium: str, full_page: bool) -> Iterator[tuple[str, bytes]]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -86,7 +86,7 @@ def _shots(address: str, states: dict[str, list[Path]], chromium: str, whole: bo
                     page = browser.new_page(viewport={"width": width, "height": height})
                     page.goto(f"{address}?__theme={theme}")
                     _lead_to(page, state, [str(file) for file in files])
-                    yield f"{state}-{size}-{theme}", page.screenshot(full_page=whole)
+                    yield f"{state}-{size}-{theme}", page.screenshot(full_page=full_page)
                     page.close()
         browser.close()
 
@@ -99,7 +99,7 @@ def _lead_to(page: Any, state: str, files: list[str]) -> None:
     if files:
         page.locator("input[type=file]").nth(int(several)).set_input_files(files)
         page.locator(".several" if several else ".card").wait_for()
-        page.wait_for_timeout(1500)  # pictures fade in
+        page.wait_for_timeout(1500)  # images fade in
 
 
 if __name__ == "__main__":

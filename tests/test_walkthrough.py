@@ -1,4 +1,4 @@
-"""The walk-through is committed clean, and runs from top to bottom, offline, as it does for who opens it."""
+"""The notebook is committed without outputs and runs from top to bottom offline."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,9 @@ from celluscan_hf.dataset.settings import cores
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOK = PROJECT / "scripts" / "walkthrough.ipynb"
 GUARD = PROJECT / "tests" / "hub" / "guard"
-PICTURES = {  # cells and how many pictures each shows
+IMAGES = {  # number of images that each notebook cell shows
     "classes": 1,
-    "verdict": 1,
+    "decisions": 1,
     "shape": 1,
     "balance": 1,
     "variants": 1,
@@ -44,7 +44,7 @@ def test_the_notebook_is_valid_and_committed_without_outputs(committed: Any) -> 
 
 
 @pytest.mark.slow
-def test_it_runs_from_top_to_bottom(committed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_from_top_to_bottom(committed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = tmp_path / "refused.txt"
     threads = max(1, cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     environment = {
@@ -58,22 +58,22 @@ def test_it_runs_from_top_to_bottom(committed: Any, tmp_path: Path, monkeypatch:
     folder = tmp_path / "anywhere"  # with the package installed, the notebook writes to out/ in its own folder
     folder.mkdir()
 
-    where = {"metadata": {"path": str(folder)}}
-    run = NotebookClient(committed, timeout=60 * MINUTES, kernel_name="python3", resources=where).execute()
+    resources = {"metadata": {"path": str(folder)}}
+    run = NotebookClient(committed, timeout=60 * MINUTES, kernel_name="python3", resources=resources).execute()
 
     outputs = {cell.id: cell.outputs for cell in run.cells if cell.cell_type == "code"}
-    assert {name: pictures(found) for name, found in outputs.items() if pictures(found)} == PICTURES
+    assert {name: count for name, cell in outputs.items() if (count := images(cell))} == IMAGES
     assert "RANDOM weights in place of the published ones" in text(outputs["pretrained"])
     assert "largest difference to torchvision" in text(outputs["equal"])
     assert "85,809,422" in str(outputs["weights"])
     assert "macro-F1" in text(outputs["train"])
-    assert not any("text/html" in output.get("data", {}) for output in outputs["train"])  # the library's own table
+    assert not any("text/html" in output.get("data", {}) for output in outputs["train"])  # not the library's own table
     assert {path.name for path in folder.iterdir()} == {"out"}
     assert {"cells", "tidied", "run", "evaluation"} <= {path.name for path in (folder / "out/walkthrough").iterdir()}
-    assert not refused.exists(), f"asked for {refused.read_text()}"
+    assert not refused.exists(), f"requested {refused.read_text()}"
 
 
-def pictures(outputs: list[Any]) -> int:
+def images(outputs: list[Any]) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 

@@ -1,4 +1,4 @@
-"""Which copies of real cells the build finds: turned, turned and stored anew, and those that it is not made for."""
+"""Share of copies of real cells that the build detects: rotated and re-encoded ones, and other kinds of change."""
 
 import argparse
 import io
@@ -22,21 +22,21 @@ Copy = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def copies(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The share of copies of each kind that are found as near duplicates, and how many different cells are paired."""
+    """Measure which share of copies is found as near duplicates, by kind, and how many different cells are paired."""
     originals = list(_cells(arguments.pbc, arguments.count))
-    kinds = {f"{turn.name}, other size and JPEG quality": _stored_anew(turn) for turn in ORIENTATIONS[1:]}
-    turned = {kind: _judge(originals, {kind: make}) for kind, make in kinds.items()}
-    others = {kind: _judge(originals, {kind: make}) for kind, make in _OTHERS.items()}
-    augmented = _judge(originals, {f"{number}": _trivial_augment for number in range(_AUGMENTED)})
+    kinds = {f"{turn.name}, other size and JPEG quality": _re_encoded(turn) for turn in ORIENTATIONS[1:]}
+    rotated = {kind: _detect(originals, {kind: make}) for kind, make in kinds.items()}
+    others = {kind: _detect(originals, {kind: make}) for kind, make in _OTHERS.items()}
+    augmented = _detect(originals, {f"{number}": _trivial_augment for number in range(_AUGMENTED)})
     return {
         "cells": len(originals),
-        "turned": turned,
+        "turned": rotated,
         "not_what_it_is_made_for": {**others, f"TrivialAugmentWide, {_AUGMENTED} copies a cell": augmented},
     }
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
-    """Say at once what is missing."""
+    """Exit if the source images are missing."""
     if not arguments.pbc.is_dir():
         raise CelluScanError(f"{arguments.pbc} does not exist; give the folder of PBC with --pbc")
 
@@ -47,36 +47,36 @@ def _cells(pbc: Path, count: int) -> Iterator[Image.Image]:
         yield decode(files[number].read_bytes()).image
 
 
-def _judge(originals: list[Image.Image], kinds: dict[str, Copy]) -> dict[str, float]:
-    """What is found among the originals and copies of them together."""
+def _detect(originals: list[Image.Image], kinds: dict[str, Copy]) -> dict[str, float]:
+    """Search the originals and their copies together for near duplicates."""
     rng = np.random.default_rng(1)
-    made = [make(image, rng) for make in kinds.values() for image in originals]
-    contents = [_content(image) for image in (*originals, *made)]
+    copies = [make(image, rng) for make in kinds.values() for image in originals]
+    contents = [_content(image) for image in (*originals, *copies)]
     hashes = np.array([perceptual_hashes(content.convert("L")) for content in contents], np.uint64)
     pairs = [
         (pair.first % len(originals), pair.second % len(originals), pair.second)
         for pair in near_duplicates(hashes, contents.__getitem__)
     ]
-    found = {second for cell, copied, second in pairs if cell == copied}
+    detected = {second for cell, copied, second in pairs if cell == copied}
     return {
-        "copies": len(made),
-        "found": len(found),
-        "share": round(len(found) / len(made), 3),
+        "copies": len(copies),
+        "found": len(detected),
+        "share": round(len(detected) / len(copies), 3),
         "pairs_of_different_cells": sum(cell != copied for cell, copied, _ in pairs),
     }
 
 
 def _content(image: Image.Image) -> Image.Image:
-    """What the build compares: the image as it is resized for the data set, without padding."""
+    """Return what the build compares: the image resized as for the data set, without padding."""
     return Image.fromarray(square(image, _SIZE)).crop(content_box(*image.size, _SIZE))
 
 
-def _stored_anew(turn: Orientation) -> Copy:
+def _re_encoded(turn: Orientation) -> Copy:
     def make(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         side = int(rng.integers(100, 400))
-        turned = image.transpose(Image.Transpose[turn.name.upper()]).resize((side, side), Image.Resampling.BICUBIC)
+        rotated = image.transpose(Image.Transpose[turn.name.upper()]).resize((side, side), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
-        turned.save(buffer, "JPEG", quality=int(rng.integers(50, 95)))
+        rotated.save(buffer, "JPEG", quality=int(rng.integers(50, 95)))
         return decode(buffer.getvalue()).image
 
     return make
@@ -98,8 +98,8 @@ def _cropped(share: float) -> Copy:
 def _recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
     shift = int(rng.integers(20, 236))
-    turned = hue.point(lambda level: (level + shift) % 256)
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    shifted = hue.point(lambda level: (level + shift) % 256)
+    return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
 
 
 def _trivial_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:

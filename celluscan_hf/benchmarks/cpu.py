@@ -1,4 +1,4 @@
-"""What training on the CPU gains from eager attention and from memory that is kept: the same step, in turns."""
+"""Speed of a training step on the CPU with fused and eager attention, and with freed memory kept."""
 
 import argparse
 import multiprocessing
@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-VARIANTS = {  # attention, and whether freed memory is kept
+VARIANTS = {  # attention implementation, and whether freed memory is kept
     "sdpa": ("sdpa", False),
     "eager": ("eager", False),
     "eager_memory_kept": ("eager", True),
@@ -15,7 +15,7 @@ VARIANTS = {  # attention, and whether freed memory is kept
 
 
 def cpu(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of forward and backward pass of two recipes' models in bf16, ratios to fused attention."""
+    """Measure images per second of a bf16 training step of two recipes' models, and the ratios to fused attention."""
     return {name: _compare(name, arguments) for name in ("cpu-small", "cpu-best")}
 
 
@@ -23,8 +23,10 @@ def _compare(recipe: str, arguments: argparse.Namespace) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(arguments.rounds):
         for name, variant in VARIANTS.items():
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                rates[name].append(alone.submit(_rate, recipe, *variant, arguments.steps, arguments.num_proc).result())
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                rates[name].append(
+                    process.submit(_rate, recipe, *variant, arguments.steps, arguments.num_proc).result()
+                )
     return {
         "images_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
         "ratio_to_sdpa": {
@@ -53,13 +55,13 @@ def _rate(recipe: str, attention: str, keep: bool, steps: int, threads: int) -> 
     images, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % len(taxonomy.NAMES)
     for step in range(3 + steps):
         if step == 3:
-            began = time.perf_counter()
+            started = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(images, labels=labels).loss
         torch.autograd.backward(loss)
         model.zero_grad(set_to_none=True)
-    return steps * batch / (time.perf_counter() - began)
+    return steps * batch / (time.perf_counter() - started)
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
-    """Everything it needs comes with the project."""
+    """Check nothing: everything needed is part of the project."""

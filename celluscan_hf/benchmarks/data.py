@@ -1,4 +1,4 @@
-"""What the data half costs: curation, balancing, the search for duplicates, memory."""
+"""Speed and memory of building a data set: curation, balancing, duplicate search."""
 
 import argparse
 import logging
@@ -21,19 +21,19 @@ from ..errors import CelluScanError
 
 
 def curation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second from files to parquet without balancing, beside CleanVision's default checks."""
+    """Measure images per second from files to parquet without balancing, and of CleanVision's default checks."""
     ours: list[dict[str, float]] = []
     theirs: list[float] = []
     for _ in range(arguments.rounds):
         ours.append(_isolated(_time_build, arguments.pbc, 0, arguments.num_proc))
         theirs.append(_isolated(_time_cleanvision, arguments.pbc, arguments.num_proc))
-    to_parquet = [figures["images"] / figures["seconds_to_parquet"] for figures in ours]
-    whole = [figures["images"] / figures["seconds"] for figures in ours]
+    to_parquet = [timing["images"] / timing["seconds_to_parquet"] for timing in ours]
+    complete = [timing["images"] / timing["seconds"] for timing in ours]
     cleanvision = [ours[0]["images"] / seconds for seconds in theirs]
     return {
         "images": ours[0]["images"],
         "images_per_second_to_parquet": _rounded(to_parquet),
-        "images_per_second_with_read_back_audit_and_card": _rounded(whole),
+        "images_per_second_with_read_back_audit_and_card": _rounded(complete),
         "cleanvision_images_per_second": _rounded(cleanvision),
         "ratio_to_cleanvision": _rounded([a / b for a, b in zip(to_parquet, cleanvision, strict=True)]),
         "median_images_per_second_to_parquet": round(statistics.median(to_parquet), 1),
@@ -44,22 +44,22 @@ def curation(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def balancing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Augmented images per second: the time a build takes to fill train classes up, start of processes included."""
-    figures = [
+    """Measure augmented images per second while a build fills up train classes, including the start of processes."""
+    timings = [
         _isolated(_time_build, arguments.pbc, arguments.target, arguments.num_proc) for _ in range(arguments.rounds)
     ]
-    speeds = [found["variants"] / found["seconds_augmenting"] for found in figures]
+    speeds = [timing["variants"] / timing["seconds_augmenting"] for timing in timings]
     return {
-        "variants": figures[0]["variants"],
+        "variants": timings[0]["variants"],
         "variants_per_second": _rounded(speeds),
         "median_variants_per_second": round(statistics.median(speeds), 1),
     }
 
 
 def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time and peak memory of the search for pairs within 8 bits, for random hashes and for clustered ones.
+    """Measure time and peak memory of the search for pairs within 8 bits, for random and for clustered hashes.
 
-    Ours looks in all eight orientations, that of faiss for images as they stand.
+    Ours searches all eight orientations, faiss only upright images.
     """
     return {
         f"{kind}_{count}": {
@@ -72,7 +72,7 @@ def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a build: main process and largest worker, with `--count` drawn cells per class and with 4x."""
+    """Measure peak memory of builds, main and largest worker process, for `--count` and 4x synthetic cells a class."""
     peaks = {}
     for factor in (1, 4):
         peaks[f"{factor}x"] = _isolated(_peak_of_build, arguments.count * factor, arguments.num_proc)
@@ -80,7 +80,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
-    """Time of a build of PBC, and of its stages, from its log."""
+    """Measure the time of a build of PBC and of its stages, from its log."""
     from ..dataset.build import build
     from ..dataset.settings import BuildSettings
 
@@ -88,11 +88,11 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         settings = BuildSettings((f"pbc={pbc}",), Path(folder, "wbc"), target_per_class=target, num_proc=num_proc)
         started = time.perf_counter()
-        figures = build(settings)
+        facts = build(settings)
         seconds = time.perf_counter() - started
     return {
-        "images": figures["seen"],
-        "variants": figures["rows"]["augmented"],
+        "images": facts["seen"],
+        "variants": facts["rows"]["augmented"],
         "seconds": seconds,
         "seconds_to_parquet": stages.ended["storing"] - started,
         "seconds_augmenting": stages.seconds.get("augmenting", 0.0),
@@ -100,7 +100,7 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
 
 
 class _StageTimes(logging.Handler):
-    """When each stage of a build ended and how long it took."""
+    """Record when each stage of a build ended and how long it took."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def _search(kind: str, count: int) -> dict[str, float]:
 
 
 def _search_by_faiss(kind: str, count: int) -> dict[str, float]:
-    """Multi-index hashing as faiss has it: three blocks of 21 bits, two of them flipped, a radius of 8."""
+    """Search with faiss's multi-index hashing: three blocks of 21 bits, two flipped bits, a radius of 8."""
     import faiss
 
     hashes = _hashes(kind, count)
@@ -156,7 +156,7 @@ def _search_by_faiss(kind: str, count: int) -> dict[str, float]:
 def _hashes(kind: str, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
-    if kind == "clustered":  # as perceptual hashes of cells are: few bits away from some hundred shapes
+    if kind == "clustered":  # like perceptual hashes of cells: few bits away from some hundred centres
         centres = hashes[: max(1, count // 2000)]
         hashes = rng.choice(centres, count) ^ _noise(rng, count, bits=16)
     return np.unique(hashes)
@@ -184,7 +184,7 @@ def _peak_of_build(count: int, num_proc: int) -> dict[str, float]:
 
 
 def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
-    """Peak resident memory in MiB of a process and of the largest of its children, looked at 20 times a second."""
+    """Measure peak resident memory in MiB of a process and of its largest child, 20 times a second."""
     import psutil
 
     main = psutil.Process(process.pid)
@@ -203,7 +203,7 @@ def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
 
 
 def _isolated(function: Callable[..., Any], *arguments: object) -> Any:
-    """Run in a process of its own, so that no measurement inherits another's memory or imports."""
+    """Run in a new process, so that no measurement inherits another's memory or imports."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -217,7 +217,7 @@ def _rounded(values: list[float]) -> list[float]:
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
-    """Say at once what is missing, not after the first minutes."""
+    """Exit if source images or packages are missing."""
     pbc = getattr(arguments, "pbc", None)
     if pbc is not None and not pbc.is_dir():
         raise CelluScanError(f"{pbc} does not exist; give the folder of PBC with --pbc")

@@ -1,4 +1,4 @@
-"""Our ViT-B/16 beside those of transformers, torchvision and timm: same weights, same batch, in turns."""
+"""Speed of our ViT-B/16 and those of transformers, torchvision and timm: same weights, same batch, interleaved."""
 
 import argparse
 import random
@@ -19,7 +19,7 @@ Models = dict[str, nn.Module]
 
 
 def model(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speed of forward and training step of ViT-B/16 as ratios to the three libraries, and what importing costs."""
+    """Measure the forward pass and training step of ViT-B/16 relative to the three libraries, and the import time."""
     torch.set_num_threads(arguments.num_proc)
     torch.manual_seed(0)
     models = _models()
@@ -42,7 +42,7 @@ def _models() -> Models:
 
     ours = CelluScanForImageClassification(CelluScanConfig(hidden_dropout_prob=0.0)).eval()
     with torch.no_grad():
-        for parameter in ours.parameters():  # fresh biases are zero and norms one: one that is lost would not show
+        for parameter in ours.parameters():  # initial biases are 0 and norms 1: a lost one would go unnoticed
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return {
         "celluscan": ours,
@@ -60,7 +60,7 @@ def _parity(models: Models) -> dict[str, float]:
 
 
 def _compare(models: Models, arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
-    """Times of every model, one after the other in a new order each round; ratios are taken within a round."""
+    """Time every model in a new order each round; ratios are taken within a round."""
     step = _training_step if training else _forward
     steps = {name: step(module, arguments) for name, module in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -80,23 +80,23 @@ def _compare(models: Models, arguments: argparse.Namespace, training: bool) -> d
 
 
 def _timed(step: Callable[[], None], arguments: argparse.Namespace) -> float:
-    """Seconds of one step, the mean of `--steps`."""
-    _wait(arguments)
+    """Return the mean seconds of a step over `--steps`."""
+    _synchronize(arguments)
     started = time.perf_counter()
     for _ in range(arguments.steps):
         step()
-    _wait(arguments)
+    _synchronize(arguments)
     seconds = time.perf_counter() - started
     return seconds / int(arguments.steps)
 
 
-def _wait(arguments: argparse.Namespace) -> None:
+def _synchronize(arguments: argparse.Namespace) -> None:
     if arguments.device == "cuda":
         torch.cuda.synchronize()
 
 
 def _forward(module: nn.Module, arguments: argparse.Namespace) -> Callable[[], None]:
-    """Inference in the wanted precision, warmed up."""
+    """Return a warmed-up forward pass in the chosen precision."""
     dtype = getattr(torch, arguments.dtype)
     module = module.to(arguments.device, dtype).eval()
     images = torch.randn(arguments.batch_size, 3, 224, 224, device=arguments.device, dtype=dtype)
@@ -112,7 +112,7 @@ def _forward(module: nn.Module, arguments: argparse.Namespace) -> Callable[[], N
 
 
 def _training_step(module: nn.Module, arguments: argparse.Namespace) -> Callable[[], None]:
-    """Forward, cross-entropy, backward and AdamW with float32 weights, under autocast if asked for; warmed up."""
+    """Return a warmed-up training step with AdamW and float32 weights, under autocast unless `--dtype` is float32."""
     dtype = getattr(torch, arguments.dtype)
     module = module.to(arguments.device, torch.float32).train()
     images = torch.randn(arguments.batch_size, 3, 224, 224, device=arguments.device)
@@ -138,18 +138,19 @@ def _logits(module: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
 
 
 def _imports(rounds: int) -> dict[str, float]:
-    """What `import celluscan_hf` adds to `import transformers`: medians of new processes, in turns."""
+    """Measure what `import celluscan_hf` adds to `import transformers`: medians over new processes, interleaved."""
     seconds: dict[str, list[float]] = {"transformers": [], "transformers, celluscan_hf": []}
     for _ in range(rounds):
         for modules in seconds:
             code = f"import time; started = time.perf_counter(); import {modules}; print(time.perf_counter() - started)"
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            seconds[modules].append(float(done.stdout))
+            result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            seconds[modules].append(float(result.stdout))
     alone, both = (statistics.median(values) for values in seconds.values())
     return {"transformers": round(alone, 3), "with_celluscan_hf": round(both, 3), "added": round(both - alone, 3)}
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
+    """Exit if timm or the GPU is missing."""
     if find_spec("timm") is None:
         raise CelluScanError('timm is not installed; pip install -e ".[benchmark]"')
     if arguments.device == "cuda" and not torch.cuda.is_available():

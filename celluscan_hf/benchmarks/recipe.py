@@ -1,6 +1,6 @@
-"""What a recipe reaches: trained on a data set, its checkpoint chosen by validation, judged on the test split.
+"""Accuracy of a recipe: train, choose the checkpoint on validation, evaluate on the test split.
 
-With `--external` it is judged in other laboratories too.
+With `--external` the model is also evaluated on images of other laboratories.
 """
 
 import argparse
@@ -12,43 +12,45 @@ from typing import Any
 
 from ..training import recipes
 
-SCRIPTS = Path(__file__).parents[1]
 SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 
 def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time and figures of a run in `--output`, which is trained first where it is not finished."""
+    """Report time and metrics of the run in `--output`; train it first, or resume it."""
     run, evaluation = arguments.output / "run", arguments.output / "evaluation"
     given = ("--dataset", arguments.dataset)
-    _script("train.py", "--recipe", arguments.recipe, *given, "--output_dir", run, "--resume_from_checkpoint", "last")
-    elsewhere = [word for source in arguments.external for word in ("--external", source)]
-    _script("evaluate.py", "--model", run, *given, "--split", "test", *elsewhere, "--output", evaluation)
-    asked, done, metrics = map(_read, (run / "settings.json", run / "training.json", evaluation / "metrics.json"))
+    _celluscan("train", "--recipe", arguments.recipe, *given, "--output_dir", run, "--resume_from_checkpoint", "last")
+    external = [word for source in arguments.external for word in ("--external", source)]
+    _celluscan("evaluate", "--model", run, *given, "--split", "test", *external, "--output", evaluation)
+    settings, training, metrics = map(
+        _read, (run / "settings.json", run / "training.json", evaluation / "metrics.json")
+    )
     return {
         "recipe": arguments.recipe,
-        "data": asked["data"],
-        "model": {name: asked["model"][name] for name in ("image_size", "patch_size", "patch_stem", "hidden_size")},
-        "settings": _of_recipe(arguments.recipe, asked["settings"]),
-        "seed": asked["seed"],
-        "device": asked["device"],
-        "git": asked["git"],
-        "training_seconds": done["seconds"],
-        "images_per_second": done["images_per_second"],
-        "validation": done["validation"],
+        "data": settings["data"],
+        "model": {name: settings["model"][name] for name in ("image_size", "patch_size", "patch_stem", "hidden_size")},
+        "settings": _recipe_settings(arguments.recipe, settings["settings"]),
+        "seed": settings["seed"],
+        "device": settings["device"],
+        "git": settings["git"],
+        "training_seconds": training["seconds"],
+        "images_per_second": training["images_per_second"],
+        "validation": training["validation"],
         "test": {name: metrics[name] for name in (*SCALARS, "ci95")},
         "external": metrics["external"],
-        "test_recall": {name: figures["recall"] for name, figures in metrics["per_class"].items()},
+        "test_recall": {name: scores["recall"] for name, scores in metrics["per_class"].items()},
         "test_confusion_matrix": metrics["confusion_matrix"],
     }
 
 
-def _of_recipe(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the run had for each field of the recipe, as it was at its commit or given by hand."""
+def _recipe_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the run's value of each setting in the recipe."""
     return {field: settings[field] for field in recipes.load(name)[-1] if field in settings and field != "model"}
 
 
-def _script(name: str, *arguments: object) -> None:
-    subprocess.run([sys.executable, str(SCRIPTS / name), *map(str, arguments)], check=True)
+def _celluscan(command: str, *arguments: object) -> None:
+    program = Path(sys.executable).with_name("celluscan")
+    subprocess.run([str(program), command, *map(str, arguments)], check=True)
 
 
 def _read(path: Path) -> Any:
@@ -56,4 +58,4 @@ def _read(path: Path) -> Any:
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
-    """What is missing is said by the scripts themselves."""
+    """Check nothing: the commands report what is missing."""

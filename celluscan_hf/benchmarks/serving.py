@@ -1,6 +1,6 @@
-"""How soon the page answers: one picture from file to answer and overlay, one client, and many clients at once.
+"""Response time of the demo page: one image from file to answer and overlay, one client, and many clients at once.
 
-The page runs as users start it, `celluscan demo`, in a process of its own; clients ask its `/recognise` over HTTP.
+The page runs in its own process, started with `celluscan demo`; clients send HTTP requests to its `/recognise`.
 """
 
 import argparse
@@ -23,24 +23,24 @@ from typing import Any
 from ..errors import CelluScanError
 
 CELLS = ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Platelet")
-ALONE = 12  # requests of the one client in a round
+ALONE = 12  # requests of a single client in a round
 
 
 class _Client:
-    """The three requests of `celluscan_hf/space/README.md` and no more."""
+    """A minimal client: the three requests of `celluscan_hf/space/README.md`."""
 
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def ask(self, picture: Path) -> Any:
-        """The record of one picture."""
-        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n' % picture.name.encode()
-        body = form + picture.read_bytes() + b"\r\n--x--\r\n"
+    def ask(self, image: Path) -> Any:
+        """Return the record of one image."""
+        form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n' % image.name.encode()
+        body = form + image.read_bytes() + b"\r\n--x--\r\n"
         (file,) = json.loads(self._send("POST", "upload", body, "multipart/form-data; boundary=x"))
-        asked = {"data": [{"path": file, "meta": {"_type": "gradio.FileData"}}]}
-        event = json.loads(self._send("POST", "call/recognise", json.dumps(asked).encode(), "application/json"))
-        told = self._send("GET", f"call/recognise/{event['event_id']}").decode()
-        return json.loads(told.partition("event: complete\ndata: ")[2])[0]
+        request = {"data": [{"path": file, "meta": {"_type": "gradio.FileData"}}]}
+        event = json.loads(self._send("POST", "call/recognise", json.dumps(request).encode(), "application/json"))
+        events = self._send("GET", f"call/recognise/{event['event_id']}").decode()
+        return json.loads(events.partition("event: complete\ndata: ")[2])[0]
 
     def _send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
@@ -49,20 +49,20 @@ class _Client:
 
 
 def serving(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of one answer, and the throughput of many clients as a ratio to one's, rounds in turns."""
+    """Measure seconds per answer, and the throughput of many clients relative to one client."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pictures = _pictures(folder)
+        images = _images(folder)
         model = arguments.model or _vit(folder / "model")
         return {
             "model": arguments.model or "ViT-B/16 of random weights",
-            "file_to_answer_seconds": _file_to_answer(model, pictures, arguments.num_proc),
-            "page": _page(model, pictures, arguments),
+            "file_to_answer_seconds": _file_to_answer(model, images, arguments.num_proc),
+            "page": _page(model, images, arguments),
         }
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Drawn cells of the size and kind of PBC's files."""
+def _images(folder: Path) -> list[Path]:
+    """Write synthetic cells with the size and format of PBC's files."""
     import numpy as np
 
     from ..sources.drawing import draw_cell
@@ -74,7 +74,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _vit(folder: Path) -> str:
-    """A plain ViT-B/16 for the 14 classes; the time does not depend on what its weights are."""
+    """Write a plain ViT-B/16 for the 14 classes; its random weights do not affect the time."""
     import torch
 
     from ..modeling.configuration_celluscan import CelluScanConfig
@@ -88,7 +88,7 @@ def _vit(folder: Path) -> str:
     return str(folder)
 
 
-def _file_to_answer(model: str, pictures: Sequence[Path], threads: int) -> dict[str, float]:
+def _file_to_answer(model: str, images: Sequence[Path], threads: int) -> dict[str, float]:
     import torch
 
     from ..space.recogniser import Recogniser
@@ -96,18 +96,18 @@ def _file_to_answer(model: str, pictures: Sequence[Path], threads: int) -> dict[
     torch.set_num_threads(threads)
     recogniser = Recogniser(model)
     seconds = []
-    for picture in [*pictures, *pictures, *pictures]:
-        (seen,) = recogniser.recognise([picture], overlay=True)
-        seconds.append(seen.seconds)
-    later = seconds[len(pictures) :]  # the first are the warm-up
+    for image in [*images, *images, *images]:
+        (record,) = recogniser.recognise([image], overlay=True)
+        seconds.append(record.seconds)
+    later = seconds[len(images) :]  # the first are the warm-up
     return {"median": round(statistics.median(later), 3), "longest": round(max(later), 3)}
 
 
-def _page(model: str, pictures: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
+def _page(model: str, images: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
     with _served(model) as port, ThreadPoolExecutor(arguments.clients) as pool:
         clients = [_Client(port) for _ in range(arguments.clients)]
-        list(pool.map(_ask, clients, itertools.cycle(pictures)))  # warm-up
-        rounds = [_round(clients, pictures, pool, arguments.requests) for _ in range(arguments.rounds)]
+        list(pool.map(_ask, clients, itertools.cycle(images)))  # warm-up
+        rounds = [_round(clients, images, pool, arguments.requests) for _ in range(arguments.rounds)]
     alone, together = ([each[who] for each in rounds] for who in ("one", "many"))
     return {
         "clients": arguments.clients,
@@ -120,41 +120,41 @@ def _page(model: str, pictures: Sequence[Path], arguments: argparse.Namespace) -
 
 
 def _round(
-    clients: Sequence[_Client], pictures: Sequence[Path], pool: ThreadPoolExecutor, requests: int
+    clients: Sequence[_Client], images: Sequence[Path], pool: ThreadPoolExecutor, requests: int
 ) -> dict[str, Any]:
-    """Answers per second of the first client by itself, then of all: each asks again once it was answered."""
-    asked = list(itertools.islice(itertools.cycle(pictures), requests))
-    began = time.perf_counter()
-    errors = _ask_each(clients[0], asked[:ALONE])
-    one = ALONE / (time.perf_counter() - began)
-    shares = [asked[place :: len(clients)] for place in range(len(clients))]
-    began = time.perf_counter()
+    """Measure answers per second of one client, then of all; each sends its next request after an answer."""
+    requested = list(itertools.islice(itertools.cycle(images), requests))
+    started = time.perf_counter()
+    errors = _ask_each(clients[0], requested[:ALONE])
+    one = ALONE / (time.perf_counter() - started)
+    shares = [requested[place :: len(clients)] for place in range(len(clients))]
+    started = time.perf_counter()
     errors += sum(pool.map(_ask_each, clients, shares))
-    return {"one": one, "many": requests / (time.perf_counter() - began), "errors": errors}
+    return {"one": one, "many": requests / (time.perf_counter() - started), "errors": errors}
 
 
-def _ask_each(client: _Client, pictures: Sequence[Path]) -> int:
-    """How many of the pictures, one after the other, got no answer."""
-    return sum(_ask(client, picture) for picture in pictures)
+def _ask_each(client: _Client, images: Sequence[Path]) -> int:
+    """Send the images one after the other; return how many got no correct answer."""
+    return sum(_ask(client, image) for image in images)
 
 
-def _ask(client: _Client, picture: Path) -> int:
-    """1 where the answer is an error."""
+def _ask(client: _Client, image: Path) -> int:
+    """Return 1 if the request fails or its answer is for another image, else 0."""
     try:
-        told = client.ask(picture)
-    except Exception as error:  # whatever it is, it is counted
-        print(f"{picture.name}: {error!r}", file=sys.stderr)
+        record = client.ask(image)
+    except Exception as error:  # of any kind is counted
+        print(f"{image.name}: {error!r}", file=sys.stderr)
         return 1
-    return int(told["file"] != picture.name or not told["top"])
+    return int(record["file"] != image.name or not record["top"])
 
 
 @contextmanager
 def _served(model: str) -> Iterator[int]:
-    """The page of a model at the port that is yielded."""
+    """Serve the page of a model; yields its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("celluscan")), "demo", "--model", model, "--port", str(port)]
+    command = [sys.executable, "-m", "celluscan_hf.cli", "demo", "--model", model, "--port", str(port)]
     page = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(port, page)
@@ -174,9 +174,10 @@ def _wait_for(port: int, page: "subprocess.Popen[bytes]", seconds: int = 120) ->
             time.sleep(1)
         else:
             return
-    raise CelluScanError("the page did not start; its own message is above")
+    raise CelluScanError("the page did not start; see its message above")
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
+    """Exit if gradio is missing."""
     if find_spec("gradio") is None:
         raise CelluScanError('gradio is not installed; pip install -e ".[demo]"')

@@ -1,4 +1,4 @@
-"""What training is fed with, and how fast it goes: images per second of the loader, and of the whole Trainer."""
+"""Training throughput: images per second of the data loader and of the Trainer."""
 
 import argparse
 import shutil
@@ -28,15 +28,15 @@ from ..training.trainer import CellTrainer
 
 SIDE = 224
 JITTER = 0.1
-MATRIX = 8192  # rows of the product whose rate is what the chip can do
+MATRIX = 8192  # rows of the matrix product that measures the peak rate of the chip
 
 
 def loader(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Augmented images per second from parquet to scaled tensors on the device, beside torchvision's own transforms.
+    """Measure augmented images per second from parquet to normalized tensors on the device, ours and torchvision's.
 
-    Both decode the same rows in as many workers. Ours augments whole batches in the process that trains; the other
-    augments image by image in the workers: flips, quarter turns and colour jitter of v2 on PIL images, as its
-    documentation shows them.
+    Both decode the same rows in the same number of workers. Ours augments whole batches in the training process; the
+    other augments single PIL images in the workers with v2's flips, quarter rotations and colour jitter, as in its
+    documentation.
     """
     keep_freed_memory()  # for both
     data = open_dataset(arguments.dataset)
@@ -71,7 +71,7 @@ def _our_loader(data: CellDataset, arguments: argparse.Namespace) -> Callable[[]
 
 
 class _PerImage(Dataset[torch.Tensor]):
-    """One image at a time, decoded by `datasets`, through the v2 transforms of torchvision."""
+    """Single images, decoded by `datasets` and augmented by torchvision's v2 transforms."""
 
     def __init__(self, data: CellDataset) -> None:
         from datasets import Image
@@ -116,35 +116,35 @@ def _loader(images: Any, arguments: argparse.Namespace, **options: Any) -> "Data
 
 
 def _rate(batches: Iterator[torch.Tensor], device: str) -> float:
-    """Images per second of one epoch, workers already started."""
+    """Measure images per second of one epoch after its first batch, with workers already started."""
     next(batches)
-    began, seen = time.perf_counter(), 0
+    started, images = time.perf_counter(), 0
     for batch in batches:
-        seen += len(batch)
+        images += len(batch)
     if device == "cuda":
         torch.cuda.synchronize()
-    return seen / (time.perf_counter() - began)
+    return images / (time.perf_counter() - started)
 
 
 class _Timed(CellTrainer):
-    """Counts the seconds a step waits for its batch, and those of the steps after a warm-up."""
+    """Measure the time spent waiting for batches after a warm-up."""
 
     warm_up = 10
     waited = 0.0
-    began = 0.0
+    started = 0.0
 
-    def get_batch_samples(self, *given: Any, **options: Any) -> Any:
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
         if self.state.global_step == self.warm_up:
-            _finish(self.args.device)
-            self.began, self.waited = time.perf_counter(), 0.0
-        asked = time.perf_counter()
-        batches = super().get_batch_samples(*given, **options)
-        self.waited += time.perf_counter() - asked
+            _synchronize(self.args.device)
+            self.started, self.waited = time.perf_counter(), 0.0
+        requested = time.perf_counter()
+        batches = super().get_batch_samples(*arguments, **options)
+        self.waited += time.perf_counter() - requested
         return batches
 
 
 def training(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of ViT-B/16 through the Trainer from parquet; of the chip's own rate; waiting; memory."""
+    """Measure ViT-B/16 in the Trainer: images per second, share of peak rate, time waiting for data, memory."""
     keep_freed_memory()
     data = open_dataset(arguments.dataset)
     folder = Path(tempfile.mkdtemp())
@@ -185,8 +185,8 @@ def _measured(trainer: _Timed, data: CellDataset, arguments: argparse.Namespace)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    _finish(device)
-    seconds = time.perf_counter() - trainer.began
+    _synchronize(device)
+    seconds = time.perf_counter() - trainer.started
     images = arguments.steps * arguments.batch_size / seconds
     return {
         "data": {"fingerprint": data.fingerprint, "rows": len(trainer.train_dataset)},
@@ -205,7 +205,7 @@ def _measured(trainer: _Timed, data: CellDataset, arguments: argparse.Namespace)
 
 
 def forward_operations(model: torch.nn.Module) -> int:
-    """Floating-point operations of one image's forward pass, a multiplication and an addition counted as two."""
+    """Count the floating-point operations of one image's forward pass; a multiply-add counts as two."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, SIDE, SIDE, device=device))
@@ -213,25 +213,26 @@ def forward_operations(model: torch.nn.Module) -> int:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Operations per second of a large bf16 matrix product: the best of five measurements."""
+    """Measure operations per second of a large bf16 matrix product: the best of five runs."""
     size = MATRIX if device.type == "cuda" else 2048
     factor = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     rates = []
     for repeats in (2, 20, 20, 20, 20, 20):
-        _finish(device)
-        began = time.perf_counter()
+        _synchronize(device)
+        started = time.perf_counter()
         for _ in range(repeats):
             factor @ factor
-        _finish(device)
-        rates.append(repeats * 2 * size**3 / (time.perf_counter() - began))
+        _synchronize(device)
+        rates.append(repeats * 2 * size**3 / (time.perf_counter() - started))
     return max(rates)
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
+    """Exit if the GPU is missing."""
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise CelluScanError("--device cuda: torch sees no GPU")

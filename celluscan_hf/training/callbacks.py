@@ -1,4 +1,4 @@
-"""What a training shows: a bar over its steps and a table of validation metrics; a check of the trackers it logs to."""
+"""Progress bar and table of validation metrics during training, and a check of the chosen trackers."""
 
 import time
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from transformers.trainer_callback import ProgressCallback
 from ..errors import CelluScanError
 
 _COLUMNS = ("loss", "eval_loss", "eval_accuracy", "eval_balanced_accuracy", "eval_macro_f1", "eval_nll", "eval_ece")
-_HEAD = ("train loss", "loss", "accuracy", "balanced", "macro-F1", "NLL", "ECE", "minutes")
-_INSTALL = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}  # the others: as they are called
+_HEADINGS = ("train loss", "loss", "accuracy", "balanced", "macro-F1", "NLL", "ECE", "minutes")
+_INSTALL = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}  # the others: same name
 
 
 def check_trackers(names: Sequence[str]) -> None:
     """Raise a `CelluScanError` for the first tracker of `--report_to` that is unknown or cannot be used here."""
     if not names:
         return
-    usable = {*trackers.get_available_reporting_integrations()}  # which leaves two out
+    usable = {*trackers.get_available_reporting_integrations()}  # does not report these two:
     usable |= {"azure_ml"} if trackers.is_azureml_available() else set()
     usable |= {"flyte"} if trackers.is_flytekit_available() else set()
     for name in names:
         if name not in trackers.INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(trackers.INTEGRATION_TO_CALLBACK))
-            raise CelluScanError(f"--report_to {name}: expected none, all, or some of {known}")
+            names_allowed = ", ".join(sorted(trackers.INTEGRATION_TO_CALLBACK))
+            raise CelluScanError(f"--report_to {name}: expected none, all, or some of {names_allowed}")
         if name == "kubeflow" and name not in usable:
             raise CelluScanError("--report_to kubeflow: only inside a Kubeflow TrainJob; leave it out")
         if name not in usable:
@@ -37,20 +37,20 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class TrainingTable(ProgressCallback):
-    """In place of the library's lines of raw metrics; the last loss stands behind the bar, its mean in the table.
+    """Replace the library's lines of raw metrics by a table; the bar shows the last loss, the table its mean.
 
-    A step has one line: the evaluation at the end of training is of weights that have one already.
+    A step gets one row: the evaluation at the end of training would repeat an earlier one.
     """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
-        self.began = time.monotonic()
-        self.losses: list[float] = []  # of this epoch, as they were logged
-        self.written = -1  # the step of the last line
+        self.started = time.monotonic()
+        self.losses: list[float] = []  # logged in this epoch
+        self.last_step = -1  # step of the last row
         if self.training_bar is not None:
-            self.training_bar.write("".join(["  epoch", *(f"{name:>12}" for name in _HEAD)]))
+            self.training_bar.write("".join(["  epoch", *(f"{name:>12}" for name in _HEADINGS)]))
 
     def on_log(
         self,
@@ -66,10 +66,10 @@ class TrainingTable(ProgressCallback):
         if "loss" in logs:
             self.losses.append(logs["loss"])
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        if "eval_loss" in logs and state.global_step != self.written:
-            self.written = state.global_step
+        if "eval_loss" in logs and state.global_step != self.last_step:
+            self.last_step = state.global_step
             metrics = {"loss": fmean(self.losses)} | logs if self.losses else logs
             cells = [f"{metrics[name]:12.4f}" if name in metrics else f"{'–':>12}" for name in _COLUMNS]
             self.losses.clear()
-            minutes = (time.monotonic() - self.began) / 60
+            minutes = (time.monotonic() - self.started) / 60
             self.training_bar.write("".join([f"{logs['epoch']:7.2f}", *cells, f"{minutes:12.1f}"]))

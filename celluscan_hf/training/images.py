@@ -1,4 +1,4 @@
-"""Rows of a split -> images as tensors, decoded and resized in the workers of a DataLoader, or once and kept."""
+"""Decode and resize the images of a split, in DataLoader workers or once into memory."""
 
 import io
 from collections.abc import Sequence
@@ -16,30 +16,30 @@ from ..errors import CelluScanError
 from .sampling import Draw
 
 Batch = dict[str, Any]
-_CHUNK = 512  # images between two steps of the progress bar
+_CHUNK = 512  # images per update of the progress bar
 
 
 class CellImages(torch.utils.data.Dataset[Any]):
     """The images of a split, each decoded to (3, side, side) uint8.
 
-    Items come as whole batches: `pixels` (B, 3, side, side) uint8 in [0, 255] and `labels` (B,). Asked for a `Draw`
-    instead of a row, the batch also has `draws`, a list of the B numbers of the showings.
+    `__getitems__` returns a collated batch: `pixels` (B, 3, side, side) uint8 in [0, 255] and `labels` (B,). If it is
+    indexed by `Draw`s instead of rows, the batch also has `draws`, their B numbers.
 
     Args:
-        rows: A split of `CellDataset`, images not decoded.
-        side: What images are resized to, in pixels; as the image processor does it, bilinear with antialiasing.
-        keep: Decode all images now and keep them, 3 side^2 bytes each; the DataLoader then needs no workers.
-        progress: Show a bar while doing so.
+        rows: A split of `CellDataset`, with images not decoded.
+        side: Side of the resized images in pixels; bilinear with antialiasing, as in the image processor.
+        cache: Decode all images now and keep them in memory, 3 side^2 bytes each; no DataLoader workers are needed.
+        progress: Show a progress bar while decoding into memory.
 
     Raises:
         CelluScanError: An image cannot be decoded.
     """
 
-    def __init__(self, rows: Dataset, side: int, keep: bool = False, progress: bool = False) -> None:
+    def __init__(self, rows: Dataset, side: int, cache: bool = False, progress: bool = False) -> None:
         self.rows = rows
         self.side = side
         self.labels = torch.tensor(rows["label"][:], dtype=torch.int64)
-        self.kept = self._decode_all(progress) if keep else None
+        self.cached = self._decode_all(progress) if cache else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +48,7 @@ class CellImages(torch.utils.data.Dataset[Any]):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
-        """One batch; what DataLoader calls."""
+        """Return one batch; called by DataLoader."""
         rows = [index.row if isinstance(index, Draw) else index for index in indices]
         batch: Batch = {"pixels": self._pixels(rows), "labels": self.labels[rows]}
         if isinstance(indices[0], Draw):
@@ -56,8 +56,8 @@ class CellImages(torch.utils.data.Dataset[Any]):
         return batch
 
     def _pixels(self, rows: list[int]) -> torch.Tensor:
-        if self.kept is not None:
-            return self.kept[rows]
+        if self.cached is not None:
+            return self.cached[rows]
         stored = self.rows[rows]
         return torch.stack([self._decode(*pair) for pair in zip(stored["image"], stored["image_id"], strict=True)])
 
@@ -65,23 +65,23 @@ class CellImages(torch.utils.data.Dataset[Any]):
         return decode(image["bytes"], image_id, self.side)
 
     def _decode_all(self, progress: bool) -> torch.Tensor:
-        kept = torch.empty((len(self), 3, self.side, self.side), dtype=torch.uint8)
+        cached = torch.empty((len(self), 3, self.side, self.side), dtype=torch.uint8)
         bar = tqdm(total=len(self), desc="decoding", unit="image", disable=not progress)
         with bar, ThreadPoolExecutor(cores()) as threads:
             for start in range(0, len(self), _CHUNK):
                 stored = self.rows[start : start + _CHUNK]
                 decoded = threads.map(self._decode, stored["image"], stored["image_id"])
                 for position, pixels in enumerate(decoded, start):
-                    kept[position] = pixels
+                    cached[position] = pixels
                 bar.update(len(stored["image_id"]))
-        return kept
+        return cached
 
 
 def decode(data: bytes, image_id: str, side: int) -> torch.Tensor:
-    """A stored square image -> (3, side, side) uint8, resized as the image processor does it.
+    """Decode and resize a stored square image to (3, side, side) uint8, like the image processor.
 
     Raises:
-        CelluScanError: The bytes are no image or the image is not square; the message names `image_id`.
+        CelluScanError: The bytes are not an image, or it is not square; the message names `image_id`.
     """
     try:
         with Image.open(io.BytesIO(data)) as stored:
@@ -89,7 +89,7 @@ def decode(data: bytes, image_id: str, side: int) -> torch.Tensor:
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise CelluScanError(
             f"image {image_id} cannot be decoded ({error}): the data set is damaged; build it again with "
-            "scripts/build_dataset.py"
+            "`celluscan build`"
         ) from error
     if image.width != image.height:
         raise CelluScanError(f"image {image_id} is {image.width} x {image.height} pixels; expected a square")
@@ -100,5 +100,5 @@ def decode(data: bytes, image_id: str, side: int) -> torch.Tensor:
 
 
 def as_batch(batch: Batch) -> Batch:
-    """The collate function: `CellImages` already gives whole batches."""
+    """Collate function: return the batch unchanged, since `CellImages` collates."""
     return batch

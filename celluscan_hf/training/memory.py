@@ -1,4 +1,4 @@
-"""How the C library hands out memory in a process that trains."""
+"""Memory allocation of the C library in a training process."""
 
 import ctypes
 import sys
@@ -7,11 +7,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # from malloc.h of glibc
 
 
 def keep_freed_memory() -> None:
-    """Large blocks that are freed stay with this process and with its later children, instead of going back each time.
+    """Keep large freed blocks in this process and its forks instead of returning them to the kernel.
 
-    Every step allocates and frees the same hundreds of MB; by default glibc returns such blocks at once, and the
-    kernel zeroes them page by page when they are asked for again. Does nothing where there is no glibc.
-    `scripts/benchmark.py cpu` measures what it saves. Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    Every step allocates and frees the same hundreds of MB. By default glibc returns such blocks at once, and the
+    kernel zeroes them page by page when they are allocated again. Does nothing without
+    glibc. `celluscan benchmark cpu` measures the gain. Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""Which weights learn how fast, and the running average of all of them."""
+"""Parameter groups, Muon with AdamW, and the exponential moving average of weights."""
 
 import re
 from collections import defaultdict
@@ -14,11 +14,11 @@ _NO_DECAY = ("cls_token", "position_embeddings")
 def parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float, muon: bool
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser, of all weights of a `CelluScanForImageClassification` that are trained.
+    """Split the trained weights of a `CelluScanForImageClassification` into optimiser groups.
 
-    Learning rates fall by `layer_decay` from block to block, counted from the head down to the embeddings (Bao et al.
-    2022, https://arxiv.org/abs/2106.08254); the head's come first, and are what is logged. Biases, norms, class token
-    and position table have no weight decay. With `muon`, the matrices of the blocks are marked for it.
+    Learning rates fall by the factor `layer_decay` per block, from the head down to the embeddings (Bao et al. 2022,
+    https://arxiv.org/abs/2106.08254). The head's groups come first: their rate is the one that is logged. Biases,
+    norms, class token and position embeddings get no weight decay. With `muon`, the matrices of the blocks are marked.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     top = 1 + max((block(name) for name in names), default=0)
@@ -40,21 +40,21 @@ def parameter_groups(
 
 
 def running_statistics(model: nn.Module) -> list[dict[str, Any]]:
-    """The means and variances of batch norms as a group that nothing is learned in, but that can be averaged."""
+    """Put the means and variances of batch norms in a group with learning rate 0, so that they can be averaged."""
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     return [{"params": buffers, "lr": 0.0, "weight_decay": 0.0, "muon": False}] if buffers else []
 
 
 def block(name: str) -> int:
-    """The transformer block that a weight belongs to, from 1; 0 for what is in none."""
-    found = _BLOCK.search(name)
-    return int(found[1]) + 1 if found else 0
+    """Number of the transformer block that a weight belongs to, from 1; 0 outside of the blocks."""
+    match = _BLOCK.search(name)
+    return int(match[1]) + 1 if match else 0
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for the groups marked so, AdamW for the others: one optimiser with one state.
+    """Muon for the marked groups and AdamW for the others, as one optimiser with one state.
 
-    Muon makes each update of a matrix orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/); its
+    Muon orthogonalizes each update of a matrix (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/); its
     step is scaled to the size of AdamW's, so that both share learning rate and decay (Liu et al. 2025,
     https://arxiv.org/abs/2502.16982).
     """
@@ -66,7 +66,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> Any:
-        """One step of both. Their groups and state are this optimiser's own, also after it was loaded."""
+        """Step both optimisers, which share this one's groups and state, also after `load_state_dict`."""
         loss = closure() if closure is not None else None
         for part in self.parts:
             part.state = self.state
@@ -78,15 +78,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torch.optim.Optimizer]:
-    """An optimiser class that also keeps an exponential moving average of the weights (Polyak & Juditsky 1992).
+    """Derive an optimiser class that keeps an exponential moving average (EMA) of the weights.
 
-    Of tensors that do not require gradients, such as `running_statistics`, it keeps one too.
+    Tensors without gradients, such as `running_statistics`, are averaged too (Polyak & Juditsky 1992).
 
-    `eval()` puts the averages into the model and `train()` puts the trained weights back; Trainer calls both, as it
-    does for schedule-free optimisers. The average lives in the optimiser's state under `"average"`, so it is saved,
-    sharded and resumed with it; while the averages are in the model, the trained weights lie there.
+    `eval()` swaps the averages into the model and `train()` swaps the trained weights back; Trainer calls both, as for
+    schedule-free optimisers. The average is kept in the optimiser's state under `"average"`, so it is saved, sharded
+    and resumed with it, which `torch.optim.swa_utils.AveragedModel`, a second model, would not be. While the averages
+    are in the model, the trained weights are kept there instead.
 
-    Early on, when `decay` would reach back before the start, the average forgets faster: (1 + steps) / (10 + steps).
+    In early steps the decay is lower: at most (1 + steps) / (10 + steps).
     """
 
     class Averaging(optimizer):  # type: ignore[valid-type,misc]
@@ -96,27 +97,27 @@ def averaging(optimizer: type[torch.optim.Optimizer], decay: float) -> type[torc
         def step(self, closure: Any = None) -> Any:
             result = super().step(closure)
             for group in self.param_groups:
-                _follow(group, self.state, decay)
+                _update_averages(group, self.state, decay)
             return result
 
         def eval(self) -> None:
-            """The averages into the model."""
+            """Swap the averages into the model."""
             for group in self.param_groups:
-                _show(group, self.state, averages=True)
+                _swap(group, self.state, averages=True)
 
         def train(self) -> None:
-            """The trained weights into the model."""
+            """Swap the trained weights into the model."""
             for group in self.param_groups:
-                _show(group, self.state, averages=False)
+                _swap(group, self.state, averages=False)
 
     return Averaging
 
 
 @torch.no_grad()
-def _follow(group: dict[str, Any], state: dict[Any, Any], decay: float) -> None:
+def _update_averages(group: dict[str, Any], state: dict[Any, Any], decay: float) -> None:
     """Move the averages of a group towards its weights."""
     group["averaged_steps"] = steps = group["averaged_steps"] + 1
-    trained = [one for one in group["params"] if one.grad is not None or not one.requires_grad]
+    trained = [weight for weight in group["params"] if weight.grad is not None or not weight.requires_grad]
     for parameter in trained:
         state[parameter].setdefault("average", parameter.detach().clone())
     if trained:
@@ -125,14 +126,14 @@ def _follow(group: dict[str, Any], state: dict[Any, Any], decay: float) -> None:
 
 
 @torch.no_grad()
-def _show(group: dict[str, Any], state: dict[Any, Any], averages: bool) -> None:
-    """Let weights and averages of a group change places, where they are not as wanted."""
+def _swap(group: dict[str, Any], state: dict[Any, Any], averages: bool) -> None:
+    """Swap the weights and averages of a group, unless the model already holds the wanted ones."""
     if group["shows_averages"] == averages:
         return
     group["shows_averages"] = averages
     for parameter in group["params"]:
         if "average" in state[parameter]:
-            kept = state[parameter]["average"]
-            moved = parameter.detach().clone()
-            parameter.copy_(kept)
-            kept.copy_(moved)
+            stored = state[parameter]["average"]
+            current = parameter.detach().clone()
+            parameter.copy_(stored)
+            stored.copy_(current)

@@ -1,4 +1,4 @@
-"""Recipes: YAML files of settings, one line of stages each, and what the command line changes in them."""
+"""Recipes: YAML files of training settings, with stages, and overrides from the command line."""
 
 import json
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from .settings import TrainingSettings
 
 _FOLDER = resources.files(__package__) / "recipes"
 
-_RENAMED = {"--surroundings": "--background_randomization"}  # options of version 0.1
+_RENAMED = {"--surroundings": "--background_randomization"}  # option of version 0.1: new name
 
 
 def names() -> list[str]:
-    """The recipes that come with the package."""
+    """Names of the recipes in the package."""
     return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def load(recipe: str) -> list[dict[str, Any]]:
-    """The settings of each stage, from the name of a recipe or a YAML file of one's own.
+    """Load the settings of each stage from a recipe of the package or a YAML file.
 
     A recipe maps `TrainingSettings` fields to values; a list of such mappings under `stages` overrides them.
 
     Raises:
-        CelluScanError: There is no such recipe, or it is no mapping, or has fields that no setting has.
+        CelluScanError: The recipe does not exist, is not a mapping, or has unknown settings.
     """
     text = _read(recipe)
     try:
@@ -42,9 +42,8 @@ def load(recipe: str) -> list[dict[str, Any]]:
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
         raise CelluScanError(f"recipe {recipe}: stages must be a list of mappings of settings")
     merged = [content | stage | {"model": content.get("model", {}) | stage.get("model", {})} for stage in stages]
-    known = set(TrainingSettings.__dataclass_fields__)
-    if unknown := sorted({name for stage in merged for name in stage} - known):
-        raise CelluScanError(f"recipe {recipe}: {', '.join(unknown)} is no setting; see celluscan train --help")
+    if unknown := sorted({name for stage in merged for name in stage} - set(TrainingSettings.__dataclass_fields__)):
+        raise CelluScanError(f"recipe {recipe}: {', '.join(unknown)} is not a setting; see `celluscan train --help`")
     return merged
 
 
@@ -61,35 +60,35 @@ def _read(recipe: str) -> str:
 
 
 def stages(recipe: str, arguments: Sequence[str]) -> list[TrainingSettings]:
-    """The settings of each stage of a recipe, with what the command line gives in place of the recipe's.
+    """Return the settings of each stage; command-line arguments override the recipe.
 
-    Fields of `--model` are merged into the recipe's.
+    Fields of `--model` are merged into those of the recipe.
 
     Raises:
-        CelluScanError: As `load`, or a value is out of range.
+        CelluScanError: See `load`; or a value is out of range.
     """
-    return [_settled(stage, arguments) for stage in load(recipe)]
+    return [_parse(stage, arguments) for stage in load(recipe)]
 
 
 def parser() -> HfArgumentParser:
-    """The parser of all settings; each option is a field of `TrainingSettings`."""
+    """Build the parser: one option per field of `TrainingSettings`."""
     return HfArgumentParser(TrainingSettings, prog="celluscan train --recipe NAME", allow_abbrev=False)
 
 
-def _settled(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
-    chosen, fields = parser(), stage["model"]
-    chosen.set_defaults(**stage | {"model": json.dumps(fields)})
+def _parse(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
+    options, fields = parser(), stage["model"]
+    options.set_defaults(**stage | {"model": json.dumps(fields)})
     try:
-        settings, *left = chosen.parse_args_into_dataclasses(
+        settings, *left = options.parse_args_into_dataclasses(
             list(arguments), return_remaining_strings=True, look_for_args_file=False
         )
-    except (ValueError, ImportError) as error:  # of the library's own checks
+    except (ValueError, ImportError) as error:  # raised by the library's own checks
         raise CelluScanError(f"invalid configuration: {' '.join(str(error).split())}") from error
     if unknown := next(iter(left[-1]), None):
         if new := _RENAMED.get(unknown.partition("=")[0]):
-            raise CelluScanError(f"{unknown} is called {new} now")
+            raise CelluScanError(f"{unknown} was renamed to {new}")
         close = get_close_matches(unknown, [f"--{name}" for name in TrainingSettings.__dataclass_fields__], n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see celluscan train --help"
+        hint = f"did you mean {' or '.join(close)}?" if close else "see `celluscan train --help`"
         raise CelluScanError(f"there is no option {unknown}; {hint}")
     settings.model = json.dumps(fields | settings.model_fields)
     return settings

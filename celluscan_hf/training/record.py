@@ -1,7 +1,7 @@
-"""What a run leaves beside the model: `settings.json`, written first, and `training.json`, written last.
+"""The records beside a trained model: `settings.json`, written first, and `training.json`, written last.
 
-The first says what was asked for and what it ran on; the second what came out. A folder with `training.json` is a
-finished stage.
+`settings.json` holds settings, data, versions and device; `training.json` holds the results. A folder with
+`training.json` is a finished stage.
 """
 
 import json
@@ -30,9 +30,9 @@ _SOFTWARE = (
     "torchvision",
     "transformers",
 )
-# settings that a run may go on with changed: where, how fast and how loud, but not what is learned; the batch is
-# compared as a whole, however it is split
-_FREE = {
+# settings that may change on resume: they decide where, how fast and with which messages a run goes on, but not what
+# it learns; of the batch, only the total over processes and accumulation steps is compared
+_CHANGEABLE = {
     "calibrate",
     "dataset",
     "ddp_find_unused_parameters",
@@ -52,13 +52,13 @@ _FREE = {
     "start",
     "use_cpu",
 }
-_FREE_KINDS = ("dataloader_", "hub_", "log_", "logging_", "push_", "trackio_")
+_CHANGEABLE_PREFIXES = ("dataloader_", "hub_", "log_", "logging_", "push_", "trackio_")
 
 
 def describe(
     recipe: str, settings: TrainingSettings, data: CellDataset, config: dict[str, Any], rows: dict[str, int]
 ) -> dict[str, Any]:
-    """What decides a stage: settings with all defaults, model, data, seed, versions, code and device."""
+    """Describe a stage: settings with all defaults, model, data, seed, versions, code and device."""
     return {
         "recipe": recipe,
         "seed": settings.seed,
@@ -80,61 +80,62 @@ def describe(
     }
 
 
-def begin(folder: Path, asked: dict[str, Any]) -> None:
-    """Write `settings.json`, or check that the run that is there was begun with the same data and settings.
+def begin(folder: Path, description: dict[str, Any]) -> None:
+    """Write `settings.json`, or check that an existing one has the same data and settings.
 
     Raises:
-        CelluScanError: It was begun with others; the message names one and both values.
+        CelluScanError: They differ; the message names one setting and both values.
     """
     path = folder / ASKED
     if not path.is_file():
-        _write(path, asked)
+        _write(path, description)
         return
-    before, now = _decisive(json.loads(path.read_text(encoding="utf-8"))), _decisive(json.loads(_text(asked)))
-    for name in now:
-        if (begun := before.get(name, _default(name))) != now[name]:
+    saved = _fixed_settings(json.loads(path.read_text(encoding="utf-8")))
+    for name, value in _fixed_settings(json.loads(_text(description))).items():
+        if (before := saved.get(name, _default(name))) != value:
             raise CelluScanError(
-                f"{folder} was begun with {name} {begun}, now it is {now[name]}: keep that, or choose a "
+                f"{folder} was started with {name} {before}, now it is {value}: use {before} again, or choose a "
                 "new --output_dir"
             )
 
 
 def _default(name: str) -> Any:
-    """Of a setting that is younger than a run: what the run did."""
-    known = TrainingSettings.__dataclass_fields__.get(name)
-    return known.default if known else None
+    """Default of a setting; a run older than the setting behaved like this."""
+    field = TrainingSettings.__dataclass_fields__.get(name)
+    return field.default if field else None
 
 
-def _decisive(asked: dict[str, Any]) -> dict[str, Any]:
+def _fixed_settings(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that must not change on resume."""
     settings = {
         name: value
-        for name, value in asked["settings"].items()
-        if name not in _FREE and not name.startswith(_FREE_KINDS)
+        for name, value in description["settings"].items()
+        if name not in _CHANGEABLE and not name.startswith(_CHANGEABLE_PREFIXES)
     }
-    whole_run = {name: asked[name] for name in ("batch", "precision", "recipe")}
-    return settings | whole_run | {"data fingerprint": asked["data"]["fingerprint"]}
+    run = {name: description[name] for name in ("batch", "precision", "recipe")}
+    return settings | run | {"data fingerprint": description["data"]["fingerprint"]}
 
 
-def finish(folder: Path, done: dict[str, Any]) -> None:
+def finish(folder: Path, results: dict[str, Any]) -> None:
     """Write `training.json`."""
-    _write(folder / DONE, done)
+    _write(folder / DONE, results)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a stage came to its end here."""
+    """Whether the folder holds a finished stage."""
     return (folder / DONE).is_file()
 
 
 def git_revision() -> str | None:
-    """The commit this code is at, with `-modified` where files differ from it; None outside a checkout."""
+    """Return the commit of this code, with `-modified` if files differ from it; None outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=-modified", "--exclude=*"]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, cwd=Path(__file__).resolve().parent, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return result.stdout.strip()
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A run: the stages of a recipe one after another, each beginning with what the one before has learned."""
+"""Run the stages of a recipe one after another, each starting from the weights of the one before."""
 
 import logging
 import shutil
@@ -31,19 +31,19 @@ from .streaming import StreamedCells
 from .trainer import SCALARS, CellTrainer
 
 logger = logging.getLogger(__name__)
-LAST = "last"  # of --resume_from_checkpoint: the last whole checkpoint there is
+LAST = "last"  # value of --resume_from_checkpoint: the last complete checkpoint
 
 
 def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
-    """Run all stages; the folder of the trained model.
+    """Run all stages and return the folder of the trained model.
 
     The last stage writes to `output_dir`, the others to `stage-1` and so on below it. With `resume_from_checkpoint`,
-    finished stages are left as they are, and the one that was cut goes on at its last checkpoint.
+    finished stages are skipped, and the interrupted one resumes from its last checkpoint.
 
     Raises:
-        CelluScanError: The data set, a tracker or another setting cannot be used, the output folder holds a run, or
-            the loss is not a number any more.
-        WeightsError: The weights to begin with cannot be had.
+        CelluScanError: The data set, a tracker or another setting cannot be used; the output folder holds another run;
+            or the loss is no longer finite.
+        WeightsError: The initial weights cannot be loaded.
     """
     output = Path(stages[-1].output_dir)
     resume = stages[-1].resume_from_checkpoint
@@ -58,7 +58,7 @@ def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
             settings.start = str(output / f"stage-{number - 1}")
         logger.info("stage %d of %d: %s", number, len(stages), folder)
         _Stage(recipe, settings, last=number == len(stages)).run(resume)
-    PartialState().destroy_process_group()  # whose threads would abort a process that ends before the others
+    PartialState().destroy_process_group()  # its threads would abort a process that exits before the others
     return output
 
 
@@ -67,24 +67,26 @@ def _check_output(output: Path, resume: str | None) -> None:
     started = [path.name for pattern in patterns for path in output.glob(pattern)]
     if started and not resume:
         raise CelluScanError(
-            f"{output} holds another run ({started[0]}): choose a new --output_dir, or go on with it by "
+            f"{output} holds another run ({started[0]}): choose a new --output_dir, or resume it with "
             "--resume_from_checkpoint last"
         )
     if not resume:
-        (output / record.ASKED).unlink(missing_ok=True)  # of a run that never took a step
+        (output / record.ASKED).unlink(missing_ok=True)  # left by a run that stopped before its first checkpoint
     elif resume != LAST and not (Path(resume) / TRAINER_STATE_NAME).is_file():
-        raise CelluScanError(f"--resume_from_checkpoint {resume}: expected last, or a whole checkpoint folder")
+        raise CelluScanError(
+            f"--resume_from_checkpoint {resume}: expected last, or the folder of a complete checkpoint"
+        )
 
 
 class _Stage:
-    """One stage: its data, model and trainer, and the folder it leaves."""
+    """Data, model, trainer and output folder of one stage."""
 
     def __init__(self, recipe: str, settings: TrainingSettings, last: bool) -> None:
         self.settings = settings
         self.calibrated = last and settings.calibrate
         self.folder = Path(settings.output_dir)
         set_seed(settings.seed)
-        with settings.main_process_first():  # the others find downloads and caches ready
+        with settings.main_process_first():  # the others then use its downloads and caches
             data = open_dataset(settings.dataset)
             rows = _rows(data, settings)
             model = _model(settings)
@@ -94,55 +96,56 @@ class _Stage:
         self.processor = build_image_processor(view.side, mean, std, view.resized)
         self.trainer = CellTrainer(model, settings, train, validation, view, processing_class=self.processor)
         if not settings.disable_tqdm:
-            self.trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # another one in a notebook
+            self.trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a different class in notebooks
             self.trainer.add_callback(TrainingTable())
         counts = {"train": len(train.labels), "validation": len(validation)}
         if settings.process_index == 0:
             record.begin(self.folder, record.describe(recipe, settings, data, model.config.to_diff_dict(), counts))
 
     def run(self, resume: str | None) -> None:
-        """Train, then publish the model that validation chose, and what came out. A finished stage is left as it is."""
+        """Train, then write the model with the best validation score and the results; skip a finished stage."""
         if record.is_finished(self.folder):
-            logger.info("finished before: %s", self.folder)
+            logger.info("already finished: %s", self.folder)
             return
         checkpoint = self._checkpoint(resume)
-        done = self.trainer.train(checkpoint)
+        trained = self.trainer.train(checkpoint)
         history, metrics = self.trainer.history, self.trainer.final_metrics
         unpublished = self.folder / "unpublished"
-        self.trainer.save_model(str(unpublished))  # whole, also where processes hold parts of the weights
+        self.trainer.save_model(str(unpublished))  # gathers weights that are sharded over processes
         if self.trainer.is_world_process_zero():
             publish(unpublished, self.processor, self.folder)
             training_curves(history, self.folder / "curves.png")
-            outcome = {
-                "resumed_from": Path(checkpoint).name if checkpoint else None,  # what follows is from there on
-                "seconds": round(done.metrics["train_runtime"], 1),
-                "steps": done.global_step,
-                "images_per_second": round(done.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
+            results = {
+                "resumed_from": Path(checkpoint).name
+                if checkpoint
+                else None,  # the next three are measured from there on
+                "seconds": round(trained.metrics["train_runtime"], 1),
+                "steps": trained.global_step,
+                "images_per_second": round(trained.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
                 "best_step": self.trainer.state.best_global_step,
                 "validation": {name: metrics[f"eval_{name}"] for name in SCALARS},
                 "calibration": self._calibrate(),
                 "history": history,
             }
-            record.finish(self.folder, outcome)
-        self.trainer.accelerator.wait_for_everyone()  # the next stage reads what is published
+            record.finish(self.folder, results)
+        self.trainer.accelerator.wait_for_everyone()  # before the next stage reads the model
 
     def _calibrate(self) -> dict[str, Any] | None:
-        """Calibrate what was published, which is then the trained model; figures of validation before and after."""
+        """Calibrate the written model; return its thresholds and the validation metrics before and after."""
         if not self.calibrated:
             return None
-        found = calibrate(self.folder, self.settings.dataset, command="scripts/train.py")
-        return {name: found[name] for name in ("temperature", "confidence_threshold", "ood_threshold")} | found[
-            "validation"
-        ]
+        facts = calibrate(self.folder, self.settings.dataset, command="celluscan train")
+        thresholds = {name: facts[name] for name in ("temperature", "confidence_threshold", "ood_threshold")}
+        return thresholds | facts["validation"]
 
     def _checkpoint(self, resume: str | None) -> str | None:
-        """Where to go on: the checkpoint that was named, where it is of this stage, else the last whole one, if any."""
+        """Choose the checkpoint to resume: the given one if it belongs to this stage, else the last complete one."""
         if not resume:
             return None
         if resume != LAST and Path(resume).resolve().parent == self.folder.resolve():
             return resume
-        whole = [path.parent for path in self.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # written last
-        return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+        complete = [path.parent for path in self.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # written last
+        return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
 def _rows(data: CellDataset, settings: TrainingSettings) -> dict[str, Dataset]:
@@ -155,9 +158,11 @@ def _model(settings: TrainingSettings) -> CelluScanForImageClassification:
     convolution = model.config.patch_stem == "convolution"
     if settings.freeze:
         if convolution:
-            raise CelluScanError("--freeze: the batch norms of a convolution stem would go on moving; train all of it")
+            raise CelluScanError(
+                "--freeze does not support a convolution stem, whose batch norms would keep changing: leave it out"
+            )
         model.vit.requires_grad_(False)
-    if settings.device.type == "cpu":  # the fused kernel's backward pass is the slower one there
+    if settings.device.type == "cpu":  # where the backward pass of fused attention is slower
         model.set_attn_implementation("eager")
     elif convolution and settings.world_size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -170,20 +175,20 @@ def _train_images(
     if not settings.streaming:
         return _images(rows["train"], settings, view)
     files = data.checked_files(settings.dataset_config, "train")
-    share = settings.train_batch_size, settings.process_index, settings.world_size
-    return StreamedCells(files, view.resized, settings.seed, *share)
+    batches = settings.train_batch_size, settings.process_index, settings.world_size
+    return StreamedCells(files, view.resized, settings.seed, *batches)
 
 
 def _images(rows: Dataset, settings: TrainingSettings, view: View) -> CellImages:
-    shown = settings.process_index == 0 and not settings.disable_tqdm
-    return CellImages(rows, view.resized, settings.cache_images, shown)
+    progress = settings.process_index == 0 and not settings.disable_tqdm
+    return CellImages(rows, view.resized, settings.cache_images, progress)
 
 
 def publish(trained: Path, processor: BaseImageProcessor, folder: Path) -> None:
-    """Writes the trained model of a folder into another, and removes the first.
+    """Move a trained model to its output folder, in the format for users.
 
-    As a plain ViT, which needs transformers alone, or as ours where it is none. What was measured of weights that a
-    run cut here had published goes.
+    A plain ViT is written for transformers alone, any other model with the code of this package. Calibration that an
+    interrupted run left in the folder is removed.
     """
     for name in (FACTS, ARRAYS):
         (folder / name).unlink(missing_ok=True)

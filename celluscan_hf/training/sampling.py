@@ -1,7 +1,7 @@
-"""Which image is shown when: the order of every epoch, decided by the seed alone.
+"""The order of images in every epoch, decided by the seed alone.
 
-A draw is a row of the split and a number that no other draw of the run has. Order and augmentation depend on nothing
-else, so a run gives the same batches on one process or on many, with any number of workers, unbroken or resumed.
+A draw is a row of the split and a number that is unique in the run. Order and augmentation depend on nothing else, so
+a run has the same batches with any number of processes and workers, and after a resume.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,33 +17,33 @@ SAMPLERS = ("natural", "balanced")
 
 
 class Draw(NamedTuple):
-    """One showing of one image: its row, and the number of this showing in the whole run."""
+    """One use of an image: its row, and the number of this use in the whole run."""
 
     row: int
     number: int
 
 
 class CellSampler(Sampler[Draw]):
-    """Draws of one epoch: as many as there are rows, less the rest that does not fill a batch.
+    """Sample the draws of one epoch: as many as there are rows, rounded down to full batches.
 
-    `natural` shows every row once, but for that rest, which is another one every epoch. `balanced` shows every class
-    equally often, and the rows of a class as equally as that allows: small classes are repeated, of large ones each
-    epoch shows another part.
+    `natural` draws every row at most once; the rows left over differ between epochs. `balanced` draws every class
+    equally often, and the rows of a class as equally as possible: small classes are repeated, large ones subsampled
+    anew every epoch.
 
     Args:
         labels: The class of each row.
         kind: One of `SAMPLERS`.
-        seed: Of the order; `set_epoch` gives each epoch its own.
-        batch: Images of one batch over all processes.
+        seed: Random seed; each epoch (`set_epoch`) has its own order.
+        batch: Images per batch, over all processes.
 
     Raises:
-        CelluScanError: There are fewer rows than one batch takes.
+        CelluScanError: There are fewer rows than images in a batch.
     """
 
     def __init__(self, labels: Sequence[int], kind: str, seed: int, batch: int) -> None:
         if len(labels) < batch:
             raise CelluScanError(
-                f"the train split has {len(labels)} rows, one batch over all processes takes {batch}: lower "
+                f"the train split has {len(labels)} rows, fewer than one batch over all processes ({batch}): lower "
                 "--per_device_train_batch_size"
             )
         self.labels = np.asarray(labels)
@@ -63,7 +63,7 @@ class CellSampler(Sampler[Draw]):
             yield Draw(int(row), first + position)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch, from 0, whose draws come next."""
+        """Set the epoch of the next iteration, from 0."""
         self.epoch = epoch
 
     def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -75,6 +75,6 @@ class CellSampler(Sampler[Draw]):
 
 
 def _cycle(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` of `rows`, each as often as any other or once more."""
-    whole = np.repeat(rows, count // len(rows))
-    return np.concatenate([whole, rng.permutation(rows)[: count % len(rows)]])
+    """Sample `count` of `rows`, so that their frequencies differ by at most one."""
+    repeated = np.repeat(rows, count // len(rows))
+    return np.concatenate([repeated, rng.permutation(rows)[: count % len(rows)]])

@@ -1,4 +1,4 @@
-"""What a training can be told: the arguments of transformers, and ours, with all defaults in one place."""
+"""Training settings: those of transformers and ours, with all defaults in one place."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from .. import taxonomy
 from ..dataset.settings import cores
 from ..errors import CelluScanError
 from .augmentation import Augmentation
-from .losses import LOSSES
+from .losses import LOSSES, CellLoss, class_weights
 from .sampling import SAMPLERS
 
 _MOST_WORKERS = 16
@@ -18,61 +19,79 @@ _MOST_WORKERS = 16
 
 @dataclass
 class TrainingSettings(TrainingArguments):
-    """Settings of one stage: every field of `transformers.TrainingArguments`, with other defaults, and ours.
+    """Settings of one stage: the fields of `transformers.TrainingArguments`, with some other defaults, and ours.
 
     Raises:
-        CelluScanError: A value is out of range, or two exclude each other; the message names the option.
+        CelluScanError: A value is out of range, or two settings exclude each other; the message names the option.
     """
 
     dataset: str = field(default="", metadata={"help": "a built data set folder, or its name on the Hub"})
     dataset_config: str = field(
-        default="default", metadata={"help": "what is trained on: default, originals, subset_5 or subset_20"}
+        default="default",
+        metadata={"help": "training config of the data set: default, originals, subset_5 or subset_20"},
     )
     streaming: bool = field(
-        default=False, metadata={"help": "read train from its files, shuffled in a window, instead of in any order"}
+        default=False, metadata={"help": "read the train split sequentially from its files and shuffle within a window"}
     )
     start: str = field(
         default="scratch",
-        metadata={"help": "weights to begin with: scratch, torchvision:vit_b_16, a folder, or a ViT on the Hub"},
+        metadata={"help": "initial weights: scratch, torchvision:vit_b_16, a folder, or a ViT on the Hub"},
     )
     model: str = field(
-        default="{}", metadata={"help": "fields of CelluScanConfig, in JSON: '{\"drop_path_rate\": 0.1}'"}
+        default="{}", metadata={"help": "fields of CelluScanConfig as JSON: '{\"drop_path_rate\": 0.1}'"}
     )
-    freeze: bool = field(default=False, metadata={"help": "train the head alone"})
-    crop_pct: float = field(default=1.0, metadata={"help": "share of the image's side that the model sees"})
-    dihedral: bool = field(default=True, metadata={"help": "turn and mirror images at random, eight ways"})
-    shift: float = field(default=0.0, metadata={"help": "move the cut-out by up to this share of its side"})
-    color_jitter: float = field(default=0.0, metadata={"help": "scale brightness, contrast, saturation by 1 ± this"})
+    freeze: bool = field(default=False, metadata={"help": "train only the classification head"})
+    crop_pct: float = field(default=1.0, metadata={"help": "share of the image's side that is cropped for the model"})
+    dihedral: bool = field(
+        default=True, metadata={"help": "random rotations by 90 degrees and flips (eight symmetries)"}
+    )
+    shift: float = field(default=0.0, metadata={"help": "random shift of the crop, up to this share of its side"})
+    color_jitter: float = field(
+        default=0.0, metadata={"help": "random change of brightness, contrast and saturation, up to ± this"}
+    )
     background_randomization: float = field(
-        default=0.0, metadata={"help": "repaint what lies around the cell in this share of images"}
+        default=0.0, metadata={"help": "share of images whose background is randomized"}
     )
-    mixup_alpha: float = field(default=0.0, metadata={"help": "mix pairs of images (Zhang et al. 2018); 0 for not"})
-    cutmix_alpha: float = field(default=0.0, metadata={"help": "paste boxes of others (Yun et al. 2019); 0 for not"})
-    loss: Literal["cross_entropy", "class_balanced", "focal", "hierarchical"] = field(
+    mixup_alpha: float = field(default=0.0, metadata={"help": "alpha of MixUp (Zhang et al. 2018); 0: off"})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "alpha of CutMix (Yun et al. 2019); 0: off"})
+    loss: str = field(
         default="cross_entropy",
-        metadata={"help": "focal: more of hard images; hierarchical: a parent's label is met by it or any child"},
+        metadata={
+            "help": "focal: more weight on hard images; hierarchical: a child counts as right for its parent's label",
+            "choices": tuple(LOSSES),
+        },
     )
-    focal_gamma: float = field(default=2.0, metadata={"help": "of --loss focal"})
-    class_balanced_beta: float = field(default=0.999, metadata={"help": "of --loss class_balanced"})
+    focal_gamma: float = field(default=2.0, metadata={"help": "gamma of the focal loss"})
+    class_balanced_beta: float = field(
+        default=0.999, metadata={"help": "beta of the class-balanced loss (Cui et al. 2019)"}
+    )
     parent_share: float = field(
         default=0.1,
-        metadata={"help": "of --loss hierarchical: how far a parent's label asks for the parent itself, 0 to 1"},
+        metadata={"help": "hierarchical loss: weight of the parent class itself for a parent's label, 0 to 1"},
     )
     maturation_weight: float = field(
-        default=0.0, metadata={"help": "mistakes on the maturation line cost more the further they are off; 0 for not"}
+        default=0.0,
+        metadata={"help": "weight of the maturation loss, which grows with the number of stages missed; 0: off"},
     )
     sampler: Literal["natural", "balanced"] = field(
-        default="natural", metadata={"help": "every image once per epoch, or every class equally often"}
+        default="natural", metadata={"help": "natural: every image once per epoch; balanced: every class equally often"}
     )
-    layer_decay: float = field(default=1.0, metadata={"help": "each block learns this much slower than the next"})
-    muon: bool = field(default=False, metadata={"help": "update the matrices of the blocks by Muon, the rest by AdamW"})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "layer-wise learning-rate decay: factor per block; 1: off"}
+    )
+    muon: bool = field(
+        default=False, metadata={"help": "optimize the matrices of the blocks with Muon, the rest with AdamW"}
+    )
     ema_decay: float = field(
-        default=0.0, metadata={"help": "evaluate and save a running average of weights; 0 for not"}
+        default=0.0, metadata={"help": "decay of the moving average of weights, which is evaluated and saved; 0: off"}
     )
     calibrate: bool = field(
-        default=True, metadata={"help": "at the end, fit temperature, sets and abstention on validation"}
+        default=True,
+        metadata={
+            "help": "calibrate the trained model on the validation split: temperature, prediction sets, abstention"
+        },
     )
-    cache_images: bool = field(default=False, metadata={"help": "decode all images once and keep them in memory"})
+    cache_images: bool = field(default=False, metadata={"help": "decode all images once and cache them in memory"})
 
     bf16: bool = False
     eval_strategy: str = "epoch"
@@ -88,7 +107,7 @@ class TrainingSettings(TrainingArguments):
     per_device_eval_batch_size: int = 128
     dataloader_num_workers: int = field(
         default=-1,
-        metadata={"help": "processes that decode images; -1: the cores, at most 16, none with cached images"},
+        metadata={"help": "processes that decode images; -1: one per core, at most 16; none with cached images"},
     )
     accelerator_config: dict[str, Any] | str | None = None
     ddp_find_unused_parameters: bool | None = False
@@ -110,12 +129,24 @@ class TrainingSettings(TrainingArguments):
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to each image in training."""
+        """The augmentation of training images."""
         return Augmentation(self.dihedral, self.shift, self.color_jitter, self.background_randomization, self.seed)
+
+    def loss_function(self, labels: torch.Tensor) -> CellLoss:
+        """Build the loss; `labels` (rows,) of the train split decide the weights of `class_balanced`."""
+        counts = torch.bincount(labels, minlength=len(taxonomy.NAMES)).tolist()
+        return CellLoss(
+            self.loss,
+            self.label_smoothing_factor,
+            self.focal_gamma,
+            class_weights(counts, self.class_balanced_beta) if self.loss == "class_balanced" else None,
+            parent_share=self.parent_share,
+            maturation_weight=self.maturation_weight,
+        )
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """What `--model` says."""
+        """The parsed `--model`."""
         try:
             parsed = json.loads(self.model)
         except json.JSONDecodeError as error:
@@ -134,25 +165,24 @@ class TrainingSettings(TrainingArguments):
             if not low <= getattr(self, name) <= high:
                 raise CelluScanError(f"--{name} {getattr(self, name)}: expected {low} to {high}")
         if self.cache_images and self.dataloader_num_workers > 0:
-            raise CelluScanError(
-                "--cache_images keeps decoded images in the training process, where workers cannot add to them: "
-                "leave --dataloader_num_workers out, or give 0"
-            )
+            raise CelluScanError("--cache_images needs no workers: leave --dataloader_num_workers out, or give 0")
         if self.streaming and (self.cache_images or self.sampler != "natural"):
             raise CelluScanError("--streaming reads images in order: give --cache_images false --sampler natural")
         if self.streaming and self.auto_find_batch_size:
-            raise CelluScanError("--streaming deals out batches of one size: leave --auto_find_batch_size out")
-        for name, known in (("loss", LOSSES), ("sampler", SAMPLERS)):  # a recipe passes by the parser's own check
-            if getattr(self, name) not in known:
-                raise CelluScanError(f"--{name} {getattr(self, name)}: expected one of {', '.join(known)}")
+            raise CelluScanError("--streaming does not support --auto_find_batch_size: leave it out")
+        for name, choices in (("loss", LOSSES), ("sampler", SAMPLERS)):  # the parser does not check those of a recipe
+            if getattr(self, name) not in choices:
+                raise CelluScanError(f"--{name} {getattr(self, name)}: expected one of {', '.join(choices)}")
         if self.freeze and self.muon:
-            raise CelluScanError("--freeze leaves no matrix for --muon to update; give --muon false")
+            raise CelluScanError("--freeze leaves no matrix for --muon to optimize; give --muon false")
         if self.data_seed is not None:
-            raise CelluScanError("--data_seed: order and augmentation follow --seed alone")
+            raise CelluScanError("--data_seed is not supported: order and augmentation follow --seed")
         if self.muon and not str(self.optim).startswith("adamw_torch"):
-            raise CelluScanError(f"--muon leaves the rest to AdamW: leave --optim {self.optim} out")
+            raise CelluScanError(f"--muon optimizes the other weights with AdamW: leave --optim {self.optim} out")
         if self.dataloader_drop_last:
-            raise CelluScanError("--dataloader_drop_last would leave cells out of validation; training always drops it")
+            raise CelluScanError(
+                "--dataloader_drop_last would leave cells out of validation; training always drops its rest"
+            )
         if self.train_sampling_strategy != "random":
             raise CelluScanError(f"--train_sampling_strategy {self.train_sampling_strategy}: use --sampler instead")
 

@@ -1,4 +1,4 @@
-"""Images straight from their parquet files, in order and within bounded memory, for sets that should not be indexed."""
+"""Stream images from parquet files with bounded memory, for splits too large to index."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,25 +13,26 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..errors import CelluScanError
 from .images import Batch, decode
 
-WINDOW = 4096  # rows that are shuffled together, a stored image each
+WINDOW = 4096  # rows that are shuffled together; bounds memory
 
 
 class StreamedCells(IterableDataset[Batch]):
-    """Whole batches of one process, every row of the files in one batch of one process per epoch.
+    """Iterate over the collated batches of one process; each row is in one batch of one process per epoch.
 
-    Row groups come in an order that seed and epoch decide, and rows are shuffled within a window of them. Every process
-    and worker goes through the same order and decodes the images of its own batches alone. The rest that does not fill
-    a batch of every process is left out; it is another one every epoch.
+    Seed and epoch decide the order of row groups, and rows are shuffled within a window of them. Every process and
+    worker goes through the same order and decodes only the images of its own batches. Rows that do not fill a batch of
+    every process are left out; they differ between epochs.
 
     Args:
         files: Parquet files of a split.
-        side: What images are resized to, in pixels.
-        seed: Of the order.
+        side: Side of the resized images, in pixels.
+        seed: Random seed of the order.
         batch: Images per batch.
-        rank, processes: Which of how many processes this is.
+        rank: Number of this process, from 0.
+        processes: Number of processes.
 
     Raises:
-        CelluScanError: There are fewer rows than one batch of every process takes.
+        CelluScanError: There are fewer rows than one batch of every process has.
     """
 
     def __init__(self, files: Sequence[Path], side: int, seed: int, batch: int, rank: int, processes: int) -> None:
@@ -47,37 +48,37 @@ class StreamedCells(IterableDataset[Batch]):
         )
         if len(self) == 0:
             raise CelluScanError(
-                f"the train split has {len(self.labels)} rows, one batch over all processes takes {batch * processes}: "
-                "lower --per_device_train_batch_size"
+                f"the train split has {len(self.labels)} rows, fewer than one batch over all processes "
+                f"({batch * processes}): lower --per_device_train_batch_size"
             )
 
     def __len__(self) -> int:
         return len(self.labels) // (self.batch * self.processes)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch, from 0, whose batches come next."""
+        """Set the epoch of the next iteration, from 0."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         index, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for number, rows in enumerate(self._batches()):
-            turn, process = divmod(number, self.processes)
-            if turn == len(self):
+            step, process = divmod(number, self.processes)
+            if step == len(self):
                 return
-            if process == self.rank and turn % workers == index:
+            if process == self.rank and step % workers == index:
                 first = (self.epoch * len(self) * self.processes + number) * self.batch
-                yield self._decoded(rows, first)
+                yield self._decode(rows, first)
 
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         waiting: list[dict[str, Any]] = []
         for window in _windows(self._tables(rng.permutation(len(self.groups)))):
             waiting += [window[position] for position in rng.permutation(len(window))]
-            whole = len(waiting) // self.batch * self.batch
-            for start in range(0, whole, self.batch):
+            full = len(waiting) // self.batch * self.batch
+            for start in range(0, full, self.batch):
                 yield waiting[start : start + self.batch]
-            waiting = waiting[whole:]
+            waiting = waiting[full:]
 
     def _tables(self, order: Iterable[int]) -> Iterator[list[dict[str, Any]]]:
         for position in order:
@@ -86,11 +87,11 @@ class StreamedCells(IterableDataset[Batch]):
                 rows = pq.ParquetFile(file).read_row_group(group, columns=["image", "label", "image_id"])
             except (OSError, pa.ArrowInvalid) as error:
                 raise CelluScanError(
-                    f"{file} is damaged ({error}); build the data set again with scripts/build_dataset.py"
+                    f"{file} is damaged ({error}); build the data set again with `celluscan build`"
                 ) from error
             yield rows.to_pylist()
 
-    def _decoded(self, rows: list[dict[str, Any]], first: int) -> Batch:
+    def _decode(self, rows: list[dict[str, Any]], first: int) -> Batch:
         return {
             "pixels": torch.stack([decode(row["image"]["bytes"], row["image_id"], self.side) for row in rows]),
             "labels": torch.tensor([row["label"] for row in rows]),

@@ -1,17 +1,19 @@
-"""A small data set of drawn cells, a recipe that trains on it in a second, and trainings in processes of their own."""
+"""A data set of synthetic cells, a recipe that trains on it in a second, and training in this or in new processes."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
+from celluscan_hf.training.command import main
 
 DRIVER = Path(__file__).with_name("driver.py")
 TINY: dict[str, Any] = {
@@ -46,7 +48,7 @@ def cells(data_set: Path) -> CellDataset:
 
 @pytest.fixture
 def recipe(tmp_path: Path, data_set: Path) -> Callable[..., Path]:
-    """Writes the tiny recipe with changes, those of `model` field by field; the file."""
+    """Write the tiny recipe with changes, those of `model` field by field; returns the file."""
 
     def write(name: str = "tiny", **changes: Any) -> Path:
         file = tmp_path / f"{name}.yaml"
@@ -58,8 +60,19 @@ def recipe(tmp_path: Path, data_set: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def trained() -> Iterator[Callable[..., int]]:
+    """Train in this process, with one thread as in `train`; returns the exit status."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda recipe, output, *arguments: main(
+        ["--recipe", str(recipe), "--output_dir", str(output), *map(str, arguments)]
+    )
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def train(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Trains in a process of its own, or in several that talk by gloo; `faults` are those of `driver.py`."""
+    """Train in a new process, or in several with gloo; `faults` are those of `driver.py`."""
 
     def run(*arguments: object, processes: int = 1, **faults: Any) -> "subprocess.CompletedProcess[str]":
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.modeling.processor import build_image_processor
-from celluscan_hf.training.augmentation import Augmentation, View, cut, recolouring, uniform
+from celluscan_hf.training.augmentation import Augmentation, View, color_matrix, uniform
 
 MEAN, STD = (0.87, 0.75, 0.72), (0.16, 0.19, 0.08)
 VIEW = View(side=32, crop_pct=0.8, mean=MEAN, std=STD)
@@ -60,8 +60,8 @@ def test_all_eight_symmetries_of_the_square_are_drawn_and_no_other() -> None:
     square = dataclasses.replace(VIEW, side=4, crop_pct=1.0)
     turned = torch.stack([image[0].rot90(k, (1, 2)) for k in range(4)])
     symmetries = square(torch.cat([turned, turned.flip(3)]))
-    drawn = dataclasses.replace(STILL, dihedral=True)(image.expand(400, -1, -1, -1), range(400), square)
-    distances = (drawn[:, None] - symmetries[None]).abs().amax((2, 3, 4))
+    augmented = dataclasses.replace(STILL, dihedral=True)(image.expand(400, -1, -1, -1), range(400), square)
+    distances = (augmented[:, None] - symmetries[None]).abs().amax((2, 3, 4))
     assert distances.min(1).values.max() < 1e-5
     counts = torch.bincount(distances.argmin(1), minlength=8)
     assert counts.min() > 25
@@ -72,18 +72,18 @@ def test_a_shift_reaches_its_bound_on_every_side_and_not_further() -> None:
     rows = torch.arange(40, dtype=torch.uint8)
     image[0, 0], image[0, 1] = rows[:, None], rows[None, :]
     plain = dataclasses.replace(VIEW, mean=(0, 0, 0), std=(1, 1, 1))
-    seen = dataclasses.replace(STILL, shift=0.1)(image.expand(500, -1, -1, -1), range(500), plain) * 255
+    values = dataclasses.replace(STILL, shift=0.1)(image.expand(500, -1, -1, -1), range(500), plain) * 255
     for channel in (0, 1):  # 3 pixels each way around the margin of 4
-        assert set(seen[:, channel, 0, 0].round().int().tolist()) == {1, 2, 3, 4, 5, 6, 7}
-    assert len(seen[:, :2, 0, 0].round().unique(dim=0)) == 49  # either way independent of the other
+        assert set(values[:, channel, 0, 0].round().int().tolist()) == {1, 2, 3, 4, 5, 6, 7}
+    assert len(values[:, :2, 0, 0].round().unique(dim=0)) == 49  # either way independent of the other
 
 
 def test_a_jitter_reaches_its_bounds_and_not_further() -> None:
     grey = torch.full((1, 3, 40, 40), 100, dtype=torch.uint8)  # which brightness alone changes
     plain = dataclasses.replace(VIEW, mean=(0, 0, 0), std=(1, 1, 1))
-    seen = dataclasses.replace(STILL, color_jitter=0.2)(grey.expand(500, -1, -1, -1), range(500), plain) * 2.55
-    assert 0.799 < seen.min() < 0.81
-    assert 1.19 < seen.max() < 1.201
+    values = dataclasses.replace(STILL, color_jitter=0.2)(grey.expand(500, -1, -1, -1), range(500), plain) * 2.55
+    assert 0.799 < values.min() < 0.81
+    assert 1.19 < values.max() < 1.201
 
 
 def test_colours_change_as_torchvision_changes_them(pixels: torch.Tensor) -> None:
@@ -92,7 +92,7 @@ def test_colours_change_as_torchvision_changes_them(pixels: torch.Tensor) -> Non
     expected = v2.functional.adjust_saturation(soft.float() / 255, 1.2)
     expected = v2.functional.adjust_contrast(expected, 0.9)
     expected = v2.functional.adjust_brightness(expected, 1.1)
-    mine = plain.scaled(soft, *recolouring(soft, torch.tensor([[1.1, 0.9, 1.2]] * 4)))
+    mine = plain.normalize(soft, *color_matrix(soft, torch.tensor([[1.1, 0.9, 1.2]] * 4)))
     assert (mine - expected).abs().max() < 2e-3
 
 
@@ -106,15 +106,6 @@ def test_uniform_numbers_are_even_and_independent() -> None:
     assert (numbers != uniform(torch.arange(20000), 6, seed=6)).float().mean() > 0.99
 
 
-def test_a_cut_takes_the_square_at_its_corner(pixels: torch.Tensor) -> None:
-    out = cut(pixels, [[3, 5]] * 64, [0, 1, 2, 4] * 16, 20)
-    square = pixels[:, :, 3:23, 5:25]
-    assert torch.equal(out[0], square[0])
-    assert torch.equal(out[1], square[1].flip(2))
-    assert torch.equal(out[2], square[2].flip(1))
-    assert torch.equal(out[3], square[3].transpose(1, 2))
-
-
-def test_a_shift_beyond_the_image_is_refused_with_the_room_there_is() -> None:
+def test_a_shift_beyond_the_image_is_refused_with_the_largest() -> None:
     with pytest.raises(CelluScanError, match=r"--shift 0.2: expected 0 to 0.125"):
         dataclasses.replace(STILL, shift=0.2).check(VIEW)

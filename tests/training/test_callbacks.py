@@ -16,14 +16,14 @@ def written() -> list[str]:
 @pytest.fixture
 def table(written: list[str]) -> TrainingTable:
     """A table at the beginning of a training, whose bar writes into a list."""
-    made = TrainingTable()
-    made.on_train_begin(
+    table = TrainingTable()
+    table.on_train_begin(
         SimpleNamespace(logging_first_step=False, disable_tqdm=False),
         SimpleNamespace(is_world_process_zero=True, max_steps=4),
         SimpleNamespace(),
     )
-    made.training_bar = SimpleNamespace(write=written.append, set_postfix=lambda **options: None)
-    return made
+    table.training_bar = SimpleNamespace(write=written.append, set_postfix=lambda **options: None)
+    return table
 
 
 def log(table: TrainingTable, step: int, **logs: float) -> None:

@@ -30,9 +30,9 @@ def test_a_batch_holds_pixels_and_labels_of_its_rows(rows: datasets.Dataset) -> 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_kept_images_and_workers_give_the_same_batches(rows: datasets.Dataset, workers: int) -> None:
+def test_cached_images_and_workers_give_the_same_batches(rows: datasets.Dataset, workers: int) -> None:
     sampler = CellSampler(rows["label"][:], "natural", seed=0, batch=50)
-    plain = CellImages(rows, side=48, keep=workers == 0)
+    plain = CellImages(rows, side=48, cache=workers == 0)
     batches = list(DataLoader(plain, 50, sampler=sampler, num_workers=workers, collate_fn=as_batch))
     expected = CellImages(rows, side=48)
     draws = list(sampler)

@@ -84,7 +84,7 @@ def test_muon_and_adamw_take_the_steps_they_take_alone(model: CelluScanForImageC
     assert torch.equal(_weights(model), _weights(other))
 
 
-def test_the_average_follows_the_weights_and_changes_places_with_them(model: CelluScanForImageClassification) -> None:
+def test_the_average_follows_the_weights_and_is_swapped_with_them(model: CelluScanForImageClassification) -> None:
     optimizer = averaging(torch.optim.AdamW, 0.5)(parameter_groups(model, 0.1, 0.0, 1.0, muon=False), lr=0.1)
     expected = None
     for steps in (1, 2, 3):
@@ -117,8 +117,8 @@ def test_the_statistics_of_batch_norms_are_averaged_with_the_weights(model: Cell
 def test_an_optimiser_saved_with_averages_shown_goes_on_exactly(
     model: CelluScanForImageClassification, muon: bool
 ) -> None:
-    def make(of: torch.nn.Module) -> Any:
-        groups = parameter_groups(of, 0.1, 0.1, 1.0, muon=muon)
+    def make(module: torch.nn.Module) -> Any:
+        groups = parameter_groups(module, 0.1, 0.1, 1.0, muon=muon)
         return averaging(MuonWithAdamW if muon else torch.optim.AdamW, 0.9)(groups, lr=0.1)
 
     optimizer = make(model)
@@ -128,9 +128,9 @@ def test_an_optimiser_saved_with_averages_shown_goes_on_exactly(
     saved, loaded = copy.deepcopy(model), copy.deepcopy(optimizer.state_dict())
     resumed = make(saved)
     resumed.load_state_dict(loaded)
-    for kept, which in ((model, optimizer), (saved, resumed)):
-        which.train()
-        _step(kept, which)
+    for module, its_optimizer in ((model, optimizer), (saved, resumed)):
+        its_optimizer.train()
+        _step(module, its_optimizer)
     assert torch.equal(_weights(model), _weights(saved))
     optimizer.eval(), resumed.eval()
     assert torch.equal(_weights(model), _weights(saved))

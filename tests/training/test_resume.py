@@ -1,4 +1,4 @@
-"""A run that was killed and goes on is the run that was not."""
+"""A killed and resumed run equals an uninterrupted one."""
 
 import json
 import signal
@@ -29,17 +29,26 @@ RANDOM = {  # everything that draws random numbers, and everything that has a st
     ids=["first epoch", "second epoch, workers", "second epoch, accumulating"],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    killed_at: int, options: dict[str, Any], recipe: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
+    killed_at: int,
+    options: dict[str, Any],
+    recipe: Callable[..., Path],
+    trained: Callable[..., int],
+    train: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     chosen = recipe(**RANDOM, **options)
-    assert train("--recipe", chosen, "--output_dir", tmp_path / "whole").returncode == 0
-    cut = train("--recipe", chosen, "--output_dir", tmp_path / "cut", kill_at=killed_at)
-    assert cut.returncode == -signal.SIGKILL
-    done = train("--recipe", chosen, "--output_dir", tmp_path / "cut", "--resume_from_checkpoint", "last")
-    assert done.returncode == 0, done.stderr
-    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all((whole[name] == resumed[name]).all() for name in whole)
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    assert trained(chosen, uninterrupted) == 0
+    assert train("--recipe", chosen, "--output_dir", killed, kill_at=killed_at).returncode == -signal.SIGKILL
+    assert trained(chosen, killed, "--resume_from_checkpoint", "last") == 0
+    assert _losses(killed) == _losses(uninterrupted)
+    expected, resumed = (load_file(folder / "model.safetensors") for folder in (uninterrupted, killed))
+    assert all((expected[name] == resumed[name]).all() for name in expected)
+    training = json.loads((uninterrupted / "training.json").read_text())
+    best = [
+        line["eval_nll"] for line in training["history"] if line["step"] == training["best_step"] and "eval_nll" in line
+    ]
+    assert training["validation"]["nll"] == pytest.approx(best[0], abs=1e-5)  # the best averages, not the last
 
 
 def _losses(folder: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,8 +21,11 @@ from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.reading import CellDataset
 from celluscan_hf.dataset.settings import BuildSettings
 from celluscan_hf.training.command import main
+from celluscan_hf.training.losses import LOSSES
+from celluscan_hf.training.trainer import CellTrainer
 
 Recipe = Callable[..., Path]
+Trained = Callable[..., int]
 TRAINED_BY_TRANSFORMERS_ALONE = """
 import sys
 from transformers import pipeline
@@ -32,17 +34,13 @@ assert "celluscan_hf" not in sys.modules
 """
 
 
-def trained(recipe: Path, output: Path, *arguments: object) -> int:
-    return main(["--recipe", str(recipe), "--output_dir", str(output), *map(str, arguments)])
-
-
 def record(folder: Path, name: str = "training") -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path:
-    """A finished run of a plain ViT, trained long enough to tell drawn cells."""
+    """A finished run of a plain ViT, trained long enough to classify some synthetic cells."""
     output = tmp_path_factory.mktemp("run") / "out"
     arguments = ["--num_train_epochs", "6", "--ema_decay", "0.9", "--disable_tqdm", "true", "--muon", "true"]
     assert main(["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(output), *arguments]) == 0
@@ -52,40 +50,40 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path:
 def test_a_trained_plain_vit_needs_transformers_alone(run: Path, tmp_path: Path) -> None:
     cell = tmp_path / "cell.png"
     Image.new("RGB", (50, 60), (200, 180, 190)).save(cell)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", TRAINED_BY_TRANSFORMERS_ALONE, str(run), str(cell)], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() in taxonomy.NAMES
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in taxonomy.NAMES
     assert not list(run.rglob("*.bin"))
 
 
-def test_what_is_published_gives_the_figures_of_the_record(run: Path, cells: CellDataset) -> None:
+def test_the_published_model_gives_the_metrics_of_the_record(run: Path, cells: CellDataset) -> None:
     rows = cells.split("originals", "validation")
     names = rows.features["label"].names
     classify = pipeline("image-classification", model=str(run), top_k=1)
     images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
-    right = [found[0]["label"] == names[row["label"]] for found, row in zip(classify(images), rows, strict=True)]
-    figures = record(run)["validation"]
-    assert figures["n"] == len(rows) == 28
-    assert sum(right) / len(right) == pytest.approx(figures["accuracy"])
-    assert figures["accuracy"] > 2 / 14  # it has learned
+    right = [answer[0]["label"] == names[row["label"]] for answer, row in zip(classify(images), rows, strict=True)]
+    metrics = record(run)["validation"]
+    assert metrics["n"] == len(rows) == 28
+    assert sum(right) / len(right) == pytest.approx(metrics["accuracy"])
+    assert metrics["accuracy"] > 2 / 14  # it has learned
 
 
-def test_a_run_ends_calibrated_unless_told_otherwise(run: Path, recipe: Recipe, tmp_path: Path) -> None:
-    found = record(run)["calibration"]
-    assert found["n"] == 28
-    assert found["after"]["nll"] <= found["before"]["nll"]
+def test_a_run_ends_calibrated_by_default(run: Path, recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
+    calibration = record(run)["calibration"]
+    assert calibration["n"] == 28
+    assert calibration["after"]["nll"] <= calibration["before"]["nll"]
     assert (
         pipeline("wbc-classification", model=str(run), device="cpu").reliability.confidence_threshold
-        == found["confidence_threshold"]["threshold"]
+        == calibration["confidence_threshold"]["threshold"]
     )
-    assert trained(recipe(max_steps=2), tmp_path / "plain") == 0  # which says calibrate: false
+    assert trained(recipe(max_steps=2), tmp_path / "plain") == 0  # whose recipe has calibrate: false
     assert record(tmp_path / "plain")["calibration"] is None
     assert not (tmp_path / "plain" / "reliability.json").exists()
 
 
-def test_the_record_says_what_made_the_model(run: Path, cells: CellDataset) -> None:
+def test_the_record_describes_the_run(run: Path, cells: CellDataset) -> None:
     found = record(run, "settings")
     assert found["data"]["fingerprint"] == cells.fingerprint
     assert found["data"]["rows"] == {"train": len(cells.split("originals", "train")), "validation": 28}
@@ -105,7 +103,9 @@ def test_a_checkpoint_holds_the_averages_and_no_pickled_arguments(run: Path) -> 
     assert (last / "preprocessor_config.json").is_file()
 
 
-def test_a_model_that_is_no_plain_vit_is_published_with_its_code(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_plain_vit_is_published_with_its_code(
+    recipe: Recipe, trained: Trained, tmp_path: Path
+) -> None:
     chosen = recipe(model={"patch_stem": "convolution"}, max_steps=2)
     assert trained(chosen, tmp_path / "run") == 0
     assert (tmp_path / "run" / "modeling_celluscan.py").is_file()
@@ -113,7 +113,7 @@ def test_a_model_that_is_no_plain_vit_is_published_with_its_code(recipe: Recipe,
     assert type(model).__name__ == "CelluScanForImageClassification"
 
 
-def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, tmp_path: Path) -> None:
+def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
     stages = [{"dataset_config": "subset_20", "max_steps": 2}, {"max_steps": 3, "learning_rate": 0.0}]
     chosen = recipe(stages=stages, per_device_train_batch_size=16, weight_decay=0.0, load_best_model_at_end=False)
     assert trained(chosen, tmp_path / "run") == 0
@@ -125,18 +125,17 @@ def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, tmp_
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # the last learned nothing
 
 
-def test_a_frozen_model_trains_its_head_alone(recipe: Recipe, tmp_path: Path) -> None:
-    assert trained(recipe(freeze=True, max_steps=3), tmp_path / "run") == 0
-    folders = sorted((tmp_path / "run").glob("checkpoint-*"))
-    trained_again = trained(recipe(freeze=True, max_steps=3, start=str(folders[0])), tmp_path / "again")
-    assert trained_again == 0
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "again")]
-    moved = {name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
-    assert moved == {"classifier.weight", "classifier.bias"}
+def test_a_frozen_model_trains_its_head_alone(run: Path, data_set: Path, tmp_path: Path) -> None:
+    given = ["--recipe", "cpu-small", "--dataset", str(data_set), "--start", str(run), "--calibrate", "false"]
+    options = ["--freeze", "true", "--muon", "false", "--max_steps", "2", "--output_dir", str(tmp_path / "head")]
+    assert main([*given, *options]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "head"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
 
 
 def test_fewer_classes_than_fourteen_train_a_head_of_fourteen(
-    recipe: Recipe, tmp_path: Path, write_image: Callable[..., Path]
+    recipe: Recipe, trained: Trained, tmp_path: Path, write_image: Callable[..., Path]
 ) -> None:
     for number in range(30):
         write_image(tmp_path / "own" / "Basophil" / f"{number}.png", number)
@@ -149,7 +148,9 @@ def test_fewer_classes_than_fourteen_train_a_head_of_fourteen(
     assert list(model.config.id2label.values()) == list(taxonomy.NAMES)
 
 
-def test_parents_explained_by_children_and_stages_train_on_mixed_images(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_hierarchical_and_maturation_losses_train_on_mixed_images(
+    recipe: Recipe, trained: Trained, tmp_path: Path
+) -> None:
     chosen = recipe(max_steps=4, mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing_factor=0.1)
     assert trained(chosen, tmp_path / "run", "--loss", "hierarchical", "--maturation_weight", 0.5) == 0
     settings = record(tmp_path / "run", "settings")["settings"]
@@ -158,7 +159,7 @@ def test_parents_explained_by_children_and_stages_train_on_mixed_images(recipe: 
 
 
 def test_a_run_that_is_older_than_an_option_goes_on_without_it(
-    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen, run = recipe(max_steps=2), tmp_path / "run"
     assert trained(chosen, run) == 0
@@ -167,23 +168,23 @@ def test_a_run_that_is_older_than_an_option_goes_on_without_it(
     asked["settings"].pop("maturation_weight")
     (run / "settings.json").write_text(json.dumps(asked))
     assert trained(chosen, run, "--resume_from_checkpoint", "last", "--maturation_weight", 0.5) == 2
-    assert "was begun with maturation_weight 0.0, now it is 0.5" in capsys.readouterr().err
+    assert "was started with maturation_weight 0.0, now it is 0.5" in capsys.readouterr().err
     assert trained(chosen, run, "--resume_from_checkpoint", "last") == 0
 
 
-def test_a_folder_with_another_run_is_refused(run: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    assert trained(recipe(), run) == 2
-    assert "holds another run" in (error := capsys.readouterr().err)
-    assert "--resume_from_checkpoint last" in error
-
-
-def test_going_on_with_other_settings_is_refused(run: Path, data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_another_run_and_other_settings_on_resume_are_refused(
+    run: Path, data_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(run)]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert "holds another run" in error
+    assert "--resume_from_checkpoint last" in error
     assert main([*given, "--resume_from_checkpoint", "last"]) == 2
-    assert "was begun with" in capsys.readouterr().err
+    assert "was started with" in capsys.readouterr().err
 
 
-def test_a_finished_run_is_left_as_it_is(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_changed(recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
     chosen = recipe(max_steps=2)
     assert trained(chosen, tmp_path / "run") == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -191,7 +192,7 @@ def test_a_finished_run_is_left_as_it_is(recipe: Recipe, tmp_path: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-def test_a_cut_run_goes_on_from_the_newest_checkpoint_that_is_whole(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_newest_complete_checkpoint(recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
     saving = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     chosen, run = recipe(max_steps=12, save_total_limit=9, **saving), tmp_path / "run"
     assert trained(chosen, run) == 0
@@ -201,7 +202,7 @@ def test_a_cut_run_goes_on_from_the_newest_checkpoint_that_is_whole(recipe: Reci
     assert record(run)["resumed_from"] == "checkpoint-10"
 
 
-def test_training_reads_no_cell_of_test(recipe: Recipe, data_set: Path, tmp_path: Path) -> None:
+def test_training_reads_no_cell_of_test(recipe: Recipe, trained: Trained, data_set: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data_set, tmp_path / "cells"))
     for file in (folder / "data").rglob("test-*.parquet"):
         file.write_bytes(b"not to be read")
@@ -210,7 +211,7 @@ def test_training_reads_no_cell_of_test(recipe: Recipe, data_set: Path, tmp_path
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_row_stops_the_training_with_its_name(
-    workers: int, recipe: Recipe, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workers: int, recipe: Recipe, trained: Trained, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(data_set, tmp_path / "damaged")
     file = next((tmp_path / "damaged" / "data" / "originals").glob("train-tier100-*.parquet"))
@@ -223,32 +224,48 @@ def test_a_corrupt_row_stops_the_training_with_its_name(
     assert f"error: image {rows[0]['image_id']} cannot be decoded" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
-    recipe: Recipe, train: Callable[..., Any], tmp_path: Path
+def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    recipe: Recipe,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    saving = {
-        "eval_strategy": "steps",
-        "save_strategy": "steps",
-        "eval_steps": 2,
-        "save_steps": 2,
-        "logging_steps": 100,
-    }
-    done = train("--recipe", recipe(**saving), "--output_dir", tmp_path / "run", nan_at=3)
-    assert done.returncode == 2
-    assert "error: the loss or its gradient is not a number at step 4" in done.stderr
-    assert f"{tmp_path / 'run' / 'checkpoint-2'} is the last good checkpoint" in done.stderr
+    step_of = CellTrainer.training_step
+
+    def with_nan(self: CellTrainer, *arguments: Any, **options: Any) -> torch.Tensor:
+        loss = step_of(self, *arguments, **options)
+        if self.state.global_step == 3:
+            next(self.model.parameters()).grad.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(CellTrainer, "training_step", with_nan)
+    saving = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    assert trained(recipe(**saving, logging_steps=100), tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "error: the loss or its gradient is not finite at step 4" in error
+    assert f"{tmp_path / 'run' / 'checkpoint-2'} is the last good checkpoint" in error
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_a_full_gpu_is_told_with_the_options_to_lower(
-    recipe: Recipe, train: Callable[..., Any], tmp_path: Path
+def test_without_gpu_memory_the_error_names_the_options_to_lower(
+    recipe: Recipe,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = train("--recipe", recipe(), "--output_dir", tmp_path / "run", memory_at=1)
-    assert done.returncode == 2
-    assert "out of memory: lower --per_device_train_batch_size" in done.stderr
+    def out_of_memory(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(CellTrainer, "training_step", out_of_memory)
+    assert trained(recipe(), tmp_path / "run") == 2
+    assert "out of memory: lower --per_device_train_batch_size" in capsys.readouterr().err
 
 
-def test_a_folder_without_splits_is_refused(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_splits_is_refused(
+    recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     assert trained(recipe(dataset=str(tmp_path / "empty")), tmp_path / "run") == 2
     assert "has no data/originals/train-*.parquet" in capsys.readouterr().err
@@ -258,8 +275,8 @@ def test_accelerate_launches_the_script(recipe: Recipe, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "train.py"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(script)]
     given = ["--recipe", str(recipe(max_steps=2)), "--output_dir", str(tmp_path / "run")]
-    done = subprocess.run([*launch, *given], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([*launch, *given], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     assert record(tmp_path / "run")["steps"] == 2
 
 
@@ -272,10 +289,11 @@ def test_a_launch_config_is_one_that_accelerate_reads_and_opens_with_its_command
     assert config.num_processes >= config.num_machines
 
 
-def test_the_help_lists_every_setting_and_the_recipes() -> None:
-    script = Path(__file__).parents[2] / "scripts" / "train.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
-    )
-    assert done.returncode == 0
-    assert all(word in done.stdout for word in ("--ema_decay", "--gradient_accumulation_steps", "cpu-small"))
+def test_the_help_lists_every_setting_and_the_recipes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert all(word in help_text for word in ("--ema_decay", "--gradient_accumulation_steps", "cpu-small"))
+    assert all(loss in help_text for loss in LOSSES)

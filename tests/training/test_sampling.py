@@ -8,13 +8,13 @@ from celluscan_hf.training.sampling import CellSampler
 LABELS = [0] * 50 + [1] * 9 + [4] * 5
 
 
-def test_natural_shows_every_row_once_but_for_the_rest() -> None:
+def test_natural_draws_every_row_at_most_once() -> None:
     rows = [draw.row for draw in CellSampler(LABELS, "natural", seed=1, batch=10)]
     assert len(rows) == 60
     assert len(set(rows)) == 60
 
 
-def test_every_epoch_leaves_another_rest_out() -> None:
+def test_every_epoch_leaves_other_rows_out() -> None:
     sampler, shown = CellSampler(LABELS, "natural", seed=1, batch=10), set()
     for epoch in range(5):
         sampler.set_epoch(epoch)
@@ -22,7 +22,7 @@ def test_every_epoch_leaves_another_rest_out() -> None:
     assert len(shown) == 5
 
 
-def test_balanced_shows_classes_and_their_rows_equally_often() -> None:
+def test_balanced_draws_classes_and_their_rows_equally_often() -> None:
     rows = [draw.row for draw in CellSampler(LABELS, "balanced", seed=1, batch=1)]
     assert sorted(Counter(LABELS[row] for row in rows).values()) == [21, 21, 22]
     small = Counter(row for row in rows if LABELS[row] == 4)
@@ -41,7 +41,7 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides() -> None:
     assert order(1, 0) != order(2, 0)
 
 
-def test_no_two_draws_of_a_run_have_one_number() -> None:
+def test_draw_numbers_are_unique_in_a_run() -> None:
     sampler = CellSampler(LABELS, "balanced", seed=1, batch=10)
     numbers = []
     for epoch in range(3):
@@ -52,6 +52,6 @@ def test_no_two_draws_of_a_run_have_one_number() -> None:
 
 def test_fewer_rows_than_a_batch_are_refused_with_the_option_to_lower() -> None:
     with pytest.raises(
-        CelluScanError, match=r"64 rows, one batch over all processes takes 100.*per_device_train_batch"
+        CelluScanError, match=r"64 rows, fewer than one batch over all processes \(100\).*per_device_train_batch"
     ):
         CellSampler(LABELS, "natural", seed=1, batch=100)

@@ -21,12 +21,12 @@ def files(cells: CellDataset) -> list[Path]:
 
 
 def batches(files: list[Path], batch: int, processes: int, workers: int, epoch: int = 0) -> list[list[Batch]]:
-    found = []
+    by_rank = []
     for rank in range(processes):
         images = StreamedCells(files, 48, 0, batch, rank, processes)
         images.set_epoch(epoch)
-        found.append(list(DataLoader(images, batch_size=None, num_workers=workers)))
-    return found
+        by_rank.append(list(DataLoader(images, batch_size=None, num_workers=workers)))
+    return by_rank
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -34,13 +34,16 @@ def test_every_row_is_seen_once_by_one_process(
     files: list[Path], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "WINDOW", 60)
-    found = batches(files, batch=28, processes=2, workers=workers)  # 392 = 7 x 2 x 28
-    assert [len(of_one) for of_one in found] == [7, 7]
+    by_rank = batches(files, batch=28, processes=2, workers=workers)  # 392 = 7 x 2 x 28
+    assert [len(of_rank) for of_rank in by_rank] == [7, 7]
     every = StreamedCells(files, 48, 0, 392, 0, 1)
     expected = Counter(image.numpy().tobytes() for image in next(iter(every))["pixels"])
     assert len(expected) == 392
-    assert Counter(image.numpy().tobytes() for of_one in found for one in of_one for image in one["pixels"]) == expected
-    assert sorted(number for of_one in found for one in of_one for number in one["draws"]) == list(range(392))
+    assert (
+        Counter(image.numpy().tobytes() for of_rank in by_rank for batch in of_rank for image in batch["pixels"])
+        == expected
+    )
+    assert sorted(number for of_rank in by_rank for batch in of_rank for number in batch["draws"]) == list(range(392))
 
 
 def test_the_global_batches_do_not_depend_on_the_number_of_processes(files: list[Path]) -> None:
@@ -77,7 +80,7 @@ def test_row_groups_and_the_rows_of_a_window_are_shuffled(files: list[Path], mon
 
 
 def test_fewer_rows_than_a_batch_of_every_process_are_refused(files: list[Path]) -> None:
-    with pytest.raises(CelluScanError, match="392 rows, one batch over all processes takes 400"):
+    with pytest.raises(CelluScanError, match=r"392 rows, fewer than one batch over all processes \(400\)"):
         StreamedCells(files, 48, 0, batch=200, rank=0, processes=2)
 
 

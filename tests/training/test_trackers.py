@@ -1,4 +1,4 @@
-"""What trackers get of a training, and what is said of those that cannot be used."""
+"""What trackers receive during training, and the errors for those that cannot be used."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +10,13 @@ from transformers.integrations import integration_utils
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.training.callbacks import check_trackers
-from celluscan_hf.training.command import main
 
 Recipe = Callable[..., Path]
+Trained = Callable[..., int]
 
 
 class Recorder(TrainerCallback):
-    """A tracker that notes what it is called for, like those of the library made without arguments."""
+    """A tracker that records its calls, created without arguments like those of the library."""
 
     calls: list[str] = []
 
@@ -30,38 +30,39 @@ class Recorder(TrainerCallback):
         self.calls.append("end")
 
 
-def trained(recipe: Path, output: Path, tracker: str) -> int:
-    return main(["--recipe", str(recipe), "--output_dir", str(output), "--report_to", tracker])
-
-
 def test_the_last_evaluation_is_logged_before_a_tracker_closes_its_run(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Recorder, "calls", [])
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Recorder)
     monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["trackio"])
-    assert trained(recipe(num_train_epochs=1, logging_steps=100), tmp_path / "run", "trackio") == 0
+    assert trained(recipe(num_train_epochs=1, logging_steps=100), tmp_path / "run", "--report_to", "trackio") == 0
     assert Recorder.calls == ["begin", "evaluation", "log", "evaluation", "end"]
 
 
-def test_mlflow_gets_one_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_gets_one_run(recipe: Recipe, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    assert trained(recipe(max_steps=2), tmp_path / "run", "mlflow") == 0
-    (found,) = mlflow.search_runs(output_format="list")
-    assert found.info.status == "FINISHED"
-    assert {"loss", "eval_macro_f1", "train_loss"} <= set(found.data.metrics)
-    assert found.data.params["hidden_size"] == "32"
+    assert trained(recipe(max_steps=2), tmp_path / "run", "--report_to", "mlflow") == 0
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    assert {"loss", "eval_macro_f1", "train_loss"} <= set(run.data.metrics)
+    assert run.data.params["hidden_size"] == "32"
 
 
-@pytest.mark.parametrize("tracker", [*integration_utils.INTEGRATION_TO_CALLBACK, "wandbb"])
+@pytest.mark.parametrize("tracker", ["wandb", "azure_ml", "kubeflow", "wandbb"])
 def test_a_tracker_that_is_not_there_is_named_before_data_are_read(
-    tracker: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tracker: str,
+    recipe: Recipe,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("get_available_reporting_integrations", "is_azureml_available", "is_flytekit_available"):
         monkeypatch.setattr(integration_utils, name, list)
-    assert trained(recipe(dataset="no such data set"), tmp_path / "run", tracker) == 2
+    assert trained(recipe(dataset="no such data set"), tmp_path / "run", "--report_to", tracker) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --report_to {tracker}: ")
     assert not (tmp_path / "run").exists()
