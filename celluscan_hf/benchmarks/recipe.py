@@ -49,8 +49,7 @@ def _recipe_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _celluscan(command: str, *arguments: object) -> None:
-    program = Path(sys.executable).with_name("celluscan")
-    subprocess.run([str(program), command, *map(str, arguments)], check=True)
+    subprocess.run([sys.executable, "-m", "celluscan_hf.cli", command, *map(str, arguments)], check=True)
 
 
 def _read(path: Path) -> Any:
