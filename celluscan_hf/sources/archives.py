@@ -22,15 +22,15 @@ from ..atomic_io import atomic_write
 from ..errors import BadImage, CelluScanError
 from .entries import (
     EMPTY_FOLDER,
-    MAX_FILE_BYTES,
     Entry,
     Tree,
+    check_size,
     clean_path,
     file_stamp,
     name_problem,
+    read_limited,
     readable,
     scratch_copy,
-    too_large,
 )
 from .hidden import hidden_part
 
@@ -75,10 +75,9 @@ class ZipTree(Tree):
     def read(self, path: str) -> bytes:
         try:
             member = self._by_path[path]
-            if member.file_size > MAX_FILE_BYTES:
-                raise too_large(path)
+            check_size(path, member.file_size)
             with self._zip.open(member) as file:
-                return _limited(file, path)
+                return read_limited(file, path)
         except KeyError as error:
             raise _missing() from error
         except (*_DAMAGED, RuntimeError, ValueError) as error:  # also encrypted, or of an unknown compression
@@ -114,8 +113,7 @@ class TarTree(Tree):
         member = self._by_path.get(path)
         if member is None:
             raise _missing()
-        if member.size > MAX_FILE_BYTES:
-            raise too_large(path)
+        check_size(path, member.size)
         with open(self.data, "rb") as file:
             file.seek(member.offset_data)
             return file.read(member.size)
@@ -201,13 +199,6 @@ def _damaged(location: Path, error: Exception) -> CelluScanError:
 
 def _missing() -> BadImage:
     return BadImage("unreadable", "no such file in the archive")
-
-
-def _limited(file: IO[bytes], path: str) -> bytes:
-    data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise too_large(path)
-    return data
 
 
 def uncompressed(location: Path, scratch: Path) -> Path:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from ..errors import BadImage
 from .hidden import hidden_part
@@ -71,10 +72,18 @@ def file_stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def too_large(path: str) -> BadImage:
-    """Return the error for a file of more than `MAX_FILE_BYTES`."""
-    reason = "archive" if path.lower().endswith(_ARCHIVES) else "too_many_bytes"
-    return BadImage(reason, f"over {MAX_FILE_BYTES >> 20} MiB")
+def check_size(path: str, size: int) -> None:
+    """Raise `BadImage` for a file of more than `MAX_FILE_BYTES`."""
+    if size > MAX_FILE_BYTES:
+        reason = "archive" if path.lower().endswith(_ARCHIVES) else "too_many_bytes"
+        raise BadImage(reason, f"over {MAX_FILE_BYTES >> 20} MiB")
+
+
+def read_limited(file: IO[bytes], path: str) -> bytes:
+    """Read a file whose stated size cannot be trusted. Raises `BadImage` if it has more than `MAX_FILE_BYTES`."""
+    data = file.read(MAX_FILE_BYTES + 1)
+    check_size(path, len(data))
+    return data
 
 
 def scratch_copy(original: Path, scratch: Path, ending: str, *details: str) -> Path:

@@ -20,7 +20,7 @@ from .. import taxonomy
 from ..errors import BadImage, CelluScanError
 from . import hf_tables
 from .base import Source
-from .entries import MAX_FILE_BYTES, clean_path
+from .entries import check_size, clean_path
 from .groups import group_name
 from .hf_files import DataFile, DatasetFiles
 from .records import Dropped, Record, SourceInfo
@@ -128,8 +128,7 @@ class HFDataset(Source):
             data, path = path, None
         if data is None:
             return self._read_beside(path, name)
-        if len(data) > MAX_FILE_BYTES:
-            raise BadImage("too_many_bytes", f"over {MAX_FILE_BYTES >> 20} MiB")
+        check_size(name, len(data))
         return bytes(data)
 
     def _read_beside(self, path: str | None, table: str) -> bytes:

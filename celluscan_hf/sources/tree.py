@@ -10,16 +10,7 @@ from pathlib import Path
 
 from ..errors import BadImage, CelluScanError
 from .archives import TarTree, ZipTree, is_tar, uncompressed
-from .entries import (
-    EMPTY_FOLDER,
-    MAX_FILE_BYTES,
-    Entry,
-    Tree,
-    file_stamp,
-    name_problem,
-    readable,
-    too_large,
-)
+from .entries import EMPTY_FOLDER, Entry, Tree, check_size, file_stamp, name_problem, readable
 from .hidden import hidden_part, is_hidden_folder
 
 __all__ = ["Entry", "FolderTree", "Tree", "open_tree"]
@@ -76,8 +67,7 @@ class FolderTree(Tree):
     def read(self, path: str) -> bytes:
         try:
             with open(self.location / path, "rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                    raise too_large(path)
+                check_size(path, os.fstat(file.fileno()).st_size)
                 return file.read()
         except OSError as error:
             raise BadImage("unreadable", error.strerror or str(error)) from error
