@@ -124,6 +124,7 @@ def test_duplicates_and_conflicts_are_listed(mixed: tuple[InMemory, Curated]) ->
         ("a/finer-1.png", "a/finer-2.png", "exact"),
         ("a/original-1.png", "a/original-2.png", "exact"),
         ("a/near-2.jpg", "a/near-1.png", "near"),
+        ("a/conflict-2.png", "a/conflict-1.png", "near"),
     }
     assert result.conflicts == [[("a/conflict-1.png", "Eosinophil"), ("a/conflict-2.png", "Band Neutrophil")]]
 

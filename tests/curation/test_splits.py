@@ -129,6 +129,18 @@ def test_the_shares_are_kept_over_groups_of_many_rows() -> None:
     assert np.abs(rows / rows.sum() - SPLIT_SHARES).max() < 0.01
 
 
+def test_the_largest_groups_are_assigned_first() -> None:
+    groups = groups_of([[(0, 0)] * 10, [(0, 0)] * 20, [(0, 0)] * 70])
+    assert [SPLITS[part] for part in assign_groups(groups, SPLIT_SHARES, 42)] == ["validation", "test", "train"]
+
+
+def test_filling_a_part_takes_no_class_from_another() -> None:
+    parts = np.array([0, 0, 0, 1])
+    holders = {0: np.array([0, 1, 2]), 1: np.array([0, 3])}  # group 0 is the only one of class 1 in part 0
+    splits._move_one(parts, 2, np.array([0, 1, 2]), holders, label=0)
+    assert parts.tolist() == [0, 2, 0, 1]
+
+
 def test_every_class_keeps_its_shares_in_groups_of_several_classes() -> None:
     rng = np.random.default_rng(0)
     groups = groups_of([[(0, 0)] * int(rng.integers(20, 40)) + [(1, 0)] * int(rng.integers(0, 3)) for _ in range(200)])
