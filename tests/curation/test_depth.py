@@ -53,6 +53,7 @@ def test_a_dark_file_is_scaled_as_the_others_of_its_source(dataset: Path) -> Non
     assert '"12_bit_grey": 24' in (dataset / "curation" / "statistics.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_build_killed_while_it_scans_again_is_resumed_by_more_processes_to_the_same_bytes(
     source: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
