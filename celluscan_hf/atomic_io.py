@@ -1,4 +1,4 @@
-"""Files that exist only when they are whole: written under a name of their own, then renamed."""
+"""Atomic writes: a file or folder is written under a temporary name and renamed when it is complete."""
 
 import os
 import shutil
@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MARK = ".partial"
+_SUFFIX = ".partial"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give the path to write to; on leaving it becomes `path`, or is removed where writing failed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    """Yield a temporary path to write to. It becomes `path` on success and is removed on failure."""
+    partial = _partial_path(path)
     try:
         yield partial
         partial.replace(path)
@@ -24,9 +23,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write_folder(path: Path) -> Iterator[Path]:
-    """As `whole`, of a folder: give an empty one to write into, which becomes `path`; that must not exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
+    """Yield an empty temporary folder to write into. It becomes `path`, which must not exist, on success."""
+    partial = _partial_path(path)
     partial.mkdir()
     try:
         yield partial
@@ -36,7 +34,12 @@ def atomic_write_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def _partial_path(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+
+
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a killed process left half-written below a folder."""
-    for partial in folder.rglob(f".*{_MARK}"):
+    """Remove the temporary files that a killed process left below a folder."""
+    for partial in folder.rglob(f".*{_SUFFIX}"):
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The two ways something can be wrong: a request that cannot be met, and an image that cannot be used."""
+"""The two errors of the package: an invalid request, and an unusable image."""
 
 from .modeling.errors_celluscan import BadImage
 
@@ -6,4 +6,4 @@ __all__ = ["BadImage", "CelluScanError"]
 
 
 class CelluScanError(Exception):
-    """A request cannot be met. The message is one line: what is wrong, what was expected, what to do."""
+    """An invalid request. The message is one line: what is wrong, what was expected, what to do."""

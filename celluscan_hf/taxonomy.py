@@ -1,12 +1,13 @@
-"""The 14 classes of CelluScan, in the one order that every label id follows.
+"""The 14 classes of CelluScan. The position of a class in `CLASSES` is its label id.
 
-The order is alphabetical. Three relations hold between the classes:
+Datasets and checkpoints store these ids, so an id never changes. The first 14 happen to be alphabetical; append a new
+class at the end, whatever its name, and never insert, reorder or remove one. Each class has
 
-- *parent*: a source that says only "neutrophil" labels with the parent of Band and Segmented Neutrophil;
-  "immature granulocyte" is the parent of Promyelocyte, Myelocyte and Metamyelocyte.
-- *stage*: the place on the line of neutrophil maturation, Myeloblast 1 to Segmented Neutrophil 6.
-- *abnormal in blood*: not expected in the peripheral blood of a healthy adult. Band neutrophils are expected
-  in small numbers (raised, they are a "left shift"), so they are not marked.
+- a *parent*: the coarser label that some sources use. Neutrophil is the parent of Band and Segmented Neutrophil,
+  Immature Granulocyte that of Promyelocyte, Myelocyte and Metamyelocyte.
+- a *stage* of neutrophil maturation: Myeloblast 1 to Segmented Neutrophil 6.
+- a flag *abnormal in blood*: not expected in the peripheral blood of a healthy adult. Small numbers of band neutrophils
+  are normal (more are a "left shift"), so they are not flagged.
 """
 
 import difflib
@@ -17,7 +18,7 @@ from functools import lru_cache
 
 @dataclass(frozen=True)
 class CellClass:
-    """One class: `name` is the label, `code` its short form, `stage` 1–6 on the maturation line or None."""
+    """One class: `name` is the label, `code` its short form, `stage` its maturation stage 1–6 or None."""
 
     name: str
     code: str
@@ -48,45 +49,45 @@ NAMES: tuple[str, ...] = tuple(cell.name for cell in CLASSES)
 LABEL2ID: dict[str, int] = {name: label for label, name in enumerate(NAMES)}
 ID2LABEL: dict[int, str] = dict(enumerate(NAMES))
 
-PARENTS: dict[str, str] = {cell.name: cell.parent for cell in CLASSES if cell.parent}  # of the finer names
+PARENTS: dict[str, str] = {cell.name: cell.parent for cell in CLASSES if cell.parent}  # by the finer name
 
-# File prefixes of the seed's own collection, where they differ from the code.
-SEED_PREFIXES: dict[str, str] = {"NGS": "Segmented Neutrophil"}
+# File prefixes of the first collection of images that differ from the code.
+FILE_PREFIXES: dict[str, str] = {"NGS": "Segmented Neutrophil"}
 
 
 def _key(text: str) -> str:
-    """Fold case, separators and a plural s: "Band_Neutrophils" and "band neutrophil" are one key."""
+    """Normalize case, separators and a plural s: "Band_Neutrophils" and "band neutrophil" have one key."""
     words = re.sub(r"[\s_\-]+", " ", text).strip().casefold()
     return words[:-1] if words.endswith("s") and len(words) > 4 else words
 
 
 _BY_KEY: dict[str, CellClass] = {
     **{_key(text): cell for cell in CLASSES for text in (cell.name, cell.code)},
-    **{_key(prefix): CLASSES[LABEL2ID[name]] for prefix, name in SEED_PREFIXES.items()},
+    **{_key(prefix): CLASSES[LABEL2ID[name]] for prefix, name in FILE_PREFIXES.items()},
 }
 
 
 def lookup(text: str) -> CellClass:
-    """The class named by `text`: a name, a code or a seed file prefix; case, plural and separators are free.
+    """Return the class that `text` names: a name, code or file prefix, in any case, plural and separators.
 
-    Raises `KeyError` with the nearest names where nothing matches.
+    Raises `KeyError` with the nearest names if none matches.
     """
     try:
         return _BY_KEY[_key(text)]
     except KeyError:
-        raise KeyError(_unknown(text)) from None
+        raise KeyError(_unknown_class(text)) from None
 
 
-def _unknown(text: str) -> str:
-    close = difflib.get_close_matches(_key(text), _BY_KEY, n=3, cutoff=0.5)
-    nearest = list(dict.fromkeys(_BY_KEY[key].name for key in close))
-    hint = f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(NAMES)}"
-    return f"{text!r} is none of the {len(CLASSES)} classes; {hint}"
+def _unknown_class(text: str) -> str:
+    keys = difflib.get_close_matches(_key(text), _BY_KEY, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys(_BY_KEY[key].name for key in keys))
+    hint = f"nearest: {', '.join(nearest)}" if nearest else f"expected one of: {', '.join(NAMES)}"
+    return f"{text!r} is not one of the {len(CLASSES)} classes; {hint}"
 
 
 @lru_cache(1024)
 def resembles(text: str) -> bool:
-    """Whether a text that names no class looks like one misspelt ("Neutrofil") or cut short ("band")."""
+    """Whether a text that names no class looks like a misspelt ("Neutrofil") or shortened ("band") class name."""
     key = _key(text)
     words = {_key(word) for name in NAMES for word in name.split()}
     long = [name for name in _BY_KEY if len(name) > 4]
@@ -96,18 +97,18 @@ def resembles(text: str) -> bool:
 
 
 def is_ancestor(parent: str, child: str) -> bool:
-    """Whether `child` is a finer name for what `parent` names ("Neutrophil", "Band Neutrophil")."""
+    """Whether `parent` is the parent class of `child`, as Neutrophil is of Band Neutrophil."""
     return CLASSES[LABEL2ID[child]].parent == parent
 
 
 def stages(name: str) -> tuple[int, ...]:
-    """The stages that a label leaves open: (3,) for Myelocyte, (5, 6) for Neutrophil, () off the maturation line."""
+    """Return the maturation stages that a label covers: (3,) for Myelocyte, (5, 6) for Neutrophil, () if none."""
     family = [cell for cell in CLASSES if name in (cell.name, cell.parent)]
     return tuple(sorted(cell.stage for cell in family if cell.stage is not None))
 
 
 def finest(names: set[str]) -> str | None:
-    """The one label that explains all of `names` (a class, or a class and its parent), else None."""
+    """Return the most specific of `names` if they agree (one class, or a class and its parent), else None."""
     for name in names:
         if all(other == name or is_ancestor(other, name) for other in names):
             return name

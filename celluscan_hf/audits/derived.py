@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from .. import taxonomy
-from ..curation.splits import SPLITS, TIERS, Groups, Integers, deal, seeded_order
+from ..curation.splits import SPLITS, TIERS, Groups, Integers, assign_groups, seeded_order
 from ..dataset.augment import one_thread, variants
 from ..dataset.features import SCHEMA, Part
 from ..dataset.plan import SHARD_ROWS, variants_per_parent
@@ -95,7 +95,7 @@ def dealt(rows: pa.Table, shares: Sequence[float], seed: int) -> Integers:
     strata = np.unique(
         [f"{a}|{b}" for a, b in zip(labels, rows["source"].to_pylist(), strict=True)], return_inverse=True
     )[1]
-    return deal(Groups(names.tolist(), members, labels, strata), shares, seed)[members]
+    return assign_groups(Groups(names.tolist(), members, labels, strata), shares, seed)[members]
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Records in, clean rows out: safe decoding, fingerprints, duplicates, quality, padding, splits. No torch."""
+"""From source records to clean rows: decoding, fingerprints, duplicates, quality, padding, splits. No torch."""

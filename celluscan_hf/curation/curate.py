@@ -1,4 +1,4 @@
-"""From looked-at images to clean rows: duplicates and conflicts out, groups joined, splits and tiers dealt."""
+"""Turn scanned images into clean rows: drop duplicates and conflicts, join groups, assign splits and tiers."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ QUALITIES = ("sharpness", "brightness", "contrast")
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A row of `duplicates.csv`: what was kept, what it equals or resembles, and how that was found.
+    """A row of `duplicates.csv`: an image, the image that it duplicates, and the evidence.
 
-    `orientation` is how `duplicate_of` must be turned to look like `image_id`, as Pillow names it.
+    `orientation` is Pillow's name of the rotation or flip that turns `duplicate_of` into `image_id`.
     """
 
     image_id: str
@@ -41,11 +41,11 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Curated:
-    """What the rest of a build works on.
+    """The result of curation, which the rest of a build works on.
 
-    `rows` are the scanned columns of the rows kept, sorted by `image_id`, with `group_id`, `split`, `tier` (empty
-    outside train) and one `<quality>_outlier` flag each. `conflicts` lists groups of equal images whose labels
-    disagree, as (image_id, label).
+    `rows` has the scanned columns of the rows that are kept, sorted by `image_id`, with `group_id`, `split`, `tier`
+    (empty outside train) and a `<quality>_outlier` flag for each quality. `conflicts` lists groups of identical images
+    with conflicting labels, as (image_id, label).
     """
 
     rows: pa.Table
@@ -55,19 +55,19 @@ class Curated:
 
 
 def exclude(scanned: pa.Table, acquisitions: Sequence[str]) -> pa.Table:
-    """The scanned rows, those of some acquisitions marked as dropped. Raises where no usable image has one."""
-    found = scanned["acquisition"].to_pylist()
-    usable = Counter(name for name, why in zip(found, scanned["reason"].to_pylist(), strict=True) if why is None)
+    """Mark the rows of the given acquisitions as dropped. Raises if no usable image has one of them."""
+    columns = scanned.select(["acquisition", "reason"]).to_pylist()
+    usable = Counter(row["acquisition"] for row in columns if row["reason"] is None)
     for name in acquisitions:
         if name not in usable:
-            known = ", ".join(f"{one} ({count:,})" for one, count in usable.most_common(_SHOWN))
-            raise CelluScanError(f"no usable image has the acquisition {name}; the most frequent are: {known}")
-    chosen = pc.and_(
+            frequent = ", ".join(f"{acquisition} ({count:,})" for acquisition, count in usable.most_common(_SHOWN))
+            raise CelluScanError(f"no usable image has the acquisition {name}; the most frequent are: {frequent}")
+    excluded = pc.and_(
         pc.is_null(scanned["reason"]), pc.is_in(scanned["acquisition"], pa.array(acquisitions, pa.string()))
     )
     for column, value in (("reason", pa.scalar("excluded_acquisition")), ("detail", scanned["acquisition"])):
-        place = scanned.schema.get_field_index(column)
-        scanned = scanned.set_column(place, scanned.schema.field(place), pc.if_else(chosen, value, scanned[column]))
+        index = scanned.schema.get_field_index(column)
+        scanned = scanned.set_column(index, scanned.schema.field(index), pc.if_else(excluded, value, scanned[column]))
     return scanned
 
 
@@ -78,13 +78,13 @@ def curate(
     train_only: set[str],
     progress: Callable[[int], object],
 ) -> Curated:
-    """Clean the scanned rows; `train_only` are the sources that may not be tested on."""
+    """Clean the scanned rows. `train_only` names the sources whose images may only be used for training."""
     usable = scanned.filter(pc.is_null(scanned["reason"])).sort_by("image_id")
     if usable.num_rows == 0:
-        raise CelluScanError("no usable image is left: all have one of the acquisitions that are excluded")
+        raise CelluScanError("no usable image is left: the excluded acquisitions cover all of them")
     ids, labels = usable["image_id"].to_pylist(), usable["label"].to_pylist()
     exact = exact_duplicates(np.array(usable["pixels"].to_pylist()), labels, usable["augmented"].to_pylist())
-    near = near_duplicates(_hashes(usable), lambda row: _content(usable, row, pixels), progress)
+    near = near_duplicates(_hashes(usable), lambda row: _load_content(usable, row, pixels), progress)
     copies = {copy: kept for kept, equal in exact.kept.items() for copy in equal}
     conflicting = {row for group in exact.conflicts for row in group}
     links = [*copies.items(), *((pair.first, pair.second) for pair in near)]
@@ -104,19 +104,20 @@ def curate(
 
 
 def _hashes(rows: pa.Table) -> NDArray[np.uint64]:
-    """The perceptual hashes of all orientations, (N, 8)."""
+    """Return the perceptual hashes in all orientations, (N, 8)."""
     hashes: NDArray[np.uint64] = pc.list_flatten(rows["phashes"]).to_numpy().reshape(rows.num_rows, -1)
     return hashes
 
 
-def _content(table: pa.Table, row: int, pixels: PixelReader) -> Image.Image:
-    place = table.select(["chunk", "position", "width", "height"]).slice(row, 1).to_pylist()[0]
-    square = Image.fromarray(pixels(place))
-    return square.crop(squares.content_box(place["width"], place["height"], pixels.size))
+def _load_content(table: pa.Table, row: int, pixels: PixelReader) -> Image.Image:
+    """Load the resized image of a row without its padding."""
+    columns = table.select(["chunk", "position", "width", "height"]).slice(row, 1).to_pylist()[0]
+    square = Image.fromarray(pixels(columns))
+    return square.crop(squares.content_box(columns["width"], columns["height"], pixels.size))
 
 
 def _restricted_groups(table: pa.Table, train_only: set[str]) -> set[str]:
-    """Groups that may only be trained on: those with an augmented copy or a cell that reappears in such a source."""
+    """Return the groups that are limited to train: those with an augmented copy or an image of a train-only source."""
     restricted = pc.or_(table["augmented"], pc.is_in(table["source"], pa.array(sorted(train_only), pa.string())))
     return set(table.filter(restricted)["group_id"].to_pylist())
 
@@ -124,12 +125,12 @@ def _restricted_groups(table: pa.Table, train_only: set[str]) -> set[str]:
 def _with_splits(rows: pa.Table, restricted: set[str], seed: int) -> pa.Table:
     groups = _groups(rows)
     eligible = np.array([name not in restricted for name in groups.names])
-    part = splits.deal(groups, splits.SPLIT_SHARES, seed, eligible)[groups.members]
+    part = splits.assign_groups(groups, splits.SPLIT_SHARES, seed, eligible)[groups.members]
     tier = np.full(rows.num_rows, "", object)
     train = np.flatnonzero(part == splits.SPLITS.index("train"))
     train_groups = _groups(rows.take(pa.array(train)))
     tier[train] = np.array(splits.TIERS, object)[
-        splits.deal(train_groups, splits.TIER_SHARES, seed)[train_groups.members]
+        splits.assign_groups(train_groups, splits.TIER_SHARES, seed)[train_groups.members]
     ]
     split = np.array(splits.SPLITS, object)[part]
     return rows.append_column("split", pa.array(split.tolist())).append_column("tier", pa.array(tier.tolist()))
@@ -142,12 +143,12 @@ def _groups(rows: pa.Table) -> splits.Groups:
 
 
 def label_ids(rows: pa.Table) -> NDArray[np.int64]:
-    """The label column as class numbers, (N,)."""
+    """Return the label ids of the rows, (N,)."""
     return np.array([taxonomy.LABEL2ID[label] for label in rows["label"].to_pylist()], np.int64)
 
 
 def strata(rows: pa.Table) -> NDArray[np.int64]:
-    """A number for each pair of class and source, (N,)."""
+    """Return the stratum of each row, a number for its class and source, (N,)."""
     _, sources = np.unique(np.array(rows["source"].to_pylist(), object), return_inverse=True)
     return label_ids(rows) + len(taxonomy.CLASSES) * sources.astype(np.int64)
 
@@ -165,7 +166,7 @@ def _dropped(
 ) -> list[Dropped]:
     bad = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail"])
     dropped = [Dropped(row["image_id"], row["reason"], row["detail"] or "") for row in bad.to_pylist()]
-    dropped += [Dropped(ids[copy], "duplicate", f"equals {ids[kept]}") for copy, kept in copies.items()]
+    dropped += [Dropped(ids[copy], "duplicate", f"identical to {ids[kept]}") for copy, kept in copies.items()]
     for group in exact.conflicts:
         names = ", ".join(f"{ids[row]} = {labels[row]}" for row in group)
         dropped += [Dropped(ids[row], "label_conflict", names) for row in group]
@@ -173,11 +174,11 @@ def _dropped(
 
 
 def _duplicates(ids: list[str], labels: list[str], copies: dict[int, int], near: list[NearPair]) -> list[Duplicate]:
-    found = [
+    exact = [
         Duplicate(ids[copy], ids[kept], "exact", 0, 1.0, labels[copy], labels[kept], UPRIGHT.name)
         for copy, kept in sorted(copies.items())
     ]
-    found += [
+    return exact + [
         Duplicate(
             ids[pair.second], ids[pair.first], "near", pair.distance, pair.correlation,
             labels[pair.second], labels[pair.first], pair.orientation.name,
@@ -185,4 +186,3 @@ def _duplicates(ids: list[str], labels: list[str], copies: dict[int, int], near:
         for pair in near
         if pair.second not in copies and pair.first not in copies
     ]  # fmt: skip
-    return found

@@ -1,4 +1,4 @@
-"""Opening untrusted image files, by the code that is shipped with checkpoints, and cutting boxes out of them."""
+"""Safe decoding of untrusted image files, with the code that is shipped in checkpoints, and cropping of boxes."""
 
 from PIL import Image
 
@@ -9,7 +9,7 @@ __all__ = ["MAX_PIXELS", "MIN_SIDE", "Decoded", "crop", "decode", "largest_sampl
 
 
 def crop(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """The part of an image within left, top, right, bottom, in pixels. Raises `BadImage` where it reaches out of it."""
+    """Crop an image to a box (left, top, right, bottom), in pixels. Raises `BadImage` if it exceeds the image."""
     left, top, right, bottom = box
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise BadImage("box_outside_image", f"box {box} in an image of {image.width}x{image.height}")

@@ -1,7 +1,7 @@
-"""The depth of samples whose files do not name it: one for all files of a source, by the largest sample among them.
+"""The bit depth of files that do not state it: one for all files of a source, from the largest sample among them.
 
-Scaled by its own range, a dark image would come out as bright as any other of its source. So what was scanned by its
-own range, and wrongly, is scanned again once the range of the source is known.
+A dark image scaled by its own range would come out as bright as the others of its source. So files are first scanned
+with their own range, and once the range of the source is known, those with another range are scanned again.
 """
 
 import pyarrow as pa
@@ -11,14 +11,14 @@ from ..modeling.samples_celluscan import depth_of
 
 
 def source_depths(scanned: pa.Table) -> dict[str, int]:
-    """The bits of a sample, of each source with files that do not name it."""
-    unnamed = scanned.filter(pc.is_valid(scanned["largest_sample"]))
-    largest = unnamed.group_by("source").aggregate([("largest_sample", "max")])
+    """Return the bits per sample of each source that has files without a stated depth."""
+    unstated = scanned.filter(pc.is_valid(scanned["largest_sample"]))
+    largest = unstated.group_by("source").aggregate([("largest_sample", "max")])
     return {row["source"]: depth_of(row["largest_sample_max"]) for row in largest.to_pylist()}
 
 
 def chunks_to_rescan(scanned: pa.Table) -> dict[int, int]:
-    """The bits of a sample, of each chunk with images that were scaled by other bits than those of their source."""
+    """Return the correct bits per sample of each chunk with images that were scaled by another depth."""
     depths = source_depths(scanned)
     columns = scanned.filter(pc.is_valid(scanned["largest_sample"])).select(
         ["chunk", "source", "largest_sample", "sample_bits"]

@@ -1,11 +1,10 @@
-"""Exact and near duplicates, and the groups they make.
+"""Exact and near duplicates, and the groups they form.
 
-Exact duplicates are images equal pixel for pixel at the size of the data set, however their files are coded. Near
-duplicates are found by perceptual hashes within 8 of 64 bits, upright, turned by quarters or mirrored, and confirmed on
-the pixels in the orientation that matched. On the published part of PBC this finds, beside the exact pairs, two cells
-that were captured twice; the correlation of their thumbnails is 0.93 and 0.97. That of the most similar different cells
-with near hashes is 0.83 upright and 0.90 turned (over PBC and four other data sets); a turned copy stored anew as JPEG
-of quality 10 keeps 0.94.
+Exact duplicates have equal pixels at the size of the dataset, however their files are coded. Near duplicates have
+perceptual hashes within 8 of 64 bits in one of the eight rotations and flips, and pixels that correlate in that
+orientation. In the published part of PBC this finds, besides exact pairs, two cells that were photographed twice, with
+thumbnail correlations of 0.93 and 0.97. The most similar pairs of different cells with near hashes reach 0.83 upright
+and 0.90 rotated or flipped (PBC and four other datasets); a rotated copy saved as JPEG of quality 10 keeps 0.94.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,18 +22,18 @@ from .hash_search import Hashes, Integers, pairs_within
 from .orientation import UPRIGHT, Orientation
 
 MIN_CORRELATION = 0.9
-MIN_TURNED_CORRELATION = 0.93  # seven orientations more bring more pairs of round dark cells that look alike
-_THUMBNAIL = 32  # pixels a side
-_KEPT_THUMBNAILS = 512  # 6 MiB
+MIN_ROTATED_CORRELATION = 0.93  # stricter, since seven more orientations bring more chance pairs of round dark cells
+_THUMBNAIL_SIZE = 32  # side in pixels
+_CACHED_THUMBNAILS = 512  # 6 MiB
 _SMALL_BUCKET = 32  # rows
-_FLAT = 1e-3  # grey levels; the length of a centred thumbnail that holds rounding only
+_FLAT = 1e-3  # grey levels; a centred thumbnail with a smaller norm holds nothing but rounding
 
 
 @dataclass(frozen=True)
 class NearPair:
-    """Rows `first` < `second` whose images nearly agree once `first` is turned by `orientation`.
+    """Two rows, `first` < `second`, whose images nearly agree after `orientation` is applied to `first`.
 
-    `distance` in bits between their hashes, `correlation` of their pixels.
+    `distance` is that of their hashes in bits, `correlation` that of their thumbnails.
     """
 
     first: int
@@ -46,7 +45,7 @@ class NearPair:
 
 @dataclass(frozen=True)
 class ExactGroups:
-    """Rows equal pixel for pixel: `kept` stands for `copies`; the rows of `conflicts` have labels that disagree."""
+    """Groups of identical images: `kept` maps a row to its copies; rows in `conflicts` have conflicting labels."""
 
     kept: dict[int, list[int]]
     conflicts: list[list[int]]
@@ -55,9 +54,9 @@ class ExactGroups:
 def exact_duplicates(digests: NDArray[np.bytes_], labels: Sequence[str], rank: Sequence[bool]) -> ExactGroups:
     """Group rows with equal `digests`.
 
-    One row of each group is kept: one with the finest label (a class before its parent), then one with the lower
-    `rank` (False before True: an original before a publisher's augmented copy), then the first. Where no one label
-    explains all, the whole group is a conflict.
+    One row of each group is kept: one with the most specific label (a class before its parent), then one with the
+    lower `rank` (False before True: an original before a publisher's augmented copy), then the first. If the labels
+    disagree, the group is a conflict.
     """
     kept: dict[int, list[int]] = {}
     conflicts: list[list[int]] = []
@@ -72,7 +71,7 @@ def exact_duplicates(digests: NDArray[np.bytes_], labels: Sequence[str], rank: S
 
 
 def equal_runs(values: NDArray[np.bytes_] | NDArray[np.uint64]) -> list[list[int]]:
-    """The positions of each value that stands more than once, in the order of their first position."""
+    """Return the positions of each repeated value, in the order of their first positions."""
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.r_[True, values[order][1:] != values[order][:-1]])
     runs = (run.tolist() for run in np.split(order, starts[1:]))
@@ -81,23 +80,23 @@ def equal_runs(values: NDArray[np.bytes_] | NDArray[np.uint64]) -> list[list[int
 
 def near_duplicates(
     hashes: Hashes,
-    image_of: Callable[[int], Image.Image],
+    load_image: Callable[[int], Image.Image],
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[NearPair]:
-    """Pairs of rows with near `hashes` (N, 8) whose pixels agree, each in the orientation in which they agree best.
+    """Find pairs of rows with near `hashes` (N, 8) whose pixels agree, in the orientation in which they agree best.
 
-    `image_of` gives a row's RGB image without padding. `progress` is told how many rows were done since it was last
-    told.
+    `load_image` loads the RGB image of a row without padding. `progress` gets the number of rows done since its last
+    call.
     """
     distinct, bucket_of = np.unique(hashes, axis=0, return_inverse=True)
-    buckets = _Buckets(bucket_of, len(distinct), image_of)
+    buckets = _Buckets(bucket_of, len(distinct), load_image)
     progress(len(hashes) - len(distinct))
     best: dict[tuple[int, int], NearPair] = {}
 
     def keep(pairs: Iterable[NearPair]) -> None:
         for pair in pairs:
-            known = best.get((pair.first, pair.second))
-            if known is None or pair.correlation > known.correlation:
+            previous = best.get((pair.first, pair.second))
+            if previous is None or pair.correlation > previous.correlation:
                 best[pair.first, pair.second] = pair
 
     for bucket in buckets.shared():
@@ -109,18 +108,18 @@ def near_duplicates(
 
 
 class _Buckets:
-    """Rows that share all hashes, and which of them are compared.
+    """Buckets of rows that share all hashes, and the choice of rows to compare.
 
-    All rows of small buckets are compared with all. In a large one a row is compared with those that were unlike all
-    before it ("leaders"), and only leaders with other buckets: a thousand equal empty fields cost a thousand
-    comparisons, not a million pairs.
+    In a small bucket all pairs are compared. In a large one, rows are compared only with "leaders", rows unlike every
+    leader before them, and only leaders are compared with other buckets: a thousand identical empty fields cost a
+    thousand comparisons instead of a million.
     """
 
-    def __init__(self, bucket_of: Integers, count: int, image_of: Callable[[int], Image.Image]) -> None:
+    def __init__(self, bucket_of: Integers, count: int, load_image: Callable[[int], Image.Image]) -> None:
         order = np.argsort(bucket_of, kind="stable")
         self.rows = order
         self.starts = np.searchsorted(bucket_of[order], np.arange(count + 1))
-        self.image_of = image_of
+        self.load_image = load_image
         self._leaders: dict[int, list[int]] = {}
         self._thumbnails: dict[int, NDArray[np.float32]] = {}
 
@@ -129,23 +128,23 @@ class _Buckets:
         return shared
 
     def upright(self, bucket: int) -> list[NearPair]:
-        """The pairs within a bucket whose images agree as they stand."""
+        """Return the pairs within a bucket whose images agree upright."""
         rows = self._all(bucket)
         if len(rows) <= _SMALL_BUCKET:
             return self._agreeing(combinations(rows, 2), 0, UPRIGHT)
         leaders: list[int] = []
-        found: list[NearPair] = []
+        pairs: list[NearPair] = []
         for row in rows:
             match = next((pair for leader in leaders if (pair := self._compare(leader, row, 0, UPRIGHT))), None)
             if match is None:
                 leaders.append(row)
             else:
-                found.append(match)
+                pairs.append(match)
         self._leaders[bucket] = leaders
-        return found
+        return pairs
 
     def between(self, first: int, second: int, distance: int, orientation: Orientation) -> list[NearPair]:
-        """The pairs of two buckets, or of one with itself, that agree once the images of `first` are turned."""
+        """Return the pairs of two buckets (or within one) that agree after `orientation` is applied to `first`."""
         firsts, seconds = self._compared(first), self._compared(second)
         pairs = ((a, b) for a in firsts for b in seconds if first != second or a < b)
         return self._agreeing(pairs, distance, orientation)
@@ -171,32 +170,32 @@ class _Buckets:
 
     def _thumbnail(self, row: int) -> NDArray[np.float32]:
         if row not in self._thumbnails:
-            if len(self._thumbnails) == _KEPT_THUMBNAILS:
+            if len(self._thumbnails) == _CACHED_THUMBNAILS:
                 self._thumbnails.clear()
-            self._thumbnails[row] = thumbnail(self.image_of(row))
+            self._thumbnails[row] = thumbnail(self.load_image(row))
         return self._thumbnails[row]
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.float32]:
-    """A (32, 32, 3) copy of an image, each channel centred, of unit length in all; zero for a flat image."""
-    small = np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR), np.float32)
+    """Shrink an image to (32, 32, 3), channels centred, with unit norm overall; zero for a flat image."""
+    small = np.asarray(image.resize((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE), Image.Resampling.BILINEAR), np.float32)
     centred = small - small.mean((0, 1))
     length = float(np.linalg.norm(centred))
     return centred / length if length > _FLAT else np.zeros_like(centred)
 
 
 def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Pearson correlation of two thumbnails over pixels and channels; 1.0 for two flat images."""
+    """Compute the Pearson correlation of two thumbnails over pixels and channels; 1.0 for two flat images."""
     return float(np.vdot(a, b)) if a.any() or b.any() else 1.0
 
 
 def min_correlation(orientation: Orientation) -> float:
-    """The correlation from which images with near hashes are copies of one cell."""
-    return MIN_CORRELATION if orientation is UPRIGHT else MIN_TURNED_CORRELATION
+    """Return the minimum correlation at which images with near hashes count as copies."""
+    return MIN_CORRELATION if orientation is UPRIGHT else MIN_ROTATED_CORRELATION
 
 
 def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """Each row's final group: `groups` (N,) joined wherever a pair of rows is a duplicate, named by its first name."""
+    """Join the groups (N,) of rows that `pairs` links, and name each joined group by its first name, (N,)."""
     names, members = np.unique(np.array(groups, object), return_inverse=True)
     ends = members[np.asarray(pairs, np.int64).reshape(-1, 2)]
     links = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))

@@ -1,8 +1,8 @@
-"""All pairs of perceptual hashes within some bits of each other, in all eight orientations.
+"""All pairs of perceptual hashes within 8 bits of each other, in all eight orientations.
 
-The search is exact: of three blocks of 21 bits, two hashes within 8 bits agree in one up to two bits (pigeonhole), so
-looking up all blocks with up to two flipped bits misses none (multi-index hashing, Norouzi et al., CVPR 2012). Hashes
-are looked up in the order of their blocks, so that neighbours read the same parts of the table.
+The search is exact: if two hashes differ in at most 8 bits, one of their three blocks of 21 bits differs in at most two
+(pigeonhole), so looking up all blocks with up to two flipped bits misses none (multi-index hashing, Norouzi et al.,
+CVPR 2012). Hashes are looked up in the order of their blocks, so that neighbours read the same parts of the table.
 """
 
 import os
@@ -18,7 +18,7 @@ from .orientation import ORIENTATIONS, Orientation
 
 MAX_DISTANCE = 8  # bits
 _BLOCK_BITS, _FLIPS = 21, 2
-_SHIFTS = (0, 21, 42)  # the highest bit stays out: it is that of the mean, which hardly ever differs
+_SHIFTS = (0, 21, 42)  # without the highest bit: it belongs to the mean, which hardly ever differs
 _BLOCK = np.uint64(2**_BLOCK_BITS - 1)
 _QUERIES = 32_768  # hashes looked up at a time: their arrays stay in the processor's cache
 _CANDIDATES = 2_000_000  # compared at a time: bounds memory where many hashes share a block
@@ -29,10 +29,10 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class HashPairs:
-    """Images `first` and `second`, (P,) each, by position, and the bits between their hashes.
+    """Positions of images `first` and `second`, (P,) each, and the distance of their hashes in bits.
 
-    The hash of `first` turned by `orientation` is within `MAX_DISTANCE` bits of the upright hash of `second`. An image
-    may be near its own mirror image: then both are one.
+    The hash of `first` in `orientation` is within `MAX_DISTANCE` bits of the upright hash of `second`. An image that is
+    near its own flipped copy is paired with itself.
     """
 
     orientation: Orientation
@@ -42,36 +42,36 @@ class HashPairs:
 
 
 def pairs_within(hashes: Hashes, progress: Callable[[int], object] = lambda done: None) -> Iterator[HashPairs]:
-    """All pairs of images within `MAX_DISTANCE` bits in any orientation; each pair once for an orientation.
+    """Find all pairs of images within `MAX_DISTANCE` bits in any orientation, each once per orientation.
 
-    `hashes` (N, 8) are those of `perceptual_hashes`, all rows distinct. `progress` is told how many images were looked
-    up since it was last told; in the end that is N.
+    `hashes` (N, 8) are those of `perceptual_hashes`, all rows distinct. `progress` gets the number of images looked up
+    since its last call, N in all.
     """
     tables = [_Table(hashes[:, 0], shift) for shift in _SHIFTS]
     steps = [(number, table) for number in range(len(ORIENTATIONS)) for table in tables]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, (number, table) in enumerate(steps):
-            for first, second, distance in _pairs_of(hashes[:, number], table, pool):
-                once = _once(hashes, number, first, second)
-                if once.any():
-                    yield HashPairs(ORIENTATIONS[number], first[once], second[once], distance[once])
+            for first, second, distance in _block_pairs(hashes[:, number], table, pool):
+                kept = _is_canonical(hashes, number, first, second)
+                if kept.any():
+                    yield HashPairs(ORIENTATIONS[number], first[kept], second[kept], distance[kept])
             progress(len(hashes) * (done + 1) // len(steps) - len(hashes) * done // len(steps))
 
 
-def _once(hashes: Hashes, number: int, first: Integers, second: Integers) -> NDArray[np.bool_]:
-    """Which pairs count: of the two ways to see one (`first` turned, `second` turned back), that with `first` lower.
+def _is_canonical(hashes: Hashes, number: int, first: Integers, second: Integers) -> NDArray[np.bool_]:
+    """Flag the pairs to keep, (P,): of a pair and its inverse (`second` first), the one with the lower `first`.
 
-    Medians differ a little between orientations, so a pair may be near in one way alone: then that one counts.
+    Medians differ slightly between orientations, so a pair may be near in one direction only; then that one is kept.
     """
     back = ORIENTATIONS.index(ORIENTATIONS[number].inverse)
-    other_way = np.bitwise_count(hashes[second, back] ^ hashes[first, 0]) <= MAX_DISTANCE
-    own = first == second
-    once: NDArray[np.bool_] = (first < second) | ~(other_way | own) | (own & (number > 0))
-    return once
+    inverse_near = np.bitwise_count(hashes[second, back] ^ hashes[first, 0]) <= MAX_DISTANCE
+    same_image = first == second
+    kept: NDArray[np.bool_] = (first < second) | ~(inverse_near | same_image) | (same_image & (number > 0))
+    return kept
 
 
 class _Table:
-    """Hashes sorted by one block of their bits; `starts[block]` is where those with a block begin."""
+    """Hashes sorted by one block of their bits; those with a block begin at `starts[block]`."""
 
     def __init__(self, hashes: Hashes, shift: int) -> None:
         self.shift = shift
@@ -85,51 +85,50 @@ class _Table:
         return ((hashes >> np.uint64(self.shift)) & _BLOCK).astype(np.int64)
 
 
-def _pairs_of(turned: Hashes, table: _Table, pool: Executor) -> Iterator[tuple[Integers, Integers, Integers]]:
-    """Queries, matches and bits between them of pairs that agree in the block of `table` and in none before it."""
-    order = np.argsort(table.blocks(turned), kind="stable")
+def _block_pairs(queries: Hashes, table: _Table, pool: Executor) -> Iterator[tuple[Integers, Integers, Integers]]:
+    """Yield queries, matches and distances of pairs that are near in the block of `table` and in no earlier one."""
+    order = np.argsort(table.blocks(queries), kind="stable")
     batches = np.split(order, range(_QUERIES, len(order), _QUERIES))
-    for matches in pool.map(lambda batch: list(_matches(batch, turned, table)), batches):
+    for matches in pool.map(lambda batch: list(_matches(batch, queries[batch], table)), batches):
         yield from matches
 
 
-def _matches(batch: Integers, turned: Hashes, table: _Table) -> Iterator[tuple[Integers, Integers, Integers]]:
-    """Queries of a batch, what each matches, and the bits between them."""
-    queries = turned[batch]
+def _matches(batch: Integers, queries: Hashes, table: _Table) -> Iterator[tuple[Integers, Integers, Integers]]:
+    """Yield positions of a batch of queries, their matches and distances."""
     blocks = table.blocks(queries)
     for flipped in _flips():
         probes = blocks ^ flipped
         starts = table.starts[probes]
-        for asked, places in _expanded(starts, table.starts[probes + 1] - starts):
-            differing = queries[asked] ^ table.hashes[places]
+        for query, position in _candidates(starts, table.starts[probes + 1] - starts):
+            differing = queries[query] ^ table.hashes[position]
             near = np.flatnonzero(np.bitwise_count(differing) <= MAX_DISTANCE)
-            near = near[~_found_before(differing[near], table.shift)]
+            near = near[~_found_earlier(differing[near], table.shift)]
             if len(near):
                 distance = np.bitwise_count(differing[near]).astype(np.int64)
-                yield batch[asked[near]], table.order[places[near]], distance
+                yield batch[query[near]], table.order[position[near]], distance
 
 
 def _flips() -> list[int]:
-    """What up to two flipped bits change in a block."""
+    """Return the masks that flip up to two bits of a block."""
     bits = [1 << bit for bit in range(_BLOCK_BITS)]
     return [0, *(sum(chosen) for count in range(1, _FLIPS + 1) for chosen in combinations(bits, count))]
 
 
-def _expanded(starts: Integers, counts: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Each query's number beside each place of its bucket, about `_CANDIDATES` at a time."""
-    asked = np.flatnonzero(counts)
-    ends = np.cumsum(counts[asked], dtype=np.int64)
+def _candidates(starts: Integers, counts: Integers) -> Iterator[tuple[Integers, Integers]]:
+    """Yield each query with each table position of its bucket, about `_CANDIDATES` at a time."""
+    filled = np.flatnonzero(counts)
+    ends = np.cumsum(counts[filled], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     cuts = np.searchsorted(ends, range(_CANDIDATES, total, _CANDIDATES))
-    for part in np.split(asked, cuts):
+    for part in np.split(filled, cuts):
         lengths = counts[part]
         before = np.cumsum(lengths, dtype=np.int64) - lengths
         yield np.repeat(part, lengths), np.arange(lengths.sum()) + np.repeat(starts[part] - before, lengths)
 
 
-def _found_before(differing: Hashes, shift: int) -> NDArray[np.bool_]:
-    """Whether the blocks before that at `shift` agree up to two bits too, so that the pair was found there."""
-    before = np.zeros(len(differing), bool)
+def _found_earlier(differing: Hashes, shift: int) -> NDArray[np.bool_]:
+    """Whether a block before the one at `shift` differs in at most two bits too, so that the pair was found there."""
+    found = np.zeros(len(differing), bool)
     for earlier in _SHIFTS[: _SHIFTS.index(shift)]:
-        before |= np.bitwise_count((differing >> np.uint64(earlier)) & _BLOCK) <= _FLIPS
-    return before
+        found |= np.bitwise_count((differing >> np.uint64(earlier)) & _BLOCK) <= _FLIPS
+    return found

@@ -1,7 +1,7 @@
-"""The eight symmetries of the square, on pixels and on DCT coefficients.
+"""The eight rotations and flips of a square image, applied to pixels or to DCT coefficients.
 
-Names are Pillow's (`Image.Transpose`). A mirror changes the sign of the coefficients of odd frequency along its axis,
-a transposition swaps rows and columns: the transform of a turned image follows from that of the upright one.
+Names are Pillow's (`Image.Transpose`). A flip changes the sign of the odd coefficients along its axis and a transpose
+swaps rows and columns, so the DCT of a rotated or flipped image follows from that of the upright one.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """A transposition along the main diagonal (or none), then mirrors: left to right, top to bottom (or neither)."""
+    """An optional transpose along the main diagonal, followed by optional left-right and top-bottom flips."""
 
     name: str
     transposed: bool = False
@@ -21,18 +21,18 @@ class Orientation:
 
     @property
     def inverse(self) -> "Orientation":
-        """The orientation that undoes this one: itself, but for the two quarter turns."""
+        """The orientation that undoes this one: itself, except for rotations by 90° and 270°."""
         if not self.transposed or self.left_right == self.top_bottom:
             return self
         return ROTATE_270 if self is ROTATE_90 else ROTATE_90
 
     def pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The turned view of an image (height, width, channels)."""
+        """Return a rotated or flipped view of an image (height, width, channels)."""
         turned = pixels.transpose(1, 0, 2) if self.transposed else pixels
         return turned[:: -1 if self.top_bottom else 1, :: -1 if self.left_right else 1]
 
     def coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The lowest DCT-II coefficients (N, N) of the turned image."""
+        """Return the lowest DCT-II coefficients (N, N) of the rotated or flipped image."""
         turned = coefficients.T if self.transposed else coefficients
         signs = 1 - 2 * (np.arange(len(turned)) % 2)
         if self.left_right:

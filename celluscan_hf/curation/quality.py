@@ -1,4 +1,4 @@
-"""Figures on how well a cell can be seen. Outliers are flagged for a person to look at, never dropped."""
+"""Image quality metrics. Outliers are flagged for review, never dropped."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from PIL import Image
 _OUTLIER_Z = 3.5  # Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993
 _MAD_TO_Z = 0.6745
 _LEVELS = np.arange(256)
-_MIN_ROWS = 20  # below it a median absolute deviation says little
+_MIN_ROWS = 20  # fewer are too few for a median absolute deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class Quality:
 
 
 def measure(grey: Image.Image) -> Quality:
-    """Quality of a grey image; compare only images of one size, since sharpness depends on it."""
+    """Measure a grey image. Compare only images of one size, since sharpness depends on it."""
     level = np.asarray(grey).astype(np.int16)
     counts = np.asarray(grey.histogram())
     mean = counts @ _LEVELS / level.size
     variance = counts @ (_LEVELS - mean) ** 2 / level.size
     laplacian = level[1:-1, :-2] + level[1:-1, 2:] + level[:-2, 1:-1] + level[2:, 1:-1] - 4 * level[1:-1, 1:-1]
-    edges = laplacian.astype(np.int32)  # sums of whole numbers: the same on every processor
+    edges = laplacian.astype(np.int32)  # integer sums are the same on every processor
     return Quality(
         sharpness=round(int((edges * edges).sum()) / edges.size - (int(edges.sum()) / edges.size) ** 2, 2),
         brightness=round(float(mean) / 255, 4),
@@ -37,7 +37,7 @@ def measure(grey: Image.Image) -> Quality:
 
 
 def outliers(values: NDArray[np.float64], strata: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which values lie more than 3.5 robust z-scores from the median of their stratum (a class of a source)."""
+    """Flag values more than 3.5 robust z-scores from the median of their stratum (class and source), (N,)."""
     flagged = np.zeros(len(values), bool)
     order = np.argsort(strata, kind="stable")
     starts = np.flatnonzero(np.diff(strata[order], prepend=-1))

@@ -1,13 +1,13 @@
-"""Looking at each image once: decode, check, fingerprint, measure, resize.
+"""The scan of a build: decode, check, fingerprint, measure and resize each image once.
 
-A chunk of records becomes two files: `NNNNN.parquet` with a row per record (`reason` is set where it was dropped) and
-`NNNNN.pixels` with the resized images one behind the other, (size, size, 3) bytes each, not yet padded with a colour.
-The parquet file is written last, under its final name only when it is complete: it is what a resumed run looks for.
+A chunk of records becomes two files: `NNNNN.parquet` with a row per record (`reason` is set if it was dropped) and
+`NNNNN.pixels` with the resized images, (size, size, 3) bytes each, whose padding has no colour yet. The parquet file is
+written last and atomically: a resumed build takes it as the sign that the chunk is complete.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
@@ -53,14 +53,14 @@ SCHEMA = pa.schema(
     ]
 )
 _OPEN_FILES = 256
-MIN_CONTENT = 8  # pixels a side of what is left of an image once it is resized: enough for its border and edges
+MIN_CONTENT = 8  # shorter side in pixels of a resized image without padding: enough for its border and edges
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A task: records of one source, looked at together, written to `folder` under `number`.
+    """A task: records of one source that are scanned together and written to `folder` under `number`.
 
-    `sample_bits` is the depth of samples that no file names; None for that of each file's own range.
+    `sample_bits` is the depth of files that do not state theirs; with None each is scaled by its own range.
     """
 
     number: int
@@ -76,38 +76,41 @@ class Chunk:
 
 
 def scan(chunk: Chunk) -> int:
-    """Look at each record of a chunk and write its two files; the number of records."""
+    """Scan the records of a chunk, write its two files and return the number of records."""
     rows: list[dict[str, Any]] = []
-    seen: list[tuple[dict[str, Any], Pixels]] = []
-    opened = _OneFile(chunk.source, chunk.sample_bits)
+    usable: list[tuple[dict[str, Any], Pixels]] = []
+    reader = _FileReader(chunk.source, chunk.sample_bits)
     for record in chunk.records:
         row = _row(chunk, record)
         rows.append(row)
         try:
-            facts, square = shrink(record, *opened.read(record), chunk.size)
+            columns, square = resize(record, *reader.read(record), chunk.size)
         except BadImage as bad:
             row.update(reason=bad.reason, detail=bad.detail)
         else:
-            row.update(facts, position=len(seen))
-            seen.append((row, square))
-    # a loop of its own: small steps run twice as fast when large images don't push them out of the cache in between
-    for row, square in seen:
+            row.update(columns, position=len(usable))
+            usable.append((row, square))
+    # a separate loop: the small steps are twice as fast if large images do not evict them from the cache in between
+    for row, square in usable:
         row.update(measure(row, square))
     with atomic_write(pixels_file(chunk.folder, chunk.number)) as partial, open(partial, "wb") as pixels:
-        pixels.writelines(square.data for _, square in seen)
+        pixels.writelines(square.data for _, square in usable)
     write_table(pa.Table.from_pylist(rows, SCHEMA), chunk.table_path)
     return len(rows)
 
 
-def shrink(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[dict[str, Any], Pixels]:
-    """Facts on the record's image at its full size, and its pixels resized, (size, size, 3). Raises `BadImage`."""
+def resize(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[dict[str, Any], Pixels]:
+    """Return the columns that describe a record's full-size image, and its resized pixels (size, size, 3).
+
+    Raises `BadImage` if the image cannot be used.
+    """
     image = decoded.image if record.box is None else crop(decoded.image, record.box)
     if record.label is None:
-        raise BadImage(f"unknown_label:{record.source_label}", "no class of ours is known for this label")
+        raise BadImage(f"unknown_label:{record.source_label}", "this label is not mapped to a class")
     left, top, right, bottom = squares.content_box(*image.size, size)
     if min(right - left, bottom - top) < MIN_CONTENT:
         raise BadImage("too_elongated", f"{image.width}x{image.height}")
-    facts = {
+    columns = {
         "sha256": hashlib.sha256(data).hexdigest(),
         "acquisition": fingerprints.capture(*decoded.image.size, decoded.coding),
         "width": image.width,
@@ -115,28 +118,25 @@ def shrink(record: Record, data: bytes, decoded: Decoded, size: int) -> tuple[di
         "conversions": list(decoded.conversions),
         "largest_sample": decoded.largest_sample,
     }
-    return facts, squares.square(image, size)
+    return columns, squares.square(image, size)
 
 
 def measure(row: dict[str, Any], square: Pixels) -> dict[str, Any]:
-    """What is read off the resized pixels of a row: hashes, tone of the background, quality, channel sums."""
+    """Return the columns measured on resized pixels: hashes, background tone, quality, channel sums."""
     left, top, right, bottom = squares.content_box(row["width"], row["height"], len(square))
     content = square[top:bottom, left:right]
     grey = Image.fromarray(content).convert("L")
-    measured = quality.measure(grey)
     return {
         "phashes": fingerprints.perceptual_hashes(grey).tolist(),
         "pixels": fingerprints.pixel_digest(square),
         "acquisition": f"{row['acquisition']}/{fingerprints.tone(fingerprints.background_colour(content))}",
-        "sharpness": measured.sharpness,
-        "brightness": measured.brightness,
-        "contrast": measured.contrast,
+        **asdict(quality.measure(grey)),
         "channel_sums": _channel_sums(square),
     }
 
 
 def _channel_sums(square: Pixels) -> list[int]:
-    """The sum of each channel; of rows first, since long sums along a short axis are slow."""
+    """Sum each channel; over rows first, since long sums along a short axis are slow."""
     sums: list[int] = square.sum(axis=0, dtype=np.uint32).sum(axis=0, dtype=np.int64).tolist()
     return sums
 
@@ -154,8 +154,8 @@ def _row(chunk: Chunk, record: Record) -> dict[str, Any]:
     }
 
 
-class _OneFile:
-    """The file that was read last, so that the boxes of one field decode it once."""
+class _FileReader:
+    """Decoder that keeps the last file, so that a field with many boxes is decoded once."""
 
     def __init__(self, source: Source, sample_bits: int | None) -> None:
         self.source = source
@@ -177,7 +177,7 @@ class _OneFile:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a parquet file that exists only when it is whole."""
+    """Write a parquet file atomically."""
     with atomic_write(path) as partial:
         pq.write_table(table, partial)
 
@@ -187,7 +187,7 @@ def pixels_file(folder: Path, chunk: int) -> Path:
 
 
 class PixelReader:
-    """Reads single resized images of scanned chunks. Keeps some files open: they are asked for in any order."""
+    """Random access to the resized images of scanned chunks. Keeps some files open."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
@@ -195,13 +195,13 @@ class PixelReader:
         self._open = lru_cache(maxsize=_OPEN_FILES)(self._open_chunk)
 
     def __call__(self, row: Mapping[str, Any]) -> Pixels:
-        """The pixels of a row (columns `chunk`, `position`), (size, size, 3), their padding still zero."""
+        """Read the pixels of a row (columns `chunk`, `position`), (size, size, 3), with zero padding."""
         count = self.size * self.size * 3
         data = bytearray(count)
         file = self._open(row["chunk"])
         file.seek(row["position"] * count)
         if file.readinto(data) != count:
-            raise OSError(f"{file.name} is shorter than it was written; delete the unfinished build and start anew")
+            raise OSError(f"{file.name} is shorter than expected; delete the unfinished build and start again")
         return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
 
     def _open_chunk(self, chunk: int) -> FileIO:
@@ -209,5 +209,5 @@ class PixelReader:
 
 
 def load_tables(folder: Path) -> pa.Table:
-    """The rows of all chunks of a folder, in the order of their numbers."""
+    """Load the rows of all chunks of a folder, in the order of their numbers."""
     return pa.concat_tables(map(pq.read_table, sorted(folder.glob("[0-9]*.parquet"))))

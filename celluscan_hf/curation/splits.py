@@ -1,8 +1,8 @@
-"""Splits by group: cells that belong together (one smear, one cell's copies, near duplicates) never part.
+"""Stratified splits by group: cells that belong together (one smear, copies, near duplicates) stay in one split.
 
-Groups are dealt out greedily, largest first, each to the part in which it lowers the squared distance to the wanted
-counts per class and source the most; ties and order come from a seeded hash of the group's name, so that neither the
-order of files nor another group's presence decides alone.
+Groups are assigned greedily, largest first, each to the part where it most reduces the squared distance to the target
+counts per class and source. Groups of equal size are ordered by a seeded hash of their names, so the result does not
+depend on the order of files.
 """
 
 import hashlib
@@ -18,18 +18,18 @@ from ..errors import CelluScanError
 SPLITS = ("train", "validation", "test")
 SPLIT_SHARES = (0.7, 0.1, 0.2)
 TIERS = ("tier05", "tier20", "tier100")
-TIER_SHARES = (0.05, 0.15, 0.80)  # what each adds: 5, 20 and 100 per cent of train
-MIN_GROUPS = 10  # a class with as many groups is in every part
+TIER_SHARES = (0.05, 0.15, 0.80)  # cumulative: 5, 20 and 100 % of train
+MIN_GROUPS = 10  # a class with at least as many groups is in every part
 
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows grouped for dealing out.
+    """Rows and their groups.
 
-    `names` (G,) name each group; `members` (N,) give each row's group; `labels` (N,) its class and `strata` (N,) its
-    class and source, as numbers from 0.
+    `names` (G,) are those of the groups. `members` (N,) is the group of each row, `labels` (N,) its class and `strata`
+    (N,) its class and source, as numbers from 0.
     """
 
     names: Sequence[str]
@@ -38,8 +38,10 @@ class Groups:
     strata: Integers
 
 
-def deal(groups: Groups, shares: Sequence[float], seed: int, eligible: NDArray[np.bool_] | None = None) -> Integers:
-    """The part (number in `shares`) of each group, (G,); groups that are not `eligible` get part 0 and count nowhere.
+def assign_groups(
+    groups: Groups, shares: Sequence[float], seed: int, eligible: NDArray[np.bool_] | None = None
+) -> Integers:
+    """Assign each group to a part, an index into `shares`, (G,). Groups not `eligible` get part 0 and are not counted.
 
     Every class with at least `MIN_GROUPS` eligible groups is in every part.
     """
@@ -50,56 +52,58 @@ def deal(groups: Groups, shares: Sequence[float], seed: int, eligible: NDArray[n
     for group in order[eligible[order]]:
         parts[group] = counts.best_part(group)
         counts.add(group, parts[group])
-    _spread(groups, parts, len(shares), eligible, order)
+    _fill_empty_parts(groups, parts, len(shares), eligible, order)
     return parts
 
 
 def seeded_order(names: Sequence[str], seed: int) -> Integers:
-    """A shuffle that depends on the seed and each name alone: positions of `names`, (N,)."""
+    """Shuffle by a hash of the seed and each name alone: positions of `names`, (N,)."""
     keys = (int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:8], "big") for name in names)
     return np.argsort(np.fromiter(keys, np.uint64, len(names)), kind="stable")
 
 
 def _order(groups: Groups, seed: int) -> Integers:
-    """Largest groups first, equal sizes in seeded order."""
+    """Order groups by size, largest first, equal sizes in seeded order."""
     sizes = np.bincount(groups.members, minlength=len(groups.names))
     shuffled = seeded_order(groups.names, seed)
     return shuffled[np.argsort(-sizes[shuffled], kind="stable")]
 
 
 class _Counts:
-    """How many rows of each stratum and class each part holds, and how many it should."""
+    """Rows of each stratum and class that each part still lacks."""
 
     def __init__(self, groups: Groups, shares: Sequence[float], counted: NDArray[np.bool_]) -> None:
         cells = groups.strata.max(initial=-1) + 1
-        # a class counts beside its strata, so that many small sources do not all round the same way
+        # classes are counted as well as strata, so that many small sources do not all round the same way
         self.columns = np.stack([groups.strata, cells + groups.labels], axis=1)
         totals = np.bincount(self.columns[counted].ravel(), minlength=int(self.columns.max(initial=0)) + 1)
-        # between equal weights, which ignore small strata, and inverse totals, which let them outvote their class
+        # a compromise: equal weights ignore small strata, inverse totals let them outweigh their class
         self.weight = 1.0 / np.sqrt(np.maximum(totals, 1))
-        self.missing = np.outer(np.asarray(shares), totals)  # (parts, columns): wanted minus had
+        self.missing = np.outer(np.asarray(shares), totals)  # (parts, columns): target minus assigned
         by_group = np.argsort(groups.members, kind="stable")
         self.rows = by_group
         self.starts = np.searchsorted(groups.members[by_group], np.arange(len(groups.names) + 1))
 
-    def _columns_of(self, group: int) -> tuple[Integers, Integers]:
+    def _group_counts(self, group: int) -> tuple[Integers, Integers]:
         rows = self.rows[self.starts[group] : self.starts[group + 1]]
         if len(rows) == 1:
             return self.columns[rows[0]], np.ones(2, np.int64)
         return np.unique(self.columns[rows], return_counts=True)
 
     def best_part(self, group: int) -> int:
-        columns, counts = self._columns_of(group)
+        columns, counts = self._group_counts(group)
         change = counts * (counts - 2 * self.missing[:, columns]) * self.weight[columns]
         return int(change.sum(axis=1).argmin())
 
     def add(self, group: int, part: int) -> None:
-        columns, counts = self._columns_of(group)
+        columns, counts = self._group_counts(group)
         self.missing[part, columns] -= counts
 
 
-def _spread(groups: Groups, parts: Integers, n_parts: int, eligible: NDArray[np.bool_], order: Integers) -> None:
-    """Move single groups, smallest first, until every class with `MIN_GROUPS` of them is in every part."""
+def _fill_empty_parts(
+    groups: Groups, parts: Integers, n_parts: int, eligible: NDArray[np.bool_], order: Integers
+) -> None:
+    """Move single groups, smallest first, until every class with `MIN_GROUPS` groups is in every part."""
     pairs = np.unique(np.stack([groups.labels, groups.members], axis=1)[eligible[groups.members]], axis=0)
     holders = {int(label): pairs[pairs[:, 0] == label, 1] for label in np.unique(pairs[:, 0])}
     rank = np.argsort(order)
@@ -111,7 +115,7 @@ def _spread(groups: Groups, parts: Integers, n_parts: int, eligible: NDArray[np.
 
 
 def _move_one(parts: Integers, part: int, candidates: Integers, required: dict[int, Integers], label: int) -> None:
-    """Give `part` the smallest candidate whose leaving takes no class from a part."""
+    """Move to `part` the first candidate whose removal takes no class from its present part."""
     for group in candidates:
         others = [held for held in required.values() if group in held]
         if all(np.sum(parts[held] == parts[group]) > 1 for held in others):
@@ -119,5 +123,5 @@ def _move_one(parts: Integers, part: int, candidates: Integers, required: dict[i
             return
     raise CelluScanError(
         f"{taxonomy.NAMES[label]} cannot be in every split: its groups hold the last cells of other classes; "
-        "give smaller groups"
+        "use smaller groups"
     )

@@ -1,9 +1,9 @@
-"""Padding to a square and resizing: the one rule for every image of the project.
+"""Padding to a square and resizing, the same for every image of the project.
 
-The padding has the mean colour of the train originals (so that it is about zero once normalised), and that colour is
-known only after all images were looked at. Bilinear resizing is linear, so each image is decoded and resized once,
-padded with zero; the colour is added afterwards, weighted by how much of each pixel the padding covers. The result is
-what padding first would have given, but for rounding by one grey level.
+Padding has the mean colour of the train originals, so that it is about zero after normalization. That colour is known
+only after all images have been scanned. So each image is decoded and resized once with black padding, and the colour is
+added afterwards, weighted by the share of padding in each pixel. Since bilinear resizing is linear, the result is that
+of padding first, up to rounding by one grey level.
 """
 
 from functools import lru_cache
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
-_WHOLE = 0.999  # of a pixel; rounding keeps some from reaching 1
+_FULL = 0.999  # coverage of a pixel; rounding keeps some from reaching 1
 
 
 def square(image: Image.Image, size: int) -> Pixels:
-    """An RGB image padded with zero to a square, content centred, and resized: (size, size, 3)."""
+    """Pad an RGB image with zeros to a square, content centred, and resize it: (size, size, 3)."""
     side = max(image.size)
     if image.width != image.height:
         padded = Image.new("RGB", (side, side))
@@ -28,16 +28,16 @@ def square(image: Image.Image, size: int) -> Pixels:
 
 @lru_cache(maxsize=64)
 def content_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the pixels of a square that hold nothing but the image of `width` x `height`."""
-    whole = coverage(width, height, size) > _WHOLE
-    rows, columns = np.flatnonzero(whole.any(axis=1)), np.flatnonzero(whole.any(axis=0))
-    if len(rows) == 0:  # an image so thin that it fills no pixel
+    """Return left, top, right, bottom of the pixels without padding in the square of an image `width` x `height`."""
+    inside = coverage(width, height, size) > _FULL
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if len(rows) == 0:  # the image is too thin to fill a pixel
         return size // 2, size // 2, size // 2 + 1, size // 2 + 1
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def pad(pixels: Pixels, width: int, height: int, colour: tuple[int, int, int]) -> Pixels:
-    """`pixels` of `square` (size, size, 3) with its zero padding given a colour, 0–255 per channel, in place."""
+    """Colour the zero padding of `square`'s result (size, size, 3) in place; `colour` is 0–255 per channel."""
     size = len(pixels)
     left, top, right, bottom = content_box(width, height, size)
     padding = 1.0 - coverage(width, height, size)[..., None]
@@ -49,7 +49,7 @@ def pad(pixels: Pixels, width: int, height: int, colour: tuple[int, int, int]) -
 
 @lru_cache(maxsize=64)
 def coverage(width: int, height: int, size: int) -> NDArray[np.float32]:
-    """The share of each pixel of the square that the image covers, (size, size) in [0, 1]."""
+    """Return the share of each pixel of the square that the image covers, (size, size) in [0, 1]."""
     x, y = _offset(width, height)
     columns = _covered(width, x, max(width, height), size)
     rows = _covered(height, y, max(width, height), size)

@@ -1,4 +1,4 @@
-"""Where images come from: one reader per open data set, chosen by `--source KEY=PATH`."""
+"""Sources of images: one reader per open dataset, chosen by `--source KEY=PATH`."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from .bccd import BCCD
 from .bccd_augmented import BCCDAugmented
 from .bone_marrow import BoneMarrow
 from .hf_dataset import HFDataset, Selection
-from .hf_files import find
+from .hf_files import find_dataset
 from .imagefolder import ImageFolder
 from .lisc import LISC
 from .mll23 import MLL23
@@ -36,7 +36,7 @@ READERS: dict[str, type[TreeSource]] = {
 }
 SYNTHETIC, HF_DATASET = "synthetic", "hf_dataset"
 KEYS = (*READERS, HF_DATASET, SYNTHETIC)
-_NAMED = ("imagefolder", HF_DATASET)  # of which there may be several, each with a name of its own
+_NAMED = ("imagefolder", HF_DATASET)  # may be given several times, under different names
 
 __all__ = [
     "KEYS",
@@ -61,9 +61,9 @@ def open_sources(
     option: str = "--source",
     selections: Mapping[str, Selection] | None = None,
 ) -> list[Source]:
-    """The sources of a build, in the order of their names. `option` is what errors call the argument of a source.
+    """Open the sources of a build, sorted by name. `option` is the command line option that errors name.
 
-    `selections` says by source name what is read of a Hugging Face data set.
+    `selections` holds by source name what to read from a Hugging Face dataset.
 
     Raises:
         CelluScanError: Two share a name, or one cannot be opened.
@@ -75,12 +75,12 @@ def open_sources(
     for name in names:
         if names.count(name) > 1:
             raise CelluScanError(
-                f"source {name} is given twice, so its images could not be told apart; "
-                f"give each a name of its own: {option} imagefolder:NAME=DIR, or hf_dataset:NAME=PATH"
+                f"source {name} is given twice, so its images would be mixed up; "
+                f"give each its own name: {option} imagefolder:NAME=DIR, or hf_dataset:NAME=PATH"
             )
     for name, license in licenses.items():
         if name not in names:
-            raise CelluScanError(f"--license {name}=…: no source of that name; given: {', '.join(names)}")
+            raise CelluScanError(f"--license {name}=…: no source has that name; given: {', '.join(names)}")
         sources[names.index(name)].license = license
     return sorted(sources, key=lambda source: source.name)
 
@@ -88,9 +88,9 @@ def open_sources(
 def open_source(
     spec: str, scratch: Path, seed: int, option: str = "--source", selections: Mapping[str, Selection] | None = None
 ) -> Source:
-    """The source of one `KEY=PATH`, `synthetic=COUNT`, `imagefolder:NAME=PATH` or `hf_dataset:NAME=PATH_OR_HUB_NAME`.
+    """Open one source: `KEY=PATH`, `synthetic=COUNT`, `imagefolder:NAME=PATH` or `hf_dataset:NAME=PATH_OR_HUB_NAME`.
 
-    `scratch` takes the decompressed copy of a compressed tar; `seed` seeds drawn cells.
+    `scratch` takes the decompressed copy of a compressed tar; `seed` is that of synthetic cells.
     """
     key, equals, value = spec.partition("=")
     if not equals or not value:
@@ -99,15 +99,16 @@ def open_source(
     if kind == SYNTHETIC:
         return Synthetic(SYNTHETIC, _count(value, option), seed)
     if name and kind not in _NAMED:
-        raise CelluScanError(f"{option} {key}: only {' and '.join(_NAMED)} take a name of their own; give {kind}=PATH")
+        raise CelluScanError(f"{option} {key}: only {' and '.join(_NAMED)} can be named; give {kind}=PATH")
     name = name or kind
     if kind == HF_DATASET:
         selection = (selections or {}).get(name, Selection())
-        files = find(value, selection.config, selection.splits, name)
+        files = find_dataset(value, selection.config, selection.splits, name)
         return HFDataset(name, files, selection, scratch)
     if kind not in READERS:
         close = difflib.get_close_matches(kind, KEYS, n=3)
-        raise CelluScanError(f"{option} {key}: unknown source; {_known(close)}")
+        hint = f"did you mean {', '.join(close)}?" if close else f"expected one of: {', '.join(KEYS)}"
+        raise CelluScanError(f"{option} {key}: unknown source; {hint}")
     return READERS[kind](name, open_tree(Path(value).expanduser(), scratch))
 
 
@@ -115,7 +116,3 @@ def _count(value: str, option: str) -> int:
     if not value.isdecimal() or int(value) == 0:
         raise CelluScanError(f"{option} synthetic={value}: expected the number of cells per class, for example 40")
     return int(value)
-
-
-def _known(close: list[str]) -> str:
-    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(KEYS)}"

@@ -8,7 +8,7 @@ from .records import Decision, SourceInfo
 
 
 class AMLCytomorphologyLMU(ClassFolderSource):
-    """One folder a code. The names tell no patient, so each image is its own group."""
+    """One folder per code. File names do not identify patients, so each image is its own group."""
 
     info = SourceInfo(
         title="AML-Cytomorphology_LMU",
@@ -37,7 +37,7 @@ class AMLCytomorphologyLMU(ClassFolderSource):
             MMZ="Metamyelocyte",
             EBO="Erythroblast",
         ),
-        "KSC": Decision(None, "smudge cell: a ruptured nucleus, no class can be told"),
+        "KSC": Decision(None, "smudge cell: a ruptured nucleus of unknown class"),
         "LYA": Decision(None, "atypical lymphocyte: reactive or neoplastic, unlike our normal Lymphocyte"),
         "MOB": Decision(None, "monoblast: a blast of the monocytic line; our blast class is the Myeloblast"),
         "PMB": Decision(

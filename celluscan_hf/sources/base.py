@@ -1,7 +1,7 @@
-"""What every reader shares: a source lists records and reads their bytes.
+"""Base classes of readers: a source lists records and reads their bytes.
 
-Most open data sets are folders named after classes. For those a reader is a table: `landmarks`, the folder names of
-the published layout, `decisions`, what becomes of each label, and `code_of`, where the label stands in a path.
+Most open datasets are folders named after classes. Their readers are tables: `landmarks` are the folder names of the
+published layout, `decisions` map each label to a class or drop it, and `code_of` extracts the label from a path.
 """
 
 import hashlib
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import CelluScanError
+from ..errors import BadImage, CelluScanError
+from .entries import EMPTY_FOLDER, Entry, Tree
 from .groups import shown
 from .hidden import hidden_part
 from .records import Decision, Dropped, Record, SourceInfo
-from .tree import EMPTY_FOLDER, Entry, Tree
 
 
 class Source(ABC):
-    """One source of a build, under the name it was given on the command line.
+    """One source of a build, under its name on the command line.
 
-    Once its records were listed, `stamp` says in which state its files were found, and `notes` what its user should
-    know of them, a line each. `groups_from` says what tells the groups of its records, in words. `variant` says which
-    of several images of a record are read, if its records do not tell.
+    After its records are listed, `stamp` is a digest of the state of its files and `notes` are lines that its user
+    should read. `groups_from` describes where the groups of its records come from. `variant` tells which of several
+    images of a record are read, if the records do not.
     """
 
     info: SourceInfo
@@ -32,23 +32,23 @@ class Source(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.key = name  # as the command line names it
+        self.key = name  # on the command line
         self.license = self.info.license
         self.stamp = ""
         self.notes: list[str] = []
 
     @property
     def location(self) -> Path | None:
-        """Where its files are; None where it has none."""
+        """The path of its files; None if it has none."""
         return None
 
     @abstractmethod
     def records(self) -> Iterator[Record | Dropped]:
-        """Every cell and every file that is none, in an order that depends on names alone."""
+        """List all cells, and all files that are not cells, in an order that depends on names alone."""
 
     @abstractmethod
     def read(self, record: Record) -> bytes:
-        """The bytes of the record's image file. Raises `BadImage`."""
+        """Read the image file of a record. Raises `BadImage`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,10 @@ class File:
 
 
 class TreeSource(Source):
-    """A source whose images are files of a tree laid out as `landmarks` says.
+    """A source whose images are files of a tree with the folders `landmarks`.
 
-    The layout may begin deeper than the path given (an archive often wraps its files in a folder), even in several
-    places (`part1/`, `part2/`). Where it begins in one place, `image_id` counts from there, so that it does not depend
-    on the packing.
+    The layout may start below the path given (an archive often wraps its files in a folder), even in several places
+    (`part1/`, `part2/`). If it starts in one place, `image_id` is relative to it, so that packing does not matter.
     """
 
     landmarks: ClassVar[tuple[str, ...]]
@@ -84,7 +83,7 @@ class TreeSource(Source):
         return self.tree.location
 
     def __getstate__(self) -> dict[str, object]:
-        """What `read` needs; a worker process does without what was gathered while listing."""
+        """The state that `read` needs in a worker process."""
         return {"name": self.name, "license": self.license, "tree": self.tree}
 
     def records(self) -> Iterator[Record | Dropped]:
@@ -93,8 +92,10 @@ class TreeSource(Source):
         hidden = {part for entry in listed if (part := hidden_part(entry.path))}
         files = [entry for entry in entries if entry.problem != EMPTY_FOLDER]
         if not files:
-            beside = f" but hidden and system files ({shown(hidden)})" if hidden else ""
-            raise CelluScanError(f"source {self.name}: {self.tree.location} holds no files{beside}; {self.expected()}")
+            hidden_only = f" but hidden and system files ({shown(hidden)})" if hidden else ""
+            raise CelluScanError(
+                f"source {self.name}: {self.tree.location} holds no files{hidden_only}; {self.expected()}"
+            )
         self.notes = [f"passed over {len(hidden)} hidden or system folders and files: {shown(hidden)}"] * bool(hidden)
         self.stamp = hashlib.sha256(repr([entry.stamp for entry in entries]).encode()).hexdigest()
         self.members = frozenset(entry.path for entry in files)
@@ -107,58 +108,60 @@ class TreeSource(Source):
                 yield Dropped(image_id, entry.problem)
             else:
                 root = self.root_of(entry.path)
-                if root is None:  # a file beside the layout: a licence, a page of the publisher
+                if root is None:  # a file outside the layout, such as a licence
                     root = common if entry.path.startswith(common) else ""
                 yield from self.cells(File(entry.path.removeprefix(root), root, image_id))
 
     def prepare(self, entries: Sequence[Entry]) -> None:
-        """Learn from all entries what `cells` needs to know of each."""
+        """Collect from all entries what `cells` needs for each."""
 
     @abstractmethod
     def cells(self, file: File) -> Iterator[Record | Dropped]:
-        """The cells of one file; nothing for a file that only describes others."""
+        """Yield the cells of one file; nothing for a file that only describes others."""
 
     def read(self, record: Record) -> bytes:
         return self.tree.read(record.member)
 
     def table(self, member: str) -> str:
-        """The text of a file that describes others. Raises `BadImage` where there is none."""
+        """Return the text of a file that describes others; empty if it cannot be read."""
         try:
             return self.tree.read(member).decode("utf-8-sig")
+        except BadImage:
+            return ""
         except UnicodeDecodeError:
             raise CelluScanError(
-                f"source {self.name}: {member} is not UTF-8; save it so (in Excel: CSV UTF-8)"
+                f"source {self.name}: {member} is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"
             ) from None
 
     def expected(self) -> str:
         return f"expected the folders {', '.join(self.landmarks)} ({self.info.title}, {self.info.url})"
 
     def without_layout(self) -> str:
-        """The root where no file stands in the published layout. Raises `CelluScanError` for a published source."""
+        """Return the root if no file is in the expected layout. Raises `CelluScanError` for a published source."""
         raise CelluScanError(f"source {self.name}: unknown layout in {self.tree.location}; {self.expected()}")
 
     def root_of(self, path: str) -> str | None:
-        """The folder in which the layout of a file begins: that of its first landmark; None where it has none."""
-        known = {landmark.casefold() for landmark in self.landmarks}
+        """Return the folder of the first landmark in a path, where its layout starts; None if it has none."""
+        landmarks = {landmark.casefold() for landmark in self.landmarks}
         folders = path.split("/")[:-1]
         for depth, folder in enumerate(folders):
-            if folder.casefold() in known:
+            if folder.casefold() in landmarks:
                 return "".join(f"{above}/" for above in folders[:depth])
         return None
 
 
 class ClassFolderSource(TreeSource):
-    """A tree in which a file's path names its label; `decisions` says what each label becomes."""
+    """A tree in which a file's path names its label; `decisions` maps labels to classes."""
 
     decisions: ClassVar[Mapping[str, Decision]]
     augmented: ClassVar[bool] = False
 
     def code_of(self, path: str) -> str:
-        """The source's own label for the file; by default the first folder of its path."""
+        """Return the source's own label of a file; by default the first folder of its path."""
         return path.split("/")[0] if "/" in path else ""
 
     def group_of(self, path: str) -> str | None:
-        """What else was made of the same blood, as far as the path tells; None where that is nothing."""
+        """Return the group that the path names (smear, patient, original image); None if it names none."""
         return None
 
     def cells(self, file: File) -> Iterator[Record | Dropped]:
@@ -174,15 +177,15 @@ class ClassFolderSource(TreeSource):
 
 
 def parent_folder(path: str) -> str:
-    """The name of the folder a file lies in; empty for one that lies in none."""
+    """Return the name of the folder of a file; empty at the top level."""
     return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def folder_of(path: str) -> str:
-    """The path of the folder a file lies in; empty for one that lies in none."""
+    """Return the path of the folder of a file; empty at the top level."""
     return path.rpartition("/")[0]
 
 
 def same(reason: str, **labels: str) -> dict[str, Decision]:
-    """Decisions for labels that mean exactly one of our classes: `same("…", EOS="Eosinophil")`."""
+    """Return decisions for labels that mean exactly one class: `same("…", EOS="Eosinophil")`."""
     return {code: Decision(label, reason) for code, label in labels.items()}

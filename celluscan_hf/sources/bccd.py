@@ -1,8 +1,8 @@
 """BCCD, 364 fields of a smear with boxes around cells (MIT). https://github.com/Shenggan/BCCD_Dataset
 
 `JPEGImages/*.jpg`, `Annotations/*.xml` (VOC boxes: WBC, RBC, Platelets), `labels.csv` (white-cell types of a field).
-A white cell takes its type from `labels.csv` where its field has one type; nothing says which cell is which elsewhere.
-A platelet is dropped where a white cell stands in the window around it.
+A white cell gets its type from `labels.csv` if its field has only one; otherwise nothing says which cell is which.
+A platelet is dropped if the window around it also shows a white cell.
 """
 
 import csv
@@ -17,16 +17,16 @@ from defusedxml.ElementTree import fromstring
 
 from ..errors import BadImage
 from .base import File, TreeSource
+from .entries import Tree
 from .records import Decision, Dropped, Record, SourceInfo
-from .tree import Tree
 
-_MARGIN = 1.75  # window side over the longer side of the box: the cell and some of its neighbours, as in other sources
-_MIN_WINDOW = 128  # pixels; a tight box around a platelet would be blown up until only blur is left
+_MARGIN = 1.75  # window side over the longer side of the box: shows some neighbours, as other sources do
+_MIN_WINDOW = 128  # pixels; a tight box around a platelet would be enlarged to a blur
 
-# what reading a box raises where a tag is missing, holds no number or one out of range, or the encoding is unknown
+# raised while reading a box if a tag is missing or not a valid number, or if the encoding is unknown
 _MALFORMED = (AttributeError, TypeError, ValueError, LookupError, OverflowError)
 _WHITE: dict[str, Decision] = {
-    "NEUTROPHIL": Decision("Neutrophil", "band and segmented are not told apart: the parent class"),
+    "NEUTROPHIL": Decision("Neutrophil", "band and segmented are not distinguished: the parent class"),
     "EOSINOPHIL": Decision("Eosinophil", "the one type of the field"),
     "LYMPHOCYTE": Decision("Lymphocyte", "the one type of the field"),
     "MONOCYTE": Decision("Monocyte", "the one type of the field"),
@@ -35,14 +35,14 @@ _WHITE: dict[str, Decision] = {
 
 
 class BCCD(TreeSource):
-    """One record a box; the field is the group. A record's image is a square window around the box."""
+    """One record per box: a square window around it. The field is the group."""
 
     info = SourceInfo(
         title="BCCD",
         license="MIT",
         citation="Shenggan, BCCD Dataset: a small-scale dataset for blood cells detection, 2017",
         url="https://github.com/Shenggan/BCCD_Dataset",
-        caution="Windows cut from fields around boxes; types are given per field, so only fields of one type are used.",
+        caution="Windows around boxes in fields; types are given per field, so only fields with one type are used.",
         published=dict(RBC=4155, WBC=372, Platelets=361),
     )
     groups_from = "the field"
@@ -61,7 +61,7 @@ class BCCD(TreeSource):
         folder, _, name = file.path.partition("/")
         if folder == "Annotations" and name.endswith(".xml"):
             if f"{file.root}JPEGImages/{name.removesuffix('.xml')}.jpg" not in self.members:
-                yield Dropped(file.image_id, "missing_file", "boxes without their field in JPEGImages")
+                yield Dropped(file.image_id, "missing_file", "boxes without an image in JPEGImages")
         elif folder == "JPEGImages":
             yield from self._field(file, stem=name.rpartition(".")[0])
         elif file.path != "labels.csv":
@@ -93,35 +93,31 @@ class BCCD(TreeSource):
             reason = f"no_class:{code}" if decision else f"unknown_label:{code}"
             return Dropped(image_id, reason, decision.reason if decision else "", box.name)
         if box.name != "WBC" and any(box.shows(other) for other in white):
-            return Dropped(image_id, "other_cell_in_window", "a white cell stands in the window around it", box.name)
+            return Dropped(image_id, "other_cell_in_window", "the window around it also shows a white cell", box.name)
         return Record(image_id, file.member, decision.label, box.name, file.image_id, box=box.window)
 
     def _types_of(self, root: str, stem: str) -> list[str]:
-        """The different types of white cells of a field, from `labels.csv` (columns Image, Category)."""
+        """Return the distinct types of white cells in a field, from `labels.csv` (columns Image, Category)."""
         if root not in self._types:
             self._types[root] = dict(self._rows(f"{root}labels.csv"))
         return self._types[root].get(stem.rpartition("_")[2].lstrip("0") or "0", [])
 
     def _rows(self, table: str) -> Iterator[tuple[str, list[str]]]:
-        try:
-            text = self.table(table)
-        except BadImage:
-            return
-        for row in csv.DictReader(io.StringIO(text)):
+        for row in csv.DictReader(io.StringIO(self.table(table))):
             types = [kind.strip() for kind in (row.get("Category") or "").split(",")]
             yield (row.get("Image") or "").strip(), sorted({kind for kind in types if kind})
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box of a field by its name: `centre` and the square `window` around it (left, top, right, bottom), pixels."""
+    """A box of a field: `name`, `centre` and the square `window` around it (left, top, right, bottom) in pixels."""
 
     name: str
     centre: tuple[float, float]
     window: tuple[int, int, int, int]
 
     def shows(self, other: "Box") -> bool:
-        """Whether the centre of another box lies in this one's window."""
+        """Whether the centre of another box lies in the window of this one."""
         left, top, right, bottom = self.window
         return left <= other.centre[0] < right and top <= other.centre[1] < bottom
 
@@ -149,7 +145,7 @@ def _integers(element: Element | None, *names: str) -> list[int]:
 
 
 def _window(corners: list[int], width: int, height: int) -> tuple[int, int, int, int]:
-    """A square around the box, moved (and at last shrunk) to lie within the field of `width` x `height` pixels."""
+    """Return a square around the box, moved (and if need be shrunk) to fit a field of `width` x `height` pixels."""
     left, top, right, bottom = corners
     side = min(max(_MIN_WINDOW, round(_MARGIN * max(right - left, bottom - top))), width, height)
     x = min(max((left + right - side) // 2, 0), width - side)
@@ -158,7 +154,7 @@ def _window(corners: list[int], width: int, height: int) -> tuple[int, int, int,
 
 
 def red_cells(tree: Tree) -> Iterator[tuple[str, list[tuple[int, int, int, int]]]]:
-    """Of every field its file, and windows around red cells in which no other kind of cell stands."""
+    """Yield the path of each field and the windows around its red cells that show no other kind of cell."""
     for entry in tree.entries():
         before, folder, name = entry.path.rpartition("Annotations/")
         if folder and name.endswith(".xml"):

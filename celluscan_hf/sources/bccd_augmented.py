@@ -1,8 +1,8 @@
 """The augmented BCCD fields often found as "dataset2-master": 12,444 images made of about 350 cells.
 
 https://github.com/Shenggan/BCCD_Dataset is where the fields come from. `images/<part>/<CLASS>/_<source>_<n>.jpeg`:
-an equal source index within a part and class marks copies of one field. Its own train and test parts hold copies of
-the same fields as BCCD, so a group may only be trained on, and BCCD with it where both are in a build.
+copies of one field share a source index within a part and class. Its train and test parts hold copies of the same
+fields as BCCD, so its images may only be used for training, and those of BCCD too if both are in a build.
 """
 
 import re
@@ -14,14 +14,14 @@ _COPY = re.compile(r"_(\d+)_\d+\.jpe?g$")
 
 
 class BCCDAugmented(ClassFolderSource):
-    """Rotated, mirrored and shifted copies of whole fields, 320x240 JPEG with black corners."""
+    """Rotated, flipped and shifted copies of whole fields, 320x240 JPEG with black corners."""
 
     info = SourceInfo(
         title="dataset2-master (augmented BCCD)",
         license="unknown",
         citation="Mooney, Blood Cell Images, 2018, derived from BCCD (MIT)",
         url="https://www.kaggle.com/datasets/paultimothymooney/blood-cells",
-        caution="Whole fields, not single cells; rotated copies with black corners, padded more than others.",
+        caution="Whole fields, not single cells; rotated copies with black corners and more padding than others.",
         published=dict(EOSINOPHIL=3120, LYMPHOCYTE=3103, MONOCYTE=3098, NEUTROPHIL=3123),
         derived_from="bccd",
     )
@@ -35,7 +35,7 @@ class BCCDAugmented(ClassFolderSource):
             LYMPHOCYTE="Lymphocyte",
             MONOCYTE="Monocyte",
         ),
-        **same("band and segmented are not told apart: the parent class", NEUTROPHIL="Neutrophil"),
+        **same("band and segmented are not distinguished: the parent class", NEUTROPHIL="Neutrophil"),
     }
 
     def code_of(self, path: str) -> str:

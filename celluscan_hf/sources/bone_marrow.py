@@ -1,7 +1,7 @@
 """Bone-Marrow-Cytomorphology, 171,375 cells of 945 patients, MLL, Helmholtz and Fraunhofer (Matek et al. 2021).
 
-https://doi.org/10.7937/TCIA.AXH3-T579 — `<CODE>/<range>/<CODE>_NNNNN.jpg`. Bone marrow, not blood: its cells stand
-among others and are stained otherwise, so a model of blood should be tested on them before it is trained on them.
+https://doi.org/10.7937/TCIA.AXH3-T579 — `<CODE>/<range>/<CODE>_NNNNN.jpg`. Bone marrow, not blood: cells are
+crowded and stained differently, so test a blood model on them before training one on them.
 """
 
 from .base import ClassFolderSource, same
@@ -9,13 +9,13 @@ from .records import Decision, SourceInfo
 
 
 class BoneMarrow(ClassFolderSource):
-    """One folder a code. The names tell no patient, so each image is its own group."""
+    """One folder per code. File names do not identify patients, so each image is its own group."""
 
     info = SourceInfo(
         title="Bone-Marrow-Cytomorphology_MLL_Helmholtz_Fraunhofer",
         license="CC-BY-4.0",
         citation="Matek et al., Highly accurate differentiation of bone marrow cell morphologies using deep neural "
-        "networks on a large image data set, Blood 138, 2021",
+        "networks on a large image dataset, Blood 138, 2021",
         url="https://doi.org/10.7937/TCIA.AXH3-T579",
         caution="Bone marrow, not blood.",
         published=dict(total=171_375),
@@ -39,7 +39,7 @@ class BoneMarrow(ClassFolderSource):
         "BLA": Decision(None, "blast without a lineage: may be lymphoid, so not our Myeloblast"),
         "FGC": Decision(None, "faggot cell: a leukaemic promyelocyte full of Auer rods, unlike our Promyelocyte"),
         "HAC": Decision(None, "hairy cell: a neoplastic lymphocyte, unlike our normal Lymphocyte"),
-        "KSC": Decision(None, "smudge cell: a ruptured nucleus, no class can be told"),
+        "KSC": Decision(None, "smudge cell: a ruptured nucleus of unknown class"),
         "LYI": Decision(None, "immature lymphocyte: a precursor, unlike our mature Lymphocyte"),
         "NIF": Decision(None, "not identifiable"),
         "OTH": Decision(None, "other cell"),

@@ -1,7 +1,7 @@
-"""Draws single blood cells from the table in `morphology`: a cell amid red cells, as on a stained smear.
+"""Synthetic blood cells, drawn from the table in `morphology`: a cell among red cells, as on a stained smear.
 
-The field behind the cell is drawn first and by one process for all classes, so it cannot tell the class. Shapes are
-distance fields (negative inside), of which `_cover` makes soft-edged masks.
+The background is drawn first and in the same way for all classes, so it does not reveal the class. Shapes are distance
+fields (negative inside), which `_cover` turns into soft-edged masks.
 """
 
 import math
@@ -16,11 +16,11 @@ from .morphology import (
     BACKGROUND,
     FIELD_WIDTH,
     FINER,
-    LOOKS,
+    MORPHOLOGY,
     RED_CELL,
     RED_CELL_DIAMETER,
+    CellMorphology,
     Granules,
-    Look,
     Nucleus,
     Span,
 )
@@ -30,8 +30,8 @@ Spot = tuple[float, float]
 
 _RED_CELL_TRIES = (20, 60)
 _RED_CELL_SPACING = 5.5
-_CLEAR_RADIUS = 8.2  # no red cell has its centre nearer, so that even a platelet lies free
-_LAVENDER = (0.90, 0.955, 1.13)  # gains that turn the cream field into the bluish one of other staining batches
+_CLEAR_RADIUS = 8.2  # minimum distance of red cells from the centre, so that even a platelet is not covered
+_LAVENDER = (0.90, 0.955, 1.13)  # gains that turn the cream background into the bluish one of other staining batches
 _OVERSAMPLING = 4
 _SPINE_STEP = 0.35
 _LOBE_SHARE = 0.66  # the rest of the spine is filament
@@ -39,7 +39,7 @@ _FILAMENT = 0.18
 
 
 class Patch(NamedTuple):
-    """A window of the image: `rgb` is a view to paint into, `x` and `y` are micrometres from the patch's centre."""
+    """A window of the image: `rgb` is a writable view, `x` and `y` are micrometres from the centre of the window."""
 
     rgb: Plane
     x: Plane
@@ -51,7 +51,7 @@ class Patch(NamedTuple):
 
 
 def draw_cell(name: str, rng: np.random.Generator, size: int = 256) -> Image.Image:
-    """A drawn cell of the class `name`, `size` pixels square. Raises `KeyError` for a name that is no class."""
+    """Draw a cell of the class `name`, `size` x `size` pixels. Raises `KeyError` if `name` is not a class."""
     if name not in taxonomy.LABEL2ID:
         raise KeyError(name)
     rgb = _background(rng, size)
@@ -59,14 +59,14 @@ def draw_cell(name: str, rng: np.random.Generator, size: int = 256) -> Image.Ima
     gains = (batch * rng.uniform(0.96, 1.03) * rng.normal(1, 0.01, 3)).astype(np.float32)
     blur = rng.uniform(0.2, 0.7) * size / 256
     off_x, off_y = rng.normal(0, 0.7, 2).clip(-1.5, 1.5).tolist()
-    look = LOOKS[str(rng.choice(FINER.get(name, (name,))))]
-    _paint_cell(rgb, look, (off_x, off_y), rng)
+    drawn = str(rng.choice(FINER.get(name, (name,))))
+    _paint_cell(rgb, MORPHOLOGY[drawn], (off_x, off_y), rng)
     image = Image.fromarray((rgb * gains).clip(0, 255).astype(np.uint8))
     return image.filter(ImageFilter.GaussianBlur(blur))
 
 
 def _background(rng: np.random.Generator, size: int) -> Plane:
-    """The empty field with its red cells and, in some, a stray platelet."""
+    """Draw the background with its red cells and, in some images, a stray platelet."""
     rgb = np.empty((size, size, 3), np.float32)
     slope = np.linspace(-1, 1, size, dtype=np.float32)
     tilt_x, tilt_y = rng.normal(0, 0.012, 2)
@@ -81,12 +81,12 @@ def _background(rng: np.random.Generator, size: int) -> Plane:
             _paint_red_cell(rgb, (x, y), edge, tint, rng)
     if rng.random() < 0.35:
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(11.5, 17)
-        _paint_cell(rgb, LOOKS["Platelet"], (reach * math.cos(angle), reach * math.sin(angle)), rng)
+        _paint_cell(rgb, MORPHOLOGY["Platelet"], (reach * math.cos(angle), reach * math.sin(angle)), rng)
     return rgb
 
 
 def _paint_red_cell(rgb: Plane, spot: Spot, edge: float, tint: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """A biconcave disc: darkest near the rim, pale in the middle; where two overlap, both absorb."""
+    """Paint a biconcave disc: darkest near the rim, pale in the middle. Overlapping cells both absorb."""
     radius = _pick(RED_CELL_DIAMETER, rng) / 2
     patch = _patch(rgb, spot, radius * 1.5)
     distance = _disc(patch, radius, 0.3, rng)
@@ -96,27 +96,27 @@ def _paint_red_cell(rgb: Plane, spot: Spot, edge: float, tint: NDArray[np.float6
     patch.rgb[...] *= 1 - depth[..., None] * (rng.uniform(0.8, 1.1) * absorbed).astype(np.float32)
 
 
-def _paint_cell(rgb: Plane, look: Look, spot: Spot, rng: np.random.Generator) -> None:
-    radius = _pick(look.diameter, rng) / 2
+def _paint_cell(rgb: Plane, cell: CellMorphology, spot: Spot, rng: np.random.Generator) -> None:
+    radius = _pick(cell.diameter, rng) / 2
     patch = _patch(rgb, spot, radius * 1.35)
-    body_distance = _disc(patch, radius, look.uneven, rng)
+    body_distance = _disc(patch, radius, cell.uneven, rng)
     body = _cover(body_distance, 0.45)
-    cytoplasm = np.array(look.cytoplasm) + rng.normal(0, 4, 3)
-    mottle = look.texture * _noise(patch, 0.5, rng) - 22 * _cover(-body_distance - 0.35, 0.7)
+    cytoplasm = np.array(cell.cytoplasm) + rng.normal(0, 4, 3)
+    mottle = cell.texture * _noise(patch, 0.5, rng) - 22 * _cover(-body_distance - 0.35, 0.7)
     patch.paint(body, cytoplasm.astype(np.float32) + mottle[..., None])
-    granules = [(kind, _granule_cover(patch, kind, radius, rng) * body) for kind in look.granules]
+    granules = [(kind, _granule_cover(patch, kind, radius, rng) * body) for kind in cell.granules]
     for kind, cover in granules:
         patch.paint(cover, kind.colour)
-    vacuoles = Granules(look.vacuoles, (0.3, 0.8), (244, 230, 228))
+    vacuoles = Granules(cell.vacuoles, (0.3, 0.8), (244, 230, 228))
     patch.paint(_granule_cover(patch, vacuoles, radius, rng) * body, vacuoles.colour)
-    if look.nucleus:
-        nucleus = _paint_nucleus(patch, look.nucleus, radius, body, rng)
+    if cell.nucleus:
+        nucleus = _paint_nucleus(patch, cell.nucleus, radius, body, rng)
         for kind, cover in granules:
             patch.paint(cover * nucleus * kind.over_nucleus, kind.colour)
 
 
 def _paint_nucleus(patch: Patch, nucleus: Nucleus, radius: float, body: Plane, rng: np.random.Generator) -> Plane:
-    """Paints the nucleus and returns its mask."""
+    """Paint the nucleus and return its mask."""
     points, widths = _fit(*_spine(nucleus, radius, rng), nucleus, radius, rng)
     x, y = (axis + nucleus.wavy * _noise(patch, 2.2, rng) for axis in (patch.x, patch.y))
     distance = np.full(x.shape, np.inf, np.float32)
@@ -133,7 +133,7 @@ def _paint_nucleus(patch: Patch, nucleus: Nucleus, radius: float, body: Plane, r
 
 
 def _spine(nucleus: Nucleus, radius: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """Points along the spine and the half width at each."""
+    """Sample points along the spine and the half width at each."""
     lobes = int(rng.integers(nucleus.lobes[0], nucleus.lobes[1], endpoint=True))
     length = _pick(nucleus.length, rng) * radius
     along = np.linspace(0, 1, int(length / _SPINE_STEP) + 2)
@@ -148,7 +148,7 @@ def _spine(nucleus: Nucleus, radius: float, rng: np.random.Generator) -> tuple[P
 
 
 def _lobed(within: NDArray[np.float64], lobe: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """The half width along lobes of unequal size, 0 between them; `within` is the place in each lobe's stretch."""
+    """Return the half width along lobes of unequal size, 0 between them; `within` is the position in each lobe."""
     from_middle = (2 * within - 1) / _LOBE_SHARE
     sizes = rng.uniform(0.8, 1.1, lobe.max() + 1)
     return np.asarray(sizes[lobe] * np.sqrt((1 - from_middle**2).clip(0)))
@@ -157,7 +157,7 @@ def _lobed(within: NDArray[np.float64], lobe: NDArray[np.int64], rng: np.random.
 def _fit(
     points: Plane, widths: Plane, nucleus: Nucleus, radius: float, rng: np.random.Generator
 ) -> tuple[Plane, Plane]:
-    """The nucleus scaled to lie within the cell and moved off its centre."""
+    """Scale the nucleus to fit in the cell and move it off the centre."""
     points = points - (points.min(0) + points.max(0)) / 2
     reach = float((np.hypot(points[:, 0], points[:, 1]) + widths).max())
     scale = min(1.0, 0.93 * radius / reach)
@@ -180,7 +180,7 @@ def _paint_nucleoli(patch: Patch, nucleus: Nucleus, centre: Plane, radius: float
 
 
 def _granule_cover(patch: Patch, granules: Granules, radius: float, rng: np.random.Generator) -> Plane:
-    """The mask of granules strewn over a disc of the cell's radius, each of its own depth."""
+    """Draw the mask of granules scattered over a disc of the cell's radius, each with its own opacity."""
     height, width = patch.rgb.shape[:2]
     mask = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
     draw = ImageDraw.Draw(mask)
@@ -197,7 +197,7 @@ def _granule_cover(patch: Patch, granules: Granules, radius: float, rng: np.rand
 
 
 def _patch(rgb: Plane, spot: Spot, reach: float) -> Patch:
-    """The window of `reach` around `spot`, cut at the border of the image."""
+    """Return the window of half side `reach` around `spot`, clipped to the image."""
     size = rgb.shape[0]
     pixel = FIELD_WIDTH / size
     (left, right), (top, bottom) = (
@@ -209,7 +209,7 @@ def _patch(rgb: Plane, spot: Spot, reach: float) -> Patch:
 
 
 def _disc(patch: Patch, radius: float, uneven: float, rng: np.random.Generator) -> Plane:
-    """The distance field of a slightly oval, uneven disc."""
+    """Compute the distance field of a slightly oval, uneven disc."""
     angle, oval = rng.uniform(0, np.pi), 1 + rng.uniform(0, 0.12)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     along = (patch.x * cos + patch.y * sin) / np.float32(oval)
@@ -219,7 +219,7 @@ def _disc(patch: Patch, radius: float, uneven: float, rng: np.random.Generator) 
 
 
 def _noise(patch: Patch, grain: float, rng: np.random.Generator) -> Plane:
-    """Smooth noise of about unit variance whose clumps are `grain` across."""
+    """Draw smooth noise of about unit variance with a correlation length of `grain` micrometres."""
     height, width = patch.rgb.shape[:2]
     rows, columns = (max(2, round(side * patch.pixel / grain)) for side in (height, width))
     coarse = Image.fromarray(rng.standard_normal((rows, columns), np.float32))
@@ -227,7 +227,7 @@ def _noise(patch: Patch, grain: float, rng: np.random.Generator) -> Plane:
 
 
 def _cover(distance: Plane, softness: float) -> Plane:
-    """1 inside, 0 outside, and a ramp `softness` wide between."""
+    """Return 1 inside, 0 outside and a ramp of width `softness` between them."""
     return (0.5 - distance / np.float32(softness)).clip(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""What tells which cells came from the same patient, slide or smear: an identifier in a table, or a folder's name."""
+"""Groups of cells from the same patient, slide or smear, by an identifier in a table or the name of a folder."""
 
 import re
 import unicodedata
@@ -14,7 +14,7 @@ _NO_GROUP = frozenset(  # letters and digits alone, lower case: "N/A", "<NA>" an
         "notavailable", "notapplicable", "notknown", "notrecorded",
     }
 )  # fmt: skip
-# names of folders that tell no patient, alone or with a number or letter behind: "images", "train", "part 2", "site_A"
+# folder names that do not identify a patient, also with a number or letter: "images", "train", "part 2", "site_A"
 _GENERIC = re.compile(
     r"(?:train(?:ing)?|test(?:ing)?|val(?:id|idation)?|dev|eval(?:uation)?|holdout|unlabell?ed|labell?ed"
     r"|(?:sub)?set|data(?:set)?|split|fold|part|batch|chunk|folder|dir|class|version|v"
@@ -25,14 +25,14 @@ _GENERIC = re.compile(
     r"(?: ?[0-9]{1,2}| [a-z])?"
     r"|patients?|subjects?|donors?|cases?|slides?|smears?|\d{2,4}(?:x\d{2,4}|px)"
 )
-_MIN_ABOVE = 3  # with fewer folders above the classes, parts of a data set are likelier than patients
+_MIN_ABOVE = 3  # fewer folders above the classes are more likely parts of a dataset than patients
 _SHOWN = 3  # names in a sentence
 
 
 def group_name(value: object) -> str:
-    """An identifier in one form: 3, "3" and 3.0 are one group, and so are NFC and NFD. Empty for no group.
+    """Normalize an identifier: 3, "3" and 3.0 are one group, and so are NFC and NFD. Empty for no group.
 
-    No group are values such as NA, nan, null, None, unknown, and whatever has neither letter nor digit.
+    NA, nan, null, None, unknown and the like, and values without letters and digits, are no group.
     """
     text = " ".join(unicodedata.normalize("NFC", str(value)).split())
     text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)
@@ -40,15 +40,14 @@ def group_name(value: object) -> str:
 
 
 def shown(names: Iterable[str]) -> str:
-    """The first few of some names, quoted, for a sentence of one line."""
-    some = sorted(set(names))
-    more = ", …" if len(some) > _SHOWN else ""
-    return ", ".join(map(repr, some[:_SHOWN])) + more
+    """Quote the first few names for a message of one line."""
+    distinct = sorted(set(names))
+    return ", ".join(map(repr, distinct[:_SHOWN])) + ", …" * (len(distinct) > _SHOWN)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file lies: the class folders of its path, and the folders above the first and below it."""
+    """The folders of a path: those named after classes, those above the first of them and those below it."""
 
     classes: tuple[str, ...]
     above: tuple[str, ...]
@@ -57,19 +56,19 @@ class Place:
 
 @lru_cache(4096)
 def place_of(folder: str) -> Place:
-    """The place of the files in a folder, by its path in the tree; all folders are above where none is a class."""
+    """Sort the folders of a path in the tree; all are `above` if none is a class."""
     parts = [part for part in folder.split("/") if part not in ("", ".")]
-    found = [number for number, part in enumerate(parts) if is_class(part)]
-    first = found[0] if found else len(parts)
+    classes = [number for number, part in enumerate(parts) if is_class(part)]
+    first = classes[0] if classes else len(parts)
     return Place(
-        classes=tuple(parts[number] for number in found),
+        classes=tuple(parts[number] for number in classes),
         above=tuple(parts[:first]),
-        between=tuple(part for number, part in enumerate(parts) if number > first and number not in found),
+        between=tuple(part for number, part in enumerate(parts) if number > first and number not in classes),
     )
 
 
 def is_class(text: str) -> bool:
-    """Whether a folder's name is a class of the taxonomy."""
+    """Whether a folder name is a class of the taxonomy."""
     try:
         taxonomy.lookup(text)
     except KeyError:
@@ -79,11 +78,10 @@ def is_class(text: str) -> bool:
 
 @dataclass(frozen=True)
 class FolderGroups:
-    """Groups that the folders of a tree give.
+    """Groups given by the folders of a tree.
 
-    `names` gives the group of each folder whose files have one; `level` says in words which folder that is, and is
-    empty where there is none. `unused` are names of folders that were not taken as groups. `unclear` is set where two
-    levels could be the patients.
+    `names` maps folders to groups, for those whose files have one; `level` describes which folder is the group, if any.
+    `unused` are folder names that were not taken as groups. `unclear` is set if two levels could be the patients.
     """
 
     names: Mapping[str, str]
@@ -93,10 +91,10 @@ class FolderGroups:
 
 
 def groups_of_folders(folders: Iterable[str]) -> FolderGroups:
-    """The groups of files by the folders they lie in: `class/patient/image`, or `patient/class/image`.
+    """Find groups in folder paths, `class/patient/image` or `patient/class/image`.
 
-    The outermost folder between class and image is the group, or else that above the class if there are several.
-    Names that tell no patient, such as `images`, `train` or `unknown`, and folders that all paths share are skipped.
+    The group is the outermost folder between class and image, or else the one above the class if there are several.
+    Names that do not identify a patient (`images`, `train`, `unknown`) and folders shared by all paths are skipped.
     """
     places = {folder: place_of(folder) for folder in folders}
     between = _first_that_differ({folder: place.between for folder, place in places.items() if place.classes})
@@ -113,14 +111,14 @@ def groups_of_folders(folders: Iterable[str]) -> FolderGroups:
 
 
 def _first_that_differ(paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """For each folder the first name of its path that tells a group, after those that all paths begin with."""
-    telling = {
+    """Return for each folder the first name that can be a group, after those that all paths start with."""
+    candidates = {
         folder: [group_name(part) for part in parts if group_name(part) and not _is_generic(part)]
         for folder, parts in paths.items()
     }
-    while all(telling.values()) and len({parts[0] for parts in telling.values()}) == 1:
-        telling = {folder: parts[1:] for folder, parts in telling.items()}
-    return {folder: parts[0] for folder, parts in telling.items() if parts}
+    while all(candidates.values()) and len({parts[0] for parts in candidates.values()}) == 1:
+        candidates = {folder: parts[1:] for folder, parts in candidates.items()}
+    return {folder: parts[0] for folder, parts in candidates.items() if parts}
 
 
 def _is_generic(name: str) -> bool:

@@ -1,8 +1,8 @@
-"""Any Hugging Face data set with a column of images and one of labels: parquet, `save_to_disk`, or a name on the Hub.
+"""Any Hugging Face dataset with images and labels: parquet, `save_to_disk`, or a name on the Hub.
 
-The images are taken as they are stored. Label names are looked up in the taxonomy; those that are in it under no name
-stop the build in one error, which lists them all, and `Selection.labels` says what they mean. The splits of the data
-set are read together: a build deals its own, by group. Of a data set that this project built, the originals are read.
+Images are used as stored. Label names are looked up in the taxonomy; one error lists all unknown labels, which
+`Selection.labels` can map. The splits of the dataset are pooled, since a build makes its own, by group. Of a dataset
+built by this project, the originals are read.
 """
 
 import hashlib
@@ -20,22 +20,23 @@ from .. import taxonomy
 from ..errors import BadImage, CelluScanError
 from . import hf_tables
 from .base import Source
+from .entries import check_size, clean_path
 from .groups import group_name
-from .hf_files import DataFile, DataSetFiles
+from .hf_files import DataFile, DatasetFiles
 from .records import Dropped, Record, SourceInfo
-from .tree import MAX_FILE_BYTES, FolderTree, clean_path
+from .tree import FolderTree
 
-DROP = "drop"  # in the place of a class name
+DROP = "drop"  # instead of a class name
 GROUP_COLUMNS = ("patient", "subject", "slide", "smear", "donor", "case", "individual", "person", "group")
-_BUILT = {"image_id", "group_id", "parent_id", "augmentation"}  # columns of a data set that this project built
+_BUILT = {"image_id", "group_id", "parent_id", "augmentation"}  # columns of a dataset built by this project
 _SHOWN = 12  # labels in a message
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is read of a data set: columns, config (empty: the default), splits (none: all), and what labels mean.
+    """What to read from a dataset: columns, config (empty: the default), splits (none: all) and a mapping of labels.
 
-    `group` is the column of the patient, slide or smear, or empty. `labels` pairs a label of the data set with a class
+    `group` is the column with the patient, slide or smear, or empty. `labels` pairs labels of the dataset with a class
     or `drop`.
     """
 
@@ -55,9 +56,9 @@ class Selection:
 
 
 class HFDataset(Source):
-    """One data set; `files` are its tables. `scratch` takes copies of parquet files with large row groups."""
+    """One dataset; `files` are its tables. `scratch` takes copies of parquet files with large row groups."""
 
-    def __init__(self, name: str, files: DataSetFiles, selection: Selection, scratch: Path) -> None:
+    def __init__(self, name: str, files: DatasetFiles, selection: Selection, scratch: Path) -> None:
         self.info = _info(files, selection)
         super().__init__(name)
         self.files = files
@@ -77,7 +78,7 @@ class HFDataset(Source):
         return self.files.location
 
     def __getstate__(self) -> dict[str, object]:
-        """What `read` needs."""
+        """The state that `read` needs in a worker process."""
         kept = ("name", "license", "info", "images", "folder", "column")
         return {name: getattr(self, name) for name in kept}
 
@@ -127,37 +128,36 @@ class HFDataset(Source):
             data, path = path, None
         if data is None:
             return self._read_beside(path, name)
-        if len(data) > MAX_FILE_BYTES:
-            raise BadImage("too_many_bytes", f"over {MAX_FILE_BYTES >> 20} MiB")
+        check_size(name, len(data))
         return bytes(data)
 
     def _read_beside(self, path: str | None, table: str) -> bytes:
-        """The bytes of an image that is stored as a path, from the folder of the data set or that of its table."""
+        """Read an image stored as a path, relative to the folder of the dataset or of its table."""
         if not path:
             raise BadImage("missing_file", "the row has no image")
         if "://" in path:
             raise BadImage("not_embedded", path)
         root = self.folder.resolve()
-        places = [(place / path.replace("\\", "/")).resolve() for place in (root, (root / table).parent)]
-        inside = [place for place in places if place.is_relative_to(root)]
+        targets = [(folder / path.replace("\\", "/")).resolve() for folder in (root, (root / table).parent)]
+        inside = [target for target in targets if target.is_relative_to(root)]
         if not inside:
             raise BadImage("unsafe_path", path)
-        found = next((place for place in inside if place.is_file()), None)
-        if found is None:
+        file = next((target for target in inside if target.is_file()), None)
+        if file is None:
             raise BadImage("missing_file", path)
-        return FolderTree(root).read(found.relative_to(root).as_posix())
+        return FolderTree(root).read(file.relative_to(root).as_posix())
 
-    # What is looked up once
+    # Read once, from the tables
 
     def _check(self, file: DataFile) -> None:
-        """Refuse a table whose columns are missing or of another kind."""
+        """Check that a table has the selected columns, with suitable types."""
         schema = hf_tables.schema_of(file.path)
         wanted = {"image": self.selection.image, "label": self.selection.label, "group": self.selection.group}
         for what, column in wanted.items():
             if column and column not in schema.names:
                 raise CelluScanError(
                     f"source {self.name}: {file.name} has no column {column}; it has {', '.join(schema.names)}; "
-                    f"name the column of the {what} with --{what}-column of build_dataset.py"
+                    f"name the column of the {what} with --{what}-column"
                 )
         for what, column, is_fit, expected in (
             ("image", self.selection.image, _is_image, "images as bytes or paths"),
@@ -167,18 +167,18 @@ class HFDataset(Source):
             if not is_fit(kind):
                 raise CelluScanError(
                     f"source {self.name}: the column {column} of {file.name} holds {kind}; expected {expected}; name "
-                    f"another with --{what}-column"
+                    f"another column with --{what}-column"
                 )
 
     def _classes(self) -> dict[str, str | None]:
-        """The class of each label, None for those to be dropped. Raises a `CelluScanError` that lists the unknown."""
+        """Map labels to classes, None to drop them. Raises a `CelluScanError` that lists all unknown labels."""
         counts: Counter[str] = Counter()
         for file in self.files.files:
             counts.update(label for label in self._labels(file) if label)
         meanings = dict(self.selection.labels)
         if absent := sorted(set(meanings) - set(counts)):
             raise CelluScanError(
-                f"source {self.name}: --map-label names {', '.join(absent)}, which is no label of it; "
+                f"source {self.name}: --map-label names {', '.join(absent)}, which is not a label in it; "
                 f"there are: {', '.join(sorted(counts))}"
             )
         classes: dict[str, str | None] = {}
@@ -190,23 +190,23 @@ class HFDataset(Source):
             except KeyError:
                 unknown[label] = counts[label]
         if unknown:
-            raise self._unknown(unknown)
+            raise self._unknown_labels(unknown)
         return classes
 
-    def _unknown(self, labels: dict[str, int]) -> CelluScanError:
+    def _unknown_labels(self, labels: dict[str, int]) -> CelluScanError:
         named = [f"{label!r} ({count:,})" for label, count in labels.items()][:_SHOWN]
         more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
         numbers = all(label.lstrip("-").isdecimal() for label in labels)
-        what = "numbers without names" if numbers else f"none of the {len(taxonomy.CLASSES)} classes"
+        what = "numbers without names" if numbers else f"not among the {len(taxonomy.CLASSES)} classes"
         first = next(iter(labels))
         return CelluScanError(
             f"source {self.name}: labels of the column {self.selection.label} are {what}: {', '.join(named)}{more}; "
-            f'say what each means: --map-label "{first}=CLASS" or --map-label "{first}={DROP}" of build_dataset.py; '
+            f'map each of them: --map-label "{first}=CLASS" or --map-label "{first}={DROP}"; '
             f"classes: {', '.join(taxonomy.NAMES)}"
         )
 
     def _labels(self, file: DataFile) -> list[str]:
-        """The label of each row as text, empty where it has none."""
+        """Return the label of each row as text, empty if it has none."""
         column = self.selection.label
         feature = hf_tables.features_of(hf_tables.schema_of(file.path)).get(column)
         names: Sequence[str] | None = feature.get("names") if isinstance(feature, dict) else None
@@ -218,7 +218,7 @@ class HFDataset(Source):
         return list(hf_tables.read_column(file.path, column).to_pylist())
 
     def _image_ids(self, split: str, files: Sequence[DataFile]) -> list[str]:
-        """The `image_id` of each row of a split: what the data set calls it if that is unique, else its number."""
+        """Return the `image_id` of each row of a split: its stored name if all are unique, else its number."""
         names = [name for file in files for name in self._stored_names(file)]
         prefix = f"{self.name}/" if self._is_built else f"{self.name}/{split}/"
         unique = len(set(names)) == len(names)
@@ -237,7 +237,7 @@ class HFDataset(Source):
         return [None] * hf_tables.count_rows(file.path)
 
     def _stored_license(self) -> str:
-        """The licences that the rows of a data set built by this project state; empty for any other."""
+        """Return the licences stated in the rows of a dataset built by this project; empty for any other."""
         if not self._is_built or any("license" not in hf_tables.schema_of(f.path).names for f in self.files.files):
             return ""
         return ", ".join(sorted({name for file in self.files.files for name in self._texts(file, "license") if name}))
@@ -248,19 +248,19 @@ class HFDataset(Source):
         columns = hf_tables.schema_of(self.files.files[0].path).names
         likely = [name for name in columns if any(word in name.lower() for word in GROUP_COLUMNS)]
         hint = f"; {', '.join(likely)} may be one" if likely else ""
-        return [f"each image is its own group: name the column of the patient or slide with --group-column{hint}"]
+        return [f"each image is its own group: name the column with the patient or slide with --group-column{hint}"]
 
     def _stamp(self) -> str:
-        states = []
+        stamps = []
         for file in self.files.files:
             status = file.path.stat()
             changed = self.files.revision or status.st_mtime_ns
-            states.append((file.name, status.st_size, changed))
-        return hashlib.sha256(repr(states).encode()).hexdigest()
+            stamps.append((file.name, status.st_size, changed))
+        return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
 def _label(value: object, names: Sequence[str] | None) -> str:
-    if value is None or (names and value == -1):  # -1: what `datasets` writes for an unlabelled row
+    if value is None or (names and value == -1):  # `datasets` writes -1 for an unlabelled row
         return ""
     if names and isinstance(value, int) and 0 <= value < len(names):
         return str(names[value]).strip()
@@ -281,8 +281,8 @@ def _is_label(kind: pa.DataType) -> bool:
     return any(is_fit(kind) for is_fit in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string))
 
 
-def _info(files: DataSetFiles, selection: Selection) -> SourceInfo:
-    title = str(files.card.facts.get("pretty_name") or files.hub_name or files.location.stem)
+def _info(files: DatasetFiles, selection: Selection) -> SourceInfo:
+    title = str(files.card.metadata.get("pretty_name") or files.hub_name or files.location.stem)
     page = f"https://huggingface.co/datasets/{files.hub_name}" if files.hub_name else ""
     cited = files.card.citation or (f"{files.hub_name} on the Hugging Face Hub" if files.hub_name else "not stated")
     group = f", group {selection.group}" if selection.group else ""
@@ -291,6 +291,6 @@ def _info(files: DataSetFiles, selection: Selection) -> SourceInfo:
         license=files.card.license,
         citation=cited,
         url=page or "https://huggingface.co/docs/datasets",
-        caution=f"Read from the columns {selection.image} and {selection.label}{group} of a data set whose labels were "
+        caution=f"Read from the columns {selection.image} and {selection.label}{group} of a dataset whose labels were "
         "not checked by this project.",
     )

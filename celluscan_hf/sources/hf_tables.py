@@ -1,10 +1,9 @@
-"""Tables of a Hugging Face data set, parquet or Arrow: their columns, and single images out of them.
+"""Tables of a Hugging Face dataset, parquet or Arrow: access to columns and to single images.
 
-A parquet file is read a row group at a time, and an Arrow file is mapped into memory, so few images are in memory at a
-time. Row groups too large for that are first written again as small ones into a scratch folder.
+Parquet files are read by row group and Arrow files are memory-mapped, so few images are in memory at a time. Row groups
+that are too large are first rewritten as small ones in a scratch folder.
 """
 
-import hashlib
 import json
 import threading
 from bisect import bisect_right
@@ -20,16 +19,17 @@ import pyarrow.parquet as pq
 from ..atomic_io import atomic_write
 from ..errors import CelluScanError
 from ..modeling.formats_celluscan import is_lfs_pointer
+from .entries import scratch_copy
 
-MAX_GROUP_BYTES = 64 * 2**20  # of the images of a row group
-_WRITTEN_BYTES = 8 * 2**20  # of a row group that is written again
+MAX_GROUP_BYTES = 64 * 2**20  # images in a row group
+_WRITTEN_BYTES = 8 * 2**20  # a rewritten row group
 _BATCH = 16  # rows
 _BUFFER_BYTES = 2**20
 _reading = threading.Lock()  # a parquet file must not be read by two threads at once
 
 
 def schema_of(path: Path) -> pa.Schema:
-    """The columns of a table. Raises `CelluScanError` where the file is damaged or missing."""
+    """Return the schema of a table. Raises `CelluScanError` if the file is damaged or missing."""
     try:
         return pq.read_schema(path) if _is_parquet(path) else _mapped(str(path)).schema
     except (OSError, pa.ArrowException) as error:
@@ -37,7 +37,7 @@ def schema_of(path: Path) -> pa.Schema:
 
 
 def features_of(schema: pa.Schema) -> dict[str, Any]:
-    """What `datasets` has noted of each column of a table; empty where nothing is noted."""
+    """Return the features that `datasets` stores in a schema by column; empty if there are none."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
@@ -46,7 +46,7 @@ def features_of(schema: pa.Schema) -> dict[str, Any]:
 
 
 def read_column(path: Path, column: str) -> pa.ChunkedArray:
-    """A column; of a struct `"image.path"` reads one field alone. Raises `CelluScanError` for a damaged file."""
+    """Read a column, or one field of a struct (`"image.path"`). Raises `CelluScanError` if the file is damaged."""
     name, _, child = column.partition(".") if column not in schema_of(path).names else (column, "", "")
     try:
         table = pq.ParquetFile(path).read(columns=[column]) if _is_parquet(path) else _mapped(str(path))
@@ -56,20 +56,18 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
 
 
 def count_rows(path: Path) -> int:
-    """The number of rows of a table."""
+    """Return the number of rows of a table."""
     return int(pq.read_metadata(path).num_rows if _is_parquet(path) else _mapped(str(path)).num_rows)
 
 
 def with_small_groups(path: Path, column: str, scratch: Path) -> Path:
-    """A file to read single values of a column from: `path`, or a copy of the column in `scratch`.
+    """Return a file with small row groups: `path`, or a copy of the column in `scratch`.
 
-    The copy is made once, where the column is larger than `MAX_GROUP_BYTES` in a row group.
+    The copy is written once, if the column takes more than `MAX_GROUP_BYTES` in a row group.
     """
     if not _is_parquet(path) or _largest_group(path, column) <= MAX_GROUP_BYTES:
         return path
-    status = path.stat()
-    identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{column}"
-    copy = scratch / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.parquet"
+    copy = scratch_copy(path, scratch, ".parquet", column)
     if not copy.exists():
         try:
             with atomic_write(copy) as partial, pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
@@ -84,27 +82,27 @@ def _largest_group(path: Path, column: str) -> int:
     sizes = [0]
     for number in range(meta.num_row_groups):
         group = meta.row_group(number)
-        columns = (group.column(place) for place in range(group.num_columns))
-        own = (one for one in columns if one.path_in_schema.partition(".")[0] == column)
-        sizes.append(sum(one.total_uncompressed_size for one in own) if group.num_rows > 1 else 0)
+        chunks = (group.column(index) for index in range(group.num_columns))
+        selected = (chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column)
+        sizes.append(sum(chunk.total_uncompressed_size for chunk in selected) if group.num_rows > 1 else 0)
     return max(sizes)
 
 
 def _copy_column(file: pq.ParquetFile, column: str, target: Path) -> None:
     schema = pa.schema([file.schema_arrow.field(column)])
     with pq.ParquetWriter(target, schema, compression="none", use_dictionary=False) as writer:
-        waiting: list[pa.RecordBatch] = []
+        buffered: list[pa.RecordBatch] = []
         for batch in file.iter_batches(_BATCH, columns=[column]):
-            waiting.append(batch)
-            if sum(one.nbytes for one in waiting) >= _WRITTEN_BYTES:
-                writer.write_table(pa.Table.from_batches(waiting))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.Table.from_batches(waiting))
+            buffered.append(batch)
+            if sum(batch.nbytes for batch in buffered) >= _WRITTEN_BYTES:
+                writer.write_table(pa.Table.from_batches(buffered))
+                buffered = []
+        if buffered:
+            writer.write_table(pa.Table.from_batches(buffered))
 
 
 def read_cell(path: Path, column: str, row: int) -> Any:
-    """One value of a column. Raises `OSError` or `pyarrow.ArrowException` where it cannot be read."""
+    """Read one value of a column. Raises `OSError` or `pyarrow.ArrowException` if that fails."""
     if not _is_parquet(path):
         return _mapped(str(path))[column][row].as_py()
     with _reading:
@@ -121,7 +119,7 @@ def _opened(path: str) -> pq.ParquetFile:
 
 @lru_cache(maxsize=8)
 def _group_ends(path: str) -> list[int]:
-    """For each row group the number of the row behind it."""
+    """Return the end of each row group, as a row number."""
     meta = _opened(path).metadata
     return list(accumulate(meta.row_group(number).num_rows for number in range(meta.num_row_groups)))
 
@@ -133,7 +131,7 @@ def _group(path: str, column: str, group: int) -> pa.ChunkedArray:
 
 @lru_cache(maxsize=8)
 def _mapped(path: str) -> pa.Table:
-    """The table of an Arrow file, whose pages the system reads as they are asked for."""
+    """Open an Arrow file as a memory-mapped table."""
     return pa.ipc.open_stream(pa.memory_map(path)).read_all()
 
 
@@ -142,7 +140,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 def damaged(path: Path, error: Exception) -> CelluScanError:
-    """What to say of a table that cannot be read."""
+    """Return the error for a table that cannot be read."""
     if path.is_file():
         with path.open("rb") as file:
             if is_lfs_pointer(file.read(64)):

@@ -1,8 +1,8 @@
-"""Any folder of cells of one's own: `<class name or code>/<files>`, optionally with a table of the files.
+"""Your own folder of images: `<class name or code>/<files>`, optionally with a metadata table.
 
-The table is `metadata.csv`, `.jsonl` or `.parquet`, with the columns `file_name` (path from the table's folder) and,
-each optional, `label` (instead of the folder name) and `group_id` (patient, slide or smear: its cells stay on one side
-of every split). Where no table gives the group of a file, the folder between its class folder and it does.
+The table is `metadata.csv`, `.jsonl` or `.parquet`, with the columns `file_name` (relative to the table's folder) and
+optionally `label` (instead of the folder name) and `group_id` (patient, slide or smear, whose cells stay in one split).
+If no table gives the group of a file, it is the folder between the class folder and the file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,25 +15,25 @@ from PIL import Image
 from .. import taxonomy
 from ..errors import BadImage, CelluScanError
 from .base import File, TreeSource, folder_of
+from .entries import Entry, Tree
 from .groups import FolderGroups, groups_of_folders, place_of, shown
 from .matching import Description, Descriptions, describe
 from .metadata import NAMES, Table, is_other_table, is_table, parse
 from .records import Dropped, Record, SourceInfo
-from .tree import Entry, Tree
 
 _TABLES = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
-_SILENT = Description("", "", "")
+_EMPTY = Description("", "", "")
 
 
 class ImageFolder(TreeSource):
-    """Labels are looked up as names, codes or plurals. An unknown class folder stops the build before it starts."""
+    """Labels are class names, codes or plurals. An unknown class folder stops the build before it starts."""
 
     info = SourceInfo(
-        title="A folder of one's own",
+        title="Image folder",
         license="unknown",
-        citation="given by the user",
+        citation="provided by the user",
         url="https://huggingface.co/docs/datasets/image_load#imagefolder",
-        caution="Images and labels were given by the user who built this.",
+        caution="Images and labels were provided by the user who built this.",
     )
     landmarks: ClassVar[tuple[str, ...]] = ()
 
@@ -51,24 +51,24 @@ class ImageFolder(TreeSource):
         return f"expected <class name or code>/<images>, or {_TABLES} with file_name and label"
 
     def without_layout(self) -> str:
-        return ""  # the first file then says which folder is no class
+        return ""  # `cells` then reports the unknown class folder
 
     def prepare(self, entries: Sequence[Entry]) -> None:
         files = [entry.path for entry in entries if not is_table(entry.path)]
         endings = {"", *Image.registered_extensions()}
         images = [path for path in files if PurePosixPath(path).suffix.lower() in endings] or files
-        with self._named():
+        with self._naming_source():
             self._check_other_tables(files)
             tables = [self._table(entry) for entry in entries if is_table(entry.path)]
             self._described = describe(tables, files, images)
-        labelled = [path for path in images if self._told(path).label or place_of(folder_of(path)).classes]
+        labelled = [path for path in images if self._description(path).label or place_of(folder_of(path)).classes]
         self._folders = self._read_folders(labelled)
         self._note_tables(tables)
         self._explain_groups(tables, labelled)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Put the source's name before the message of an error."""
+    def _naming_source(self) -> Iterator[None]:
+        """Prefix errors with the name of the source."""
         try:
             yield
         except CelluScanError as error:
@@ -80,7 +80,7 @@ class ImageFolder(TreeSource):
             if PurePosixPath(path).name.lower().startswith("metadata."):
                 raise CelluScanError(f"{path} is not read; save it as {_TABLES}")
         if others:
-            self.notes.append(f"not read, since labels and groups are taken from {_TABLES}: {shown(others)}")
+            self.notes.append(f"not read, since labels and groups come from {_TABLES}: {shown(others)}")
 
     def _table(self, entry: Entry) -> Table:
         try:
@@ -91,20 +91,20 @@ class ImageFolder(TreeSource):
             raise CelluScanError(f"{entry.path} cannot be read: {bad}") from None
 
     def _note_tables(self, tables: Sequence[Table]) -> None:
-        """Say what of the tables was not used."""
+        """Note what was not used of the tables."""
         if ignored := {column for table in tables for column in table.other_columns}:
             self.notes.append(
                 f"ignored the columns {', '.join(sorted(ignored))} of {shown(table.path for table in tables)}; cells "
-                "stay together by group_id alone, so give the column of patients or slides that name"
+                "are grouped by group_id alone, so rename the column of patients or slides to group_id"
             )
         if unknown := sum(table.unknown_groups for table in tables):
             rows = sum(len(table.rows) for table in tables)
             self.notes.append(f"{unknown:,} of {rows:,} rows have no group_id, or one such as NA or unknown")
         if empty := [table.path for table in tables if not table.rows]:
-            self.notes.append(f"without a row: {shown(empty)}")
+            self.notes.append(f"tables without rows: {shown(empty)}")
 
     def _read_folders(self, labelled: Sequence[str]) -> FolderGroups:
-        if all(self._told(path).group_id for path in labelled):
+        if all(self._description(path).group_id for path in labelled):
             return FolderGroups({})
         groups = groups_of_folders({folder_of(path) for path in labelled})
         if groups.unclear:
@@ -115,32 +115,32 @@ class ImageFolder(TreeSource):
         return groups
 
     def _explain_groups(self, tables: Sequence[Table], labelled: Sequence[str]) -> None:
-        """Say where groups come from, which images have none, and which folders were not taken for groups."""
+        """Describe where groups come from, which images have none, and which folders were not taken as groups."""
         naming = {PurePosixPath(table.path).name for table in tables if any(row.group_id for row in table.rows)}
-        origins = [f"group_id of {name}" for name in sorted(naming)]  # a path would depend on the packing
-        if names := {self._group(path) for path in labelled if not self._told(path).group_id} - {""}:
+        origins = [f"group_id of {name}" for name in sorted(naming)]  # without the path, which depends on the packing
+        if names := {self._group(path) for path in labelled if not self._description(path).group_id} - {""}:
             origins.append(f"{self._folders.level} ({shown(names)})")
         self.groups_from = "; ".join(origins)
-        alone = [path for path in labelled if not self._group(path)]
-        if origins and alone:
-            self.notes.append(f"{len(alone):,} of {len(labelled):,} images have no group: {shown(alone)}")
+        ungrouped = [path for path in labelled if not self._group(path)]
+        if origins and ungrouped:
+            self.notes.append(f"{len(ungrouped):,} of {len(labelled):,} images have no group: {shown(ungrouped)}")
         if self._folders.unused:
             self.notes.append(
-                f"not taken for patients or slides: the folders {shown(self._folders.unused)}; if they are, name the "
+                f"not taken as patients or slides: the folders {shown(self._folders.unused)}; if they are, name the "
                 f"group of each file in {_TABLES} (file_name, group_id)"
             )
 
-    def _told(self, path: str) -> Description:
-        return self._described.files.get(path, _SILENT)
+    def _description(self, path: str) -> Description:
+        return self._described.files.get(path, _EMPTY)
 
     def _group(self, path: str) -> str:
-        return self._told(path).group_id or self._folders.names.get(folder_of(path), "")
+        return self._description(path).group_id or self._folders.names.get(folder_of(path), "")
 
     def cells(self, file: File) -> Iterator[Record | Dropped]:
         path = file.member
         if is_table(path):
             return
-        text = self._told(path).label or self._label_of_folder(path)
+        text = self._description(path).label or self._label_of_folder(path)
         if not text:
             yield Record(file.image_id, path, None, text, file.image_id)
             return
@@ -149,7 +149,7 @@ class ImageFolder(TreeSource):
         yield Record(file.image_id, path, self._class(text, path), text, group_id)
 
     def _label_of_folder(self, path: str) -> str:
-        """The innermost class folder of a path; where there is none, a folder like one, or else all of them."""
+        """Return the innermost class folder of a path; if it has none, a misspelt one, or else all folders."""
         place = place_of(folder_of(path))
         if misspelt := [
             folder for folder in (place.between if place.classes else place.above) if taxonomy.resembles(folder)
@@ -159,7 +159,7 @@ class ImageFolder(TreeSource):
             return "/".join(place.above)
         if taxonomy.finest({taxonomy.lookup(name).name for name in place.classes}) is None:
             raise CelluScanError(
-                f"source {self.name}: {path} lies in folders of two classes, {' and '.join(place.classes)}; "
+                f"source {self.name}: {path} is in folders of two classes, {' and '.join(place.classes)}; "
                 f"rename one, or give its label in {_TABLES}"
             )
         return place.classes[-1]
@@ -174,7 +174,7 @@ class ImageFolder(TreeSource):
             ) from None
 
     def root_of(self, path: str) -> str | None:
-        """The folder of the table that names the file; else the folder that holds its class folder."""
+        """Return the folder of the table that names the file, or else the folder that holds its class folder."""
         if path in self._described.files:
             return self._described.files[path].root
         if is_table(path):

@@ -1,7 +1,7 @@
 """LISC, about 250 fields of 8 healthy subjects, each around one white cell (Rezatofighi and Soltanian-Zadeh 2011).
 
 http://users.cecs.anu.edu.au/~hrezatofighi/Data/Leukocyte%20Data.htm — five class folders of 720x576 BMP; in the full
-download they stand below `Main Dataset`, beside fields of mixed cells and the experts' masks.
+download they are below `Main Dataset`, next to fields of mixed cells and the experts' masks.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from .records import Decision, Dropped, Record, SourceInfo
 
 
 class LISC(ClassFolderSource):
-    """The names tell no subject, so each image is its own group."""
+    """File names do not identify subjects, so each image is its own group."""
 
     info = SourceInfo(
         title="LISC",
@@ -23,7 +23,7 @@ class LISC(ClassFolderSource):
     )
     decisions = {
         **same("the folder names the class", baso="Basophil", eosi="Eosinophil", lymp="Lymphocyte", mono="Monocyte"),
-        **same("band and segmented are not told apart: the parent class", neut="Neutrophil"),
+        **same("band and segmented are not distinguished: the parent class", neut="Neutrophil"),
         "mixt": Decision(None, "a field with cells of several classes"),
     }
     landmarks = ("baso", "eosi", "lymp", "mono", "neut")

@@ -1,6 +1,6 @@
 """MLL23, about 41,700 cells in 18 classes, Munich Leukemia Laboratory (Shetab Boushehri et al., Sci Data 2025).
 
-https://zenodo.org/records/14277609 — one folder a class, 288x288 TIFF.
+https://zenodo.org/records/14277609 — one folder per class, 288x288 TIFF.
 """
 
 from .base import ClassFolderSource, same
@@ -8,7 +8,7 @@ from .records import Decision, SourceInfo
 
 
 class MLL23(ClassFolderSource):
-    """One folder a class. The names tell no patient, so each image is its own group."""
+    """One folder per class. File names do not identify patients, so each image is its own group."""
 
     info = SourceInfo(
         title="MLL23",
@@ -39,12 +39,12 @@ class MLL23(ClassFolderSource):
         **same("the short names of its label table", band="Band Neutrophil", segmented="Segmented Neutrophil"),
         **same("a late erythroblast, as seen in blood", normoblast="Erythroblast"),
         "hairy_cell": Decision(None, "hairy cell: a neoplastic lymphocyte, unlike our normal Lymphocyte"),
-        "lymphocyte_large_granular": Decision(None, "a variant with granules that our Lymphocyte does not hold"),
+        "lymphocyte_large_granular": Decision(None, "a variant with granules, which our Lymphocyte does not have"),
         "lymphocyte_neoplastic": Decision(None, "neoplastic, unlike our normal Lymphocyte"),
         "lymphocyte_reactive": Decision(None, "reactive, unlike our resting Lymphocyte"),
         "plasma_cell": Decision(None, "plasma cell"),
         "promyelocyte_atypical": Decision(None, "a leukaemic form, unlike our Promyelocyte"),
-        "smudge_cell": Decision(None, "smudge cell: a ruptured nucleus, no class can be told"),
+        "smudge_cell": Decision(None, "smudge cell: a ruptured nucleus of unknown class"),
     }
     landmarks = tuple(decisions)
 

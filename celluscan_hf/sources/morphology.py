@@ -1,6 +1,6 @@
-"""What each class looks like in a Wright-Giemsa stained smear, as a table that `drawing` draws from.
+"""Morphology of each class in a Wright-Giemsa stained smear, as a table from which `drawing` draws.
 
-Lengths are in micrometres unless they are said to be shares; a pair of numbers is a range, drawn anew for each cell.
+Lengths are in micrometres unless stated to be shares; a pair of numbers is a range, sampled for each cell.
 After Palmer et al., ICSH recommendations for the standardization of nomenclature and grading of peripheral blood cell
 morphological features, Int J Lab Hematol 37, 2015, and Bain, Blood Cells: A Practical Guide, 5th edition, 2015.
 """
@@ -22,14 +22,14 @@ AZURE: Colour = (102, 32, 116)
 
 @dataclass(frozen=True)
 class Nucleus:
-    """A body swept along a bent spine: round where the spine is short, a bean, a band or lobes where it is long.
+    """A shape swept along a bent spine: round if the spine is short; a bean, a band or lobes if it is long.
 
-    - `width`, `length`: half the body's thickness and the spine's length, as shares of the cell's radius.
-    - `turn`: degrees by which the spine turns from end to end; `s_share` of the cells turn back half way.
-    - `lobes`: how many bodies lie along the spine, joined by filaments.
-    - `eccentric`: how much of the room left in the cell the nucleus is moved by.
-    - `wavy`: how far the nucleus's outline strays.
-    - `grain`, `openness`: size of the chromatin's pale gaps and how much of the nucleus they take.
+    - `width`, `length`: half the thickness and the length of the spine, as shares of the cell's radius.
+    - `turn`: degrees by which the spine bends from end to end; a share `s_share` of the cells bends back half way.
+    - `lobes`: number of lobes along the spine, joined by filaments.
+    - `eccentric`: offset of the nucleus, as a share of the free space in the cell.
+    - `wavy`: irregularity of the outline.
+    - `grain`, `openness`: size of the pale gaps in the chromatin and their share of the nucleus.
     """
 
     width: Span
@@ -48,7 +48,7 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Granules:
-    """Round granules all over the cytoplasm; `over_nucleus` is how much of them shows above the nucleus."""
+    """Round granules throughout the cytoplasm; `over_nucleus` is their opacity above the nucleus."""
 
     count: tuple[int, int]
     radius: Span
@@ -57,8 +57,8 @@ class Granules:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One class. `uneven` is how far the outline strays from a circle, `texture` how mottled the cytoplasm is."""
+class CellMorphology:
+    """One class. `uneven` is the irregularity of the outline, `texture` the mottling of the cytoplasm."""
 
     diameter: Span
     cytoplasm: Colour
@@ -71,38 +71,38 @@ class Look:
 
 _NEUTROPHIL_GRANULES = Granules((120, 260), (0.10, 0.20), (176, 122, 166))
 
-LOOKS: dict[str, Look] = {
-    "Segmented Neutrophil": Look(
+MORPHOLOGY: dict[str, CellMorphology] = {
+    "Segmented Neutrophil": CellMorphology(
         diameter=(11.5, 14.0),
         cytoplasm=(232, 198, 196),
         nucleus=Nucleus(width=(0.29, 0.35), length=(3.0, 3.7), turn=(230, 330), lobes=(3, 5)),
         granules=(_NEUTROPHIL_GRANULES,),
     ),
-    "Band Neutrophil": Look(
+    "Band Neutrophil": CellMorphology(
         diameter=(11.5, 14.0),
         cytoplasm=(232, 198, 196),
         nucleus=Nucleus(width=(0.22, 0.28), length=(1.7, 2.3), turn=(150, 260), s_share=0.25),
         granules=(_NEUTROPHIL_GRANULES,),
     ),
-    "Eosinophil": Look(
+    "Eosinophil": CellMorphology(
         diameter=(12.0, 15.0),
         cytoplasm=(226, 168, 160),
         nucleus=Nucleus(width=(0.36, 0.44), length=(1.9, 2.2), turn=(40, 130), lobes=(2, 2), eccentric=(0.4, 1.0)),
         granules=(Granules((330, 420), (0.35, 0.52), (201, 100, 94)), Granules((60, 120), (0.3, 0.4), (224, 140, 116))),
     ),
-    "Basophil": Look(
+    "Basophil": CellMorphology(
         diameter=(9.5, 12.0),
         cytoplasm=(206, 168, 196),
         nucleus=Nucleus(width=(0.45, 0.6), length=(0.4, 0.9), turn=(20, 120), dark=(98, 56, 142), pale=(150, 104, 168)),
         granules=(Granules((190, 280), (0.32, 0.55), (46, 18, 100), over_nucleus=0.9),),
         uneven=0.5,
     ),
-    "Lymphocyte": Look(
+    "Lymphocyte": CellMorphology(
         diameter=(8.0, 10.0),
         cytoplasm=(156, 174, 210),
         nucleus=Nucleus(width=(0.84, 0.90), wavy=0.1, pale=(100, 58, 146), grain=0.8, openness=0.3),
     ),
-    "Monocyte": Look(
+    "Monocyte": CellMorphology(
         diameter=(15.0, 18.5),
         cytoplasm=(176, 164, 194),
         nucleus=Nucleus(
@@ -114,7 +114,7 @@ LOOKS: dict[str, Look] = {
         uneven=0.8,
         texture=11.0,
     ),
-    "Erythroblast": Look(
+    "Erythroblast": CellMorphology(
         diameter=(8.0, 10.5),
         cytoplasm=(160, 146, 176),
         nucleus=Nucleus(
@@ -124,13 +124,13 @@ LOOKS: dict[str, Look] = {
         uneven=0.2,
         texture=4.0,
     ),
-    "Platelet": Look(
+    "Platelet": CellMorphology(
         diameter=(2.8, 4.2),
         cytoplasm=(176, 140, 184),
         granules=(Granules((22, 36), (0.15, 0.30), (92, 42, 138)),),
         uneven=0.2,
     ),
-    "Myeloblast": Look(
+    "Myeloblast": CellMorphology(
         diameter=(14.0, 17.0),
         cytoplasm=(112, 124, 194),
         nucleus=Nucleus(
@@ -140,7 +140,7 @@ LOOKS: dict[str, Look] = {
         uneven=0.6,
         texture=5.0,
     ),
-    "Promyelocyte": Look(
+    "Promyelocyte": CellMorphology(
         diameter=(15.5, 19.0),
         cytoplasm=(160, 158, 200),
         nucleus=Nucleus(
@@ -150,14 +150,14 @@ LOOKS: dict[str, Look] = {
         granules=(Granules((360, 520), (0.19, 0.32), AZURE, over_nucleus=0.75),),
         uneven=0.6,
     ),
-    "Myelocyte": Look(
+    "Myelocyte": CellMorphology(
         diameter=(12.5, 16.0),
         cytoplasm=(204, 178, 202),
         nucleus=Nucleus(width=(0.54, 0.63), length=(0.1, 0.4), eccentric=(0.6, 1.0), openness=0.45, grain=0.5),
         granules=(Granules((160, 300), (0.12, 0.24), (142, 84, 154), over_nucleus=0.1),),
         uneven=0.5,
     ),
-    "Metamyelocyte": Look(
+    "Metamyelocyte": CellMorphology(
         diameter=(12.0, 15.0),
         cytoplasm=(226, 190, 196),
         nucleus=Nucleus(width=(0.38, 0.45), length=(0.85, 1.1), turn=(120, 190), eccentric=(0.5, 1.0), openness=0.4),

@@ -1,4 +1,4 @@
-"""Command line options that say what is read of a Hugging Face data set."""
+"""Command line options that select what to read from a Hugging Face dataset."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,33 +10,33 @@ _KEY = "hf_dataset"
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the source `hf_dataset`. `SOURCE=` before a value limits it to the source of that name."""
+    """Add the options of the source `hf_dataset`. A prefix `SOURCE=` limits a value to the source with that name."""
     group = parser.add_argument_group(
-        "source hf_dataset", "each option may be repeated; with SOURCE= before its value it is of that source alone"
+        "source hf_dataset", "each option may be repeated; the prefix SOURCE= limits a value to that source"
     )
-    for name, default, what in (
-        ("image-column", "image", "the column of the images"),
-        ("label-column", "label", "the column of the labels"),
-        ("group-column", "none", "the column of the patient, slide or smear, whose cells stay together in a split"),
+    for name, default, text in (
+        ("image-column", "image", "column with the images"),
+        ("label-column", "label", "column with the labels"),
+        ("group-column", "none", "column with the patient, slide or smear, whose cells stay in one split"),
     ):
-        group.add_argument(f"--{name}", action="append", default=[], metavar="COLUMN", help=f"{what} ({default})")
+        group.add_argument(f"--{name}", action="append", default=[], metavar="COLUMN", help=f"{text} ({default})")
     group.add_argument(
-        "--dataset-config", action="append", default=[], metavar="CONFIG", help="the config to read (the default one)"
+        "--dataset-config", action="append", default=[], metavar="CONFIG", help="config to read (the default one)"
     )
     group.add_argument(
-        "--dataset-split", action="append", default=[], metavar="SPLIT", help="a split to read (all, taken together)"
+        "--dataset-split", action="append", default=[], metavar="SPLIT", help="split to read (all of them)"
     )
     group.add_argument(
         "--map-label",
         action="append",
         default=[],
         metavar="LABEL=CLASS",
-        help="what a label that is no class name means: a class, or drop to leave its images out",
+        help="class of a label that is not a class name, or drop to leave out its images",
     )
 
 
 def selections(specs: Sequence[str], arguments: argparse.Namespace) -> dict[str, Selection]:
-    """What is read of each source `hf_dataset` among `specs`, by its name. Raises `CelluScanError`."""
+    """Return what to read from each source `hf_dataset` in `specs`, by its name. Raises `CelluScanError`."""
     keys = [spec.partition("=")[0].partition(":") for spec in specs]
     names = [name or kind for kind, _, name in keys if kind == _KEY]
     given = {
@@ -49,7 +49,7 @@ def selections(specs: Sequence[str], arguments: argparse.Namespace) -> dict[str,
     }
     for option, values in given.items():
         if values and not names:
-            raise CelluScanError(f"{option} {values[0]}: only a source hf_dataset takes it; give --source {_KEY}=PATH")
+            raise CelluScanError(f"{option} {values[0]}: applies to a source hf_dataset; give --source {_KEY}=PATH")
     return {name: _selection(name, names, given) for name in names}
 
 
@@ -70,7 +70,7 @@ def _selection(name: str, names: Sequence[str], given: Mapping[str, Sequence[str
 
 
 def _own(name: str, names: Sequence[str], values: Sequence[str]) -> list[str]:
-    """The values of an option that are of a source: those for all sources, then those for it alone."""
+    """Return the values of an option for a source: those for all sources, then those for it alone."""
     parts = [value.partition("=") for value in values]
     for_all = [value for value, (head, _, _) in zip(values, parts, strict=True) if head not in names]
     return for_all + [tail for head, equals, tail in parts if equals and head == name]

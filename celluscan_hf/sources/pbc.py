@@ -8,7 +8,7 @@ from .records import SourceInfo
 
 
 class PBC(ClassFolderSource):
-    """`{basophil,…,platelet}/PREFIX_N.jpg`, mostly 360x363 JPEG. No donor is published, so each image is its group."""
+    """`{basophil,…,platelet}/PREFIX_N.jpg`, mostly 360x363 JPEG. Donors are unknown: each image is its own group."""
 
     info = SourceInfo(
         title="PBC (PBC_dataset_normal_DIB)",
@@ -17,7 +17,7 @@ class PBC(ClassFolderSource):
         "recognition systems, Data in Brief 30, 2020",
         url="https://doi.org/10.17632/snkd93bnjr.1",
         caution="All IG and NEUTROPHIL files, and some of five other labels, come from another acquisition with a grey "
-        "background: a model can tell these two by their background alone.",
+        "background: a model can recognise these two by their background alone.",
         published=dict(
             BA=1218, EO=3117, ERB=1551, IG=151, PMY=592, MY=1137, MMY=1015, LY=1214, MO=1420, BNE=1633, SNE=1646,
             NEUTROPHIL=50, PLATELET=2348,
@@ -39,8 +39,8 @@ class PBC(ClassFolderSource):
             SNE="Segmented Neutrophil",
             PLATELET="Platelet",
         ),
-        **same("not told apart further by the experts: the parent class", IG="Immature Granulocyte"),
-        **same("not told apart further by the experts: the parent class", NEUTROPHIL="Neutrophil"),
+        **same("not subdivided by the experts: the parent class", IG="Immature Granulocyte"),
+        **same("not subdivided by the experts: the parent class", NEUTROPHIL="Neutrophil"),
     }
 
     def code_of(self, path: str) -> str:

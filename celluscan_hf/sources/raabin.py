@@ -33,7 +33,7 @@ class Raabin(ClassFolderSource):
             Lymphocyte="Lymphocyte",
             Monocyte="Monocyte",
         ),
-        **same("band and segmented are not told apart: the parent class", Neutrophil="Neutrophil"),
+        **same("band and segmented are not distinguished: the parent class", Neutrophil="Neutrophil"),
     }
 
     def code_of(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What a reader hands on: a `Record` per cell, a `Dropped` per file it cannot hand on, and facts on the source."""
+"""Output of a reader: a `Record` per cell, a `Dropped` per unusable file, and information on the source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One cell to be looked at.
+    """One cell to be scanned.
 
-    - `image_id`: `source/relative/path`, with `#box` behind it where the cell is a box of a larger field.
-    - `member`: what `Source.read` takes to find the bytes.
-    - `label`: one of the 14 class names. None: the label is unknown to the reader; the file is still opened,
-      so that its reason says `not_an_image` or `unknown_label:…`, whichever is true.
-    - `group`: cells that share it stay together in every split (a smear, a field, one cell's copies).
-    - `box`: left, top, right, bottom in pixels of the opened image; None for all of it.
-    - `augmented`: the publisher made this image out of another one; such a group may only be trained on.
+    - `image_id`: `source/relative/path`, followed by `#box` if the cell is a box in a larger field.
+    - `member`: the key by which `Source.read` finds the bytes.
+    - `label`: a class name. None: the reader does not know the label; the file is still opened, so that its reason is
+      `not_an_image` or `unknown_label:…`, whichever is true.
+    - `group`: cells that share it stay together in every split (a smear, a field, copies of one cell).
+    - `box`: left, top, right, bottom in pixels of the decoded image; None for the whole image.
+    - `augmented`: the publisher made this image from another one; its group may only be used for training.
     """
 
     image_id: str
@@ -28,7 +28,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A file (or box) that does not become a row: a row of `dropped.csv` instead."""
+    """A file (or box) that is not used: a row of `dropped.csv`."""
 
     path: str
     reason: str
@@ -38,7 +38,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How one label of a source is read: the class it becomes (None: it has none of ours), and why."""
+    """The class that a label of a source is mapped to (None: it is dropped), and why."""
 
     label: str | None
     reason: str
@@ -46,11 +46,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Published facts on a source.
+    """Published information on a source.
 
-    `published` holds the counts its authors give, by their own labels ("total" where only that is known).
-    `caution` is what a user of these images has to know, for the card; empty where there is nothing special.
-    `derived_from` names the source whose cells reappear in this one, so that both stay on one side of a split.
+    `published` holds the counts that its authors give, by their own labels ("total" if only that is known). `caution`
+    is a warning for users of these images, shown on the card, or empty. `derived_from` names the source whose cells
+    reappear in this one, so that both are on the same side of a split.
     """
 
     title: str

@@ -1,6 +1,6 @@
 """segmentation_WBC, 400 white cells with masks in two parts (Zheng et al., Micron 2018).
 
-https://github.com/zxaoyou/segmentation_WBC — `Dataset 1/NNN.bmp`, `Dataset 2/NNN.bmp`, masks `NNN.png` beside them,
+https://github.com/zxaoyou/segmentation_WBC — `Dataset 1/NNN.bmp`, `Dataset 2/NNN.bmp`, with masks `NNN.png`,
 classes in `Class Labels of Dataset N.csv`. The labels were not checked by experts.
 """
 
@@ -8,14 +8,13 @@ import csv
 import io
 from collections.abc import Iterator
 
-from ..errors import BadImage
 from .base import File, TreeSource
+from .entries import Tree
 from .records import Decision, Dropped, Record, SourceInfo
-from .tree import Tree
 
 
 class SegmentationWBC(TreeSource):
-    """Nothing is known of the donors: each image is its own group."""
+    """Donors are unknown, so each image is its own group."""
 
     info = SourceInfo(
         title="segmentation_WBC",
@@ -28,7 +27,7 @@ class SegmentationWBC(TreeSource):
     )
     landmarks = ("Dataset 1", "Dataset 2")
     decisions = {
-        "1": Decision("Neutrophil", "band and segmented are not told apart: the parent class"),
+        "1": Decision("Neutrophil", "band and segmented are not distinguished: the parent class"),
         "2": Decision("Lymphocyte", "number 2 of the published list"),
         "3": Decision("Monocyte", "number 3 of the published list"),
         "4": Decision("Eosinophil", "number 4 of the published list"),
@@ -37,7 +36,7 @@ class SegmentationWBC(TreeSource):
 
     def __init__(self, name: str, tree: Tree) -> None:
         super().__init__(name, tree)
-        self._read: dict[tuple[str, str], dict[str, str]] = {}
+        self._numbers: dict[tuple[str, str], dict[str, str]] = {}
 
     def cells(self, file: File) -> Iterator[Record | Dropped]:
         part, _, name = file.path.partition("/")
@@ -53,17 +52,13 @@ class SegmentationWBC(TreeSource):
         yield Record(file.image_id, file.member, label, number or f"missing in {part}", file.image_id)
 
     def _labels(self, root: str, part: str) -> dict[str, str]:
-        """Class numbers by image number of one part, from its table (columns image ID, class label)."""
-        if (root, part) not in self._read:
-            self._read[root, part] = dict(self._rows(root + _table_of(part)))
-        return self._read[root, part]
+        """Return class numbers by image number of a part, from its table (columns image ID, class label)."""
+        if (root, part) not in self._numbers:
+            self._numbers[root, part] = dict(self._rows(root + _table_of(part)))
+        return self._numbers[root, part]
 
     def _rows(self, table: str) -> Iterator[tuple[str, str]]:
-        try:
-            text = self.table(table)
-        except BadImage:
-            return
-        for row in csv.reader(io.StringIO(text)):
+        for row in csv.reader(io.StringIO(self.table(table))):
             if len(row) >= 2 and row[0].strip().isdigit():
                 yield row[0].strip().lstrip("0") or "0", row[1].strip()
 

@@ -1,4 +1,4 @@
-"""Drawn cells: N of each class, seeded. For trying the project without downloading anything; never for a result."""
+"""Synthetic cells: N of each class, seeded. For trying the project without a download; never for results."""
 
 import io
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from .records import Dropped, Record, SourceInfo
 
 
 class Synthetic(Source):
-    """`count` drawn cells per class. A cell depends on the seed, its class and its number alone."""
+    """`count` synthetic cells per class. A cell depends only on the seed, its class and its number."""
 
     info = SourceInfo(
-        title="Drawn cells",
+        title="Synthetic cells",
         license="MIT",
         citation="CelluScan",
         url="https://huggingface.co/celluscan",
-        caution="Drawn, not photographed: for trying the software. No figure on them says anything about blood.",
+        caution="Synthetic images for trying the software. Results on them say nothing about real blood cells.",
     )
 
     def __init__(self, name: str, count: int, seed: int) -> None:

@@ -43,7 +43,7 @@ class InMemory(Source):
 
 
 def blobs(seed: int) -> Image.Image:
-    """A smooth random picture that resembles no other."""
+    """A smooth random image that resembles no other."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC)
 
@@ -75,63 +75,65 @@ def reasons(result: Curated) -> dict[str, str]:
     return {dropped.path: dropped.reason for dropped in result.dropped}
 
 
-def test_a_copy_in_another_coding_is_dropped_and_listed(tmp_path: Path) -> None:
-    source = InMemory("a").add("1.png", encoded(blobs(0))).add("2.bmp", encoded(blobs(0), "BMP"))
-    result = curated(tmp_path, source.add("3.png", encoded(blobs(1))))
-    assert list(column(result, "split")) == ["a/1.png", "a/3.png"]
-    assert reasons(result) == {"a/2.bmp": "duplicate"}
-    (listed,) = result.duplicates
-    assert (listed.image_id, listed.duplicate_of, listed.kind) == ("a/2.bmp", "a/1.png", "exact")
-
-
-def test_the_copy_with_the_finer_label_is_kept(tmp_path: Path) -> None:
-    source = InMemory("a").add("1.png", encoded(blobs(0)), "Neutrophil")
-    result = curated(tmp_path, source.add("2.png", encoded(blobs(0)), "Band Neutrophil"))
-    assert column(result, "label") == {"a/2.png": "Band Neutrophil"}
-
-
-def test_an_original_is_kept_before_its_augmented_copy(tmp_path: Path) -> None:
-    source = InMemory("a").add("1.png", encoded(blobs(0)), augmented=True).add("2.png", encoded(blobs(0)))
-    assert reasons(curated(tmp_path, source)) == {"a/1.png": "duplicate"}
-
-
-def test_all_copies_with_labels_that_disagree_are_dropped_and_listed(tmp_path: Path) -> None:
-    source = InMemory("a").add("1.png", encoded(blobs(0)), "Eosinophil").add("2.png", encoded(blobs(1)))
-    result = curated(tmp_path, source.add("3.png", encoded(blobs(0)), "Band Neutrophil"))
-    assert list(column(result, "split")) == ["a/2.png"]
-    assert reasons(result) == {"a/1.png": "label_conflict", "a/3.png": "label_conflict"}
-    assert result.conflicts == [[("a/1.png", "Eosinophil"), ("a/3.png", "Band Neutrophil")]]
-
-
-def test_a_bad_image_is_dropped_with_its_reason(tmp_path: Path) -> None:
-    source = InMemory("a").add("1.png", b"").add("2.png", b"no image").add("3.png", encoded(blobs(0)))
-    assert reasons(curated(tmp_path, source)) == {"a/1.png": "empty_file", "a/2.png": "not_an_image"}
-
-
-@pytest.mark.parametrize(
-    ("data", "more", "reason"),
-    [
-        (encoded(Image.new("RGB", (900, 20))), {}, "too_elongated"),
-        (encoded(blobs(0)), {"label": None, "source_label": "KSC"}, "unknown_label:KSC"),
-        (encoded(blobs(0)), {"box": (10, 10, 49, 30)}, "box_outside_image"),
-        (encoded(blobs(0)), {"box": (20, 10, 20, 30)}, "box_outside_image"),
-    ],
-)
-def test_a_record_that_cannot_be_used_is_dropped(
-    tmp_path: Path, data: bytes, more: dict[str, Any], reason: str
-) -> None:
-    assert reasons(curated(tmp_path, filled("a", 1).add("bad.png", data, **more))) == {"a/bad.png": reason}
-
-
-def test_the_boxes_of_a_field_become_rows_of_their_own_size(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[InMemory, Curated]:
+    """Copies, conflicts, files that cannot be used, near duplicates and the boxes of a field, curated together."""
+    source = InMemory("a").add("copy-1.png", encoded(blobs(0))).add("copy-2.bmp", encoded(blobs(0), "BMP"))
+    source.add("finer-1.png", encoded(blobs(1)), "Neutrophil").add("finer-2.png", encoded(blobs(1)), "Band Neutrophil")
+    source.add("original-1.png", encoded(blobs(2)), augmented=True).add("original-2.png", encoded(blobs(2)))
+    source.add("conflict-1.png", encoded(blobs(3)), "Eosinophil")
+    source.add("conflict-2.png", encoded(blobs(3)), "Band Neutrophil")
+    source.add("near-1.png", encoded(blobs(4))).add("near-2.jpg", encoded(blobs(4), "JPEG", quality=85))
+    source.add("bad-1.png", b"").add("bad-2.png", b"no image").add("bad-3.png", encoded(Image.new("RGB", (900, 20))))
+    source.add("bad-4.png", encoded(blobs(5)), None, source_label="KSC")
+    source.add("bad-5.png", encoded(blobs(6)), box=(10, 10, 49, 30))
+    source.add("bad-6.png", encoded(blobs(6)), box=(20, 10, 20, 30))
     field = Image.new("RGB", (96, 40))
-    field.paste(blobs(0), (0, 0))
-    field.paste(blobs(1), (48, 0))
-    source = InMemory("a").add("field.png", encoded(field), image_id="a/field.png#0", box=(0, 0, 40, 40))
+    field.paste(blobs(7), (0, 0))
+    field.paste(blobs(8), (48, 0))
+    source.add("field.png", encoded(field), image_id="a/field.png#0", box=(0, 0, 40, 40))
     source.add("field.png", encoded(field), image_id="a/field.png#1", box=(48, 0, 96, 40))
-    result = curated(tmp_path, source)
-    assert column(result, "width") == {"a/field.png#0": 40, "a/field.png#1": 48}
-    assert all(capture.startswith("96x32/png/") for capture in column(result, "acquisition").values())
+    return source, curated(tmp_path_factory.mktemp("mixed"), source)
+
+
+def test_every_record_becomes_a_row_or_is_dropped_with_its_reason(mixed: tuple[InMemory, Curated]) -> None:
+    source, result = mixed
+    assert reasons(result) == {
+        "a/copy-2.bmp": "duplicate",
+        "a/finer-1.png": "duplicate",
+        "a/original-1.png": "duplicate",
+        "a/conflict-1.png": "label_conflict",
+        "a/conflict-2.png": "label_conflict",
+        "a/bad-1.png": "empty_file",
+        "a/bad-2.png": "not_an_image",
+        "a/bad-3.png": "too_elongated",
+        "a/bad-4.png": "unknown_label:KSC",
+        "a/bad-5.png": "box_outside_image",
+        "a/bad-6.png": "box_outside_image",
+    }
+    kept = list(column(result, "split"))
+    assert kept == sorted(kept)
+    assert sorted([*kept, *reasons(result)]) == sorted(record.image_id for record in source.records())
+    assert len(result.dropped) == len(reasons(result))
+
+
+def test_duplicates_and_conflicts_are_listed(mixed: tuple[InMemory, Curated]) -> None:
+    _, result = mixed
+    assert {(pair.image_id, pair.duplicate_of, pair.kind) for pair in result.duplicates} == {
+        ("a/copy-2.bmp", "a/copy-1.png", "exact"),
+        ("a/finer-1.png", "a/finer-2.png", "exact"),
+        ("a/original-1.png", "a/original-2.png", "exact"),
+        ("a/near-2.jpg", "a/near-1.png", "near"),
+        ("a/conflict-2.png", "a/conflict-1.png", "near"),
+    }
+    assert result.conflicts == [[("a/conflict-1.png", "Eosinophil"), ("a/conflict-2.png", "Band Neutrophil")]]
+
+
+def test_the_boxes_of_a_field_become_rows_of_their_own_size(mixed: tuple[InMemory, Curated]) -> None:
+    _, result = mixed
+    width, acquisition = column(result, "width"), column(result, "acquisition")
+    assert (width["a/field.png#0"], width["a/field.png#1"]) == (40, 48)
+    assert all(acquisition[f"a/field.png#{box}"].startswith("96x32/png/") for box in (0, 1))
 
 
 def test_the_acquisition_ends_with_the_tone_of_the_background(tmp_path: Path) -> None:
@@ -139,14 +141,6 @@ def test_the_acquisition_ends_with_the_tone_of_the_background(tmp_path: Path) ->
     cream.paste(blobs(0).crop((0, 0, 28, 20)), (10, 10))
     result = curated(tmp_path, InMemory("a").add("1.png", encoded(cream)))
     assert column(result, "acquisition") == {"a/1.png": "32x32/png/warm"}
-
-
-def test_every_record_becomes_a_row_or_is_dropped(tmp_path: Path) -> None:
-    source = filled("a", 10).add("bad.png", b"").add("same.png", encoded(blobs(1_000)))
-    result = curated(tmp_path, source.add("other.png", encoded(blobs(1_001)), "Eosinophil"))
-    paths = [*column(result, "split"), *reasons(result)]
-    assert sorted(paths) == sorted(record.image_id for record in source.records())
-    assert len(result.dropped) == len(reasons(result))
 
 
 def test_near_duplicates_share_a_group_and_a_split(tmp_path: Path) -> None:
@@ -159,14 +153,6 @@ def test_near_duplicates_share_a_group_and_a_split(tmp_path: Path) -> None:
         first, second = f"a/{number:03d}.png", f"a/near-{number:03d}.jpg"
         assert group[first] == group[second]
         assert split[first] == split[second]
-
-
-def test_near_duplicates_are_kept_and_listed(tmp_path: Path) -> None:
-    source = InMemory("a").add("1.png", encoded(blobs(0)))
-    result = curated(tmp_path, source.add("2.jpg", encoded(blobs(0), "JPEG", quality=85)))
-    assert result.rows.num_rows == 2
-    (listed,) = result.duplicates
-    assert (listed.image_id, listed.duplicate_of, listed.kind) == ("a/2.jpg", "a/1.png", "near")
 
 
 def test_turned_copies_share_a_group_and_say_how_they_are_turned(tmp_path: Path) -> None:
@@ -196,13 +182,15 @@ def test_groups_linked_by_a_dropped_copy_stay_together(tmp_path: Path) -> None:
     assert len(set(group.values())) == 40
 
 
-def test_no_group_crosses_a_split_or_tier(tmp_path: Path) -> None:
+def test_no_group_crosses_a_split_or_tier_and_train_alone_has_tiers(tmp_path: Path) -> None:
     source = InMemory("a")
-    for number in range(60):
-        source.add(f"{number:02d}.png", encoded(blobs(number)), group=f"smear {number % 20}")
+    for number in range(120):
+        source.add(f"{number:03d}.png", encoded(blobs(number)), group=f"smear {number % 40}")
     result = curated(tmp_path, source)
     group, split, tier = (column(result, name) for name in ("group_id", "split", "tier"))
-    assert len({(group[row], split[row], tier[row]) for row in group}) == len(set(group.values())) == 20
+    assert len({(group[row], split[row], tier[row]) for row in group}) == len(set(group.values())) == 40
+    assert all((tier[row] in TIERS) == (split[row] == "train") for row in split)
+    assert set(tier.values()) == {*TIERS, ""}
 
 
 def test_augmented_groups_are_in_train_only(tmp_path: Path) -> None:
@@ -239,40 +227,23 @@ def test_a_cell_whose_dropped_copy_was_augmented_is_in_train(tmp_path: Path) -> 
     assert set(column(result, "split").values()) == {"train"}
 
 
-def test_exactly_the_rows_of_train_have_a_tier(tmp_path: Path) -> None:
-    result = curated(tmp_path, filled("a", 120))
-    split, tier = column(result, "split"), column(result, "tier")
-    assert all((tier[row] in TIERS) == (split[row] == "train") for row in split)
-    assert {tier[row] for row in split if split[row] != "train"} == {""}
-    assert set(tier.values()) == {*TIERS, ""}
-
-
-@pytest.mark.parametrize("name", QUALITIES)
-def test_every_quality_has_an_outlier_flag(tmp_path: Path, name: str) -> None:
-    flags = column(curated(tmp_path, filled("a", 5)), f"{name}_outlier")
-    assert set(flags.values()) <= {True, False}
-
-
 def test_a_dark_image_among_bright_ones_is_flagged_and_kept(tmp_path: Path) -> None:
     source = InMemory("a")
     for number in range(40):
         bright = Image.fromarray(200 + np.asarray(blobs(number)) // 6)
         source.add(f"{number:02d}.png", encoded(bright))
     dark = Image.fromarray(np.asarray(blobs(99)) // 6)
-    flags = column(curated(tmp_path, source.add("dark.png", encoded(dark))), "brightness_outlier")
-    assert flags["a/dark.png"]
-
-
-def test_rows_are_sorted_by_image_id(tmp_path: Path) -> None:
-    result = curated(tmp_path, filled("b", 5), filled("a", 5, first_seed=2_000))
-    ids = result.rows["image_id"].to_pylist()
-    assert ids == sorted(ids)
+    result = curated(tmp_path, source.add("dark.png", encoded(dark)))
+    flags = {name: column(result, f"{name}_outlier") for name in QUALITIES}
+    assert flags["brightness"]["a/dark.png"]
+    assert all(len(flag) == 41 for flag in flags.values())
 
 
 def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
     source = filled("a", 40).add("near.jpg", encoded(blobs(1_003), "JPEG", quality=85))
     source.add("same.png", encoded(blobs(1_004))).add("other.png", encoded(blobs(1_005)), "Eosinophil")
     forth = curated(tmp_path / "forth", source)
+    assert column(forth, "split") != column(curated(tmp_path / "forth", source, seed=7), "split")
     source.listed.reverse()
     back = curated(tmp_path / "back", source)
     places = ["chunk", "position"]
@@ -281,18 +252,12 @@ def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
     assert reasons(back) == reasons(forth)
 
 
-def test_another_seed_splits_otherwise(tmp_path: Path) -> None:
-    source = filled("a", 60)
-    one, other = curated(tmp_path / "one", source, seed=1), curated(tmp_path / "other", source, seed=2)
-    assert column(one, "split") != column(other, "split")
-
-
 def test_no_usable_image_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(CelluScanError, match="no usable image"):
         curated(tmp_path, InMemory("a").add("1.png", b""))
 
 
-def test_an_excluded_acquisition_is_dropped_and_named(tmp_path: Path) -> None:
+def test_an_excluded_acquisition_is_dropped_and_named_and_one_that_no_image_has_is_refused(tmp_path: Path) -> None:
     source = filled("here", 12)
     for number in range(6):
         source.add(f"other-{number}.jpg", encoded(blobs(number), "JPEG"))
@@ -304,11 +269,5 @@ def test_an_excluded_acquisition_is_dropped_and_named(tmp_path: Path) -> None:
     assert result.rows.num_rows == 12
     assert {(item.reason, item.detail) for item in result.dropped} == {("excluded_acquisition", name) for name in jpeg}
     assert len(result.dropped) == 6
-
-
-def test_an_acquisition_that_no_image_has_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    scan(Chunk(0, filled("here", 3), tuple(filled("here", 3).records()), SIZE, tmp_path))
-    with pytest.raises(
-        CelluScanError, match=r"no usable image has the acquisition nothing; the most frequent are: \S+ \("
-    ):
-        exclude(load_tables(tmp_path), ["nothing"])
+    with pytest.raises(CelluScanError, match=r"has the acquisition nothing; the most frequent are: \S+ \("):
+        exclude(scanned, ["nothing"])

@@ -105,16 +105,10 @@ def test_other_files_are_not_an_image(data: bytes) -> None:
     assert reason_of(data) == "not_an_image"
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9])
-def test_a_truncated_jpeg_is_truncated(share: float) -> None:
-    data = encoded(noise(), "JPEG")
-    assert reason_of(data[: int(len(data) * share)]) == "truncated"
-
-
-@pytest.mark.parametrize("share", [0.5, 0.9])
-def test_a_truncated_png_is_truncated(share: float) -> None:
-    data = encoded(noise(), "PNG")
-    assert reason_of(data[: int(len(data) * share)]) == "truncated"
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_truncated_file_is_truncated(kind: str) -> None:
+    data = encoded(noise(), kind)
+    assert [reason_of(data[: int(len(data) * share)]) for share in (0.5, 0.9)] == ["truncated"] * 2
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BMP", "PPM"])
@@ -138,7 +132,7 @@ def test_more_than_one_frame_is_animated(kind: str) -> None:
     assert reason_of(pages(kind)) == "animated"
 
 
-def test_a_jpeg_with_a_second_picture_behind_it_is_its_first() -> None:
+def test_of_a_jpeg_with_a_second_image_the_first_is_decoded() -> None:
     data = encoded(colours(), "MPO", save_all=True, append_images=[noise(48, 32)], quality=95)
     assert np.abs(pixels_of(data) - np.asarray(colours(), np.int64)).mean() < 5
 
@@ -147,17 +141,14 @@ def test_a_still_gif_is_decoded() -> None:
     assert differs_by(encoded(colours().quantize(4), "GIF"), colours()) <= 2
 
 
-def test_more_pixels_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_pixels_as_the_limit_are_decoded_and_more_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32)
+    assert decode(encoded(colours(), "PNG")).image.size == (48, 32)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32 - 1)
     assert reason_of(encoded(colours(), "PNG")) == "too_many_pixels"
 
 
-def test_as_many_pixels_as_the_limit_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 48 * 32)
-    assert decode(encoded(colours(), "PNG")).image.size == (48, 32)
-
-
-@pytest.mark.parametrize("side", [7_000, 12_000, 60_000])
+@pytest.mark.parametrize("side", [7_000, 60_000])
 def test_a_header_that_claims_too_many_pixels_is_refused_undecoded(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were decoded"))
     assert reason_of(png(side, side, 8, 2, b"\x00" * 100)) == "too_many_pixels"
@@ -301,8 +292,9 @@ def test_one_bit_becomes_black_and_white(kind: str) -> None:
     assert (pixels[:, 16:] == 255).all()
 
 
-@pytest.mark.parametrize("orientation", TURNS)
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize(
+    ("orientation", "kind"), [*((orientation, "JPEG") for orientation in TURNS), (6, "TIFF"), (5, "PNG")]
+)
 def test_an_exif_rotated_image_stands_upright(orientation: int, kind: str) -> None:
     turn = TURNS[orientation]
     stored = colours() if turn is None else colours().transpose(turn)
@@ -310,8 +302,7 @@ def test_an_exif_rotated_image_stands_upright(orientation: int, kind: str) -> No
     assert differs_by(encoded(stored, kind, exif=turned(orientation), **options), colours()) <= 25
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 255])
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize(("orientation", "kind"), [(0, "JPEG"), (9, "TIFF"), (255, "PNG")])
 def test_an_orientation_that_exif_does_not_know_turns_and_notes_nothing(orientation: int, kind: str) -> None:
     decoded = decode(encoded(colours(), kind, exif=turned(orientation)))
     assert (decoded.image.size, decoded.conversions) == (colours().size, ())
@@ -380,8 +371,15 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "way"),
+    [
+        *((layout, "") for layout in LAYOUTS),
+        *((layout, way) for layout in ("planar 16-bit colour", "16-bit grey from white") for way in list(WAYS)[1:]),
+        ("16-bit colour", "in tiles"),
+        ("palette", "in strips, deflated"),
+    ],
+)
 def test_every_layout_of_a_tiff_has_the_pixels_that_tifffile_reads(layout: str, way: str) -> None:
     values, options, expected = LAYOUTS[layout]
     data = tiff(values, **options, **WAYS[way])
@@ -389,8 +387,13 @@ def test_every_layout_of_a_tiff_has_the_pixels_that_tifffile_reads(layout: str, 
     assert differs_by(data, np.broadcast_to(expected, (64, 64, 3))) == 0
 
 
-@pytest.mark.parametrize("bits", [10, 12, 14])
-@pytest.mark.parametrize("layout", [name for name, (values, *_) in LAYOUTS.items() if values.dtype == np.uint16])
+@pytest.mark.parametrize(
+    ("layout", "bits"),
+    [
+        *((name, 12) for name, (values, *_) in LAYOUTS.items() if values.dtype == np.uint16),
+        *(("16-bit colour", bits) for bits in (10, 14)),
+    ],
+)
 def test_samples_of_fewer_bits_in_a_16_bit_tiff_are_scaled_by_their_range(layout: str, bits: int) -> None:
     values, options, expected = LAYOUTS[layout]
     data = tiff(values >> (16 - bits), **options)
@@ -400,8 +403,9 @@ def test_samples_of_fewer_bits_in_a_16_bit_tiff_are_scaled_by_their_range(layout
     assert f"taken for {bits}-bit samples" in decoded.note
 
 
-@pytest.mark.parametrize("colour_type", [0, 2, 4, 6])
-@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize(
+    ("bits", "colour_type"), [*((12, kind) for kind in (0, 2, 4, 6)), *((bits, 2) for bits in (10, 14, 16))]
+)
 def test_samples_of_fewer_bits_in_a_16_bit_png_are_scaled_by_their_range(bits: int, colour_type: int) -> None:
     channels = {0: 1, 2: 3, 4: 1, 6: 3}[colour_type]
     values = DEEP[..., :channels] >> (16 - bits)
@@ -465,7 +469,7 @@ def test_samples_that_are_no_grey_levels_are_refused_by_name(kind: str, named: s
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (tiff(np.stack([NOISE[..., 0]] * 2), photometric="minisblack"), "multi_page (has 2 pages"),
         (tiff(np.stack([NOISE[..., 0]] * 3), imagej=True), "multi_page (has 3 pages"),
@@ -479,10 +483,10 @@ def test_samples_that_are_no_grey_levels_are_refused_by_name(kind: str, named: s
         (b"Pf\n64 64\n-1.0\n" + NOISE[..., 0].astype("<f4").tobytes(), "32-bit float, convert to 8 bit"),
     ],
 )
-def test_what_is_not_read_is_refused_by_name(data: bytes, said: str) -> None:
+def test_what_is_not_read_is_refused_by_name(data: bytes, message: str) -> None:
     with pytest.raises(BadImage) as caught:
         decode(data)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 PLANAR = tiff(planes(DEEP), photometric="rgb", planarconfig="separate", rowsperstrip=7)
@@ -522,12 +526,10 @@ def test_an_image_in_memory_is_converted_as_a_file_is() -> None:
     assert decoded.conversions == ("12_bit_grey",)
 
 
-def test_the_coding_of_two_jpegs_of_one_quality_is_equal() -> None:
-    assert decode(encoded(noise(), "JPEG", quality=80)).coding == decode(encoded(colours(), "JPEG", quality=80)).coding
-
-
-def test_the_coding_of_two_jpeg_qualities_differs() -> None:
-    assert decode(encoded(noise(), "JPEG", quality=80)).coding != decode(encoded(noise(), "JPEG", quality=90)).coding
+def test_the_coding_tells_jpeg_qualities_apart_and_not_images() -> None:
+    coding = decode(encoded(noise(), "JPEG", quality=80)).coding
+    assert decode(encoded(colours(), "JPEG", quality=80)).coding == coding
+    assert decode(encoded(noise(), "JPEG", quality=90)).coding != coding
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM"])
@@ -562,7 +564,7 @@ CHANGES = st.lists(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", SMALL)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(changes=CHANGES, kept=st.one_of(st.none(), st.integers(0, 3_000)))
 def test_a_damaged_file_is_an_rgb_image_or_a_bad_image(
     kind: str, changes: list[tuple[int, int]], kept: int | None

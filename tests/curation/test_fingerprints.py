@@ -62,34 +62,23 @@ def test_the_same_bytes_in_another_shape_have_another_digest() -> None:
     assert fingerprints.pixel_digest(pixels) != fingerprints.pixel_digest(pixels.reshape(32, 16, 3))
 
 
-def test_a_digest_does_not_depend_on_the_memory_layout() -> None:
+def test_a_digest_has_sixteen_bytes_that_do_not_depend_on_the_memory_layout() -> None:
     pixels = np.asarray(cell(0))
     assert fingerprints.pixel_digest(np.asfortranarray(pixels)) == fingerprints.pixel_digest(pixels)
-
-
-def test_a_digest_has_sixteen_bytes() -> None:
     assert len(digest(cell(0))) == 16
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_upright_hash_is_that_of_imagehash(seed: int) -> None:
     grey = cell(seed).convert("L")
     assert hash_of(grey) == int(str(imagehash.phash(grey.reduce(2))), 16)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_perceptual_hash_nearly_holds_under_jpeg(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_a_perceptual_hash_nearly_holds_under_jpeg_and_at_half_size(seed: int) -> None:
     assert bits_apart(cell(seed), recoded(cell(seed), "JPEG", quality=60)) <= 8
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_perceptual_hash_nearly_holds_at_half_size(seed: int) -> None:
     assert bits_apart(cell(seed), cell(seed).resize((64, 64), Image.Resampling.BICUBIC)) <= 8
-
-
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_different_cells_have_different_hashes(seed: int) -> None:
-    assert bits_apart(cell(0), cell(seed)) > 0
+    assert bits_apart(cell(seed), cell(seed + 1)) > 0
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
@@ -139,7 +128,7 @@ def test_a_speck_on_the_border_does_not_change_the_background() -> None:
 @pytest.mark.real_data
 def test_the_immature_granulocytes_of_pbc_come_from_another_acquisition(real_data: Path, tmp_path: Path) -> None:
     source = open_source(f"pbc={real_data / 'PBC_dataset_normal_DIB'}", tmp_path, 42)
-    others = [found for prefix in ("EO_", "PMY_", "MMY_") for found in acquisitions(source, prefix, 30, tmp_path)]
+    others = [name for prefix in ("EO_", "PMY_", "MMY_") for name in acquisitions(source, prefix, 15, tmp_path)]
     ((usual, count),) = Counter(others).most_common(1)
     assert count > len(others) / 2
-    assert usual not in acquisitions(source, "IG_", 50, tmp_path)
+    assert usual not in acquisitions(source, "IG_", 30, tmp_path)

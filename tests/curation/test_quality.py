@@ -1,4 +1,4 @@
-"""Quality figures move the right way, and outliers are told within their own stratum."""
+"""Quality metrics move in the right direction, and outliers are flagged within their own stratum."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ def spread(count: int, middle: float = 10.0) -> NDArray[np.float64]:
     return middle + np.random.default_rng(0).uniform(-1, 1, count)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_blurred_copy_is_less_sharp(seed: int) -> None:
     assert measure(cell(seed).filter(ImageFilter.GaussianBlur(2))).sharpness < measure(cell(seed)).sharpness
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_brighter_copy_is_brighter(seed: int) -> None:
     assert measure(ImageEnhance.Brightness(cell(seed)).enhance(1.2)).brightness > measure(cell(seed)).brightness
 

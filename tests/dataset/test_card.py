@@ -59,7 +59,7 @@ def test_a_missing_figure_is_an_error_not_a_gap(built):
 
 
 def test_what_a_user_must_know_of_a_source_is_told(text):
-    assert "Drawn, not photographed" in text
+    assert "Synthetic images for trying the software" in text
 
 
 def test_numbers_of_a_table_are_set_to_the_right():

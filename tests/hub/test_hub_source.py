@@ -93,7 +93,7 @@ def test_a_data_set_of_another_format_is_answered_with_the_converted_one(hub, tm
 
 @pytest.mark.usefixtures("connected", "hub")
 def test_a_name_that_the_hub_does_not_know_is_one_line(tmp_path):
-    with pytest.raises(CelluScanError, match="lab/none does not exist here, and is not a data set on the Hub") as error:
+    with pytest.raises(CelluScanError, match="lab/none does not exist here, and is not a dataset on the Hub") as error:
         opened("lab/none", tmp_path)
     assert "\n" not in str(error.value)
 

@@ -13,9 +13,9 @@ def open_folder(tmp_path, write_files):
     def opened(paths, table=None):
         files = dict.fromkeys(paths, b"x") | ({"metadata.csv": table} if table else {})
         source = open_source(f"imagefolder={write_files(tmp_path / 'data', files)}", tmp_path / "scratch", seed=0)
-        found = list(source.records())
-        names = [None if item.group == item.image_id else item.group.partition("group:")[2] for item in found]
-        return source, [item.label for item in found], names
+        records = list(source.records())
+        names = [None if item.group == item.image_id else item.group.partition("group:")[2] for item in records]
+        return source, [item.label for item in records], names
 
     return opened
 
@@ -72,7 +72,7 @@ def test_a_folder_that_tells_no_patient_is_no_group(folders):
 def test_folders_that_are_not_taken_for_groups_are_named_in_a_note(open_folder):
     source, _, groups = open_folder(["BA/train/1.png", "BA/test/1.png", "Munich/BA/1.png", "Berlin/BA/1.png"])
     assert groups == [None] * 4
-    assert any("not taken for patients or slides: the folders 'Berlin', 'Munich', 'test', …" in n for n in source.notes)
+    assert any("not taken as patients or slides: the folders 'Berlin', 'Munich', 'test', …" in n for n in source.notes)
 
 
 def test_a_file_beside_the_patients_has_no_group_and_is_counted(open_folder):
@@ -120,17 +120,17 @@ def test_two_levels_that_could_be_patients_are_refused(open_folder):
 
 def test_folders_of_two_classes_are_refused(open_folder):
     message = refusal(open_folder, ["Basophil/MO/1.png", "Basophil/2.png"])
-    assert "Basophil/MO/1.png lies in folders of two classes" in message
+    assert "Basophil/MO/1.png is in folders of two classes" in message
 
 
 @pytest.mark.parametrize("folder", ["Segmented Neutrphil", "band", "Bands", "immature granulocites"])
 def test_a_misspelt_class_below_a_class_is_no_patient(folder, open_folder):
-    assert f"'{folder}' is none of the 14 classes" in refusal(open_folder, [f"Neutrophil/{folder}/1.png"])
+    assert f"'{folder}' is not one of the 14 classes" in refusal(open_folder, [f"Neutrophil/{folder}/1.png"])
 
 
 def test_patients_of_an_unknown_class_are_refused_with_all_folders(open_folder):
     message = refusal(open_folder, ["BA/p1/1.png", "Artefacts/p1/1.png"])
-    assert "'Artefacts/p1' is none of the 14 classes" in message and "metadata.csv" in message
+    assert "'Artefacts/p1' is not one of the 14 classes" in message and "metadata.csv" in message
 
 
 @pytest.mark.parametrize(("text", "like"), [("Neutrofil", True), ("band", True), ("BA", False), ("p1", False),

@@ -1,4 +1,4 @@
-"""A Hugging Face data set as a source: parquet, `save_to_disk`, the Hub; its labels, groups, names and bytes."""
+"""A Hugging Face dataset as a source: parquet, `save_to_disk`, the Hub; its labels, groups, names and bytes."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ def png(cell_image):
 
 @pytest.fixture(scope="session")
 def rows(png):
-    """A data set of `count` cells with labels, patients, and the names that its images were stored under."""
+    """A dataset of `count` cells with labels, patients, and the names that its images were stored under."""
 
     def make(count=6, first=0, names=NAMES, paths=True):
         numbers = range(first, first + count)
@@ -82,19 +82,13 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_labels_bytes_and_names_are_the_same_in_every_layout(layout, tmp_path, rows, png):
     source = source_of(LAYOUTS[layout](tmp_path / "cells", rows()), tmp_path)
-    found = records(source)
-    assert [record.label for record in found] == ["Basophil", "Monocyte", "Eosinophil"] * 2
-    assert [record.source_label for record in found] == NAMES * 2
-    assert [record.image_id for record in found] == [f"hf_dataset/train/{n}.png" for n in range(6)]
-    assert [source.read(record) for record in found] == [png(n) for n in range(6)]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_another_process_reads_the_same(layout, tmp_path, rows, png):
-    source = source_of(LAYOUTS[layout](tmp_path / "cells", rows()), tmp_path)
-    found = records(source)
-    again = pickle.loads(pickle.dumps(source))
-    assert [again.read(record) for record in reversed(found)] == [png(n) for n in reversed(range(6))]
+    cells = records(source)
+    assert [record.label for record in cells] == ["Basophil", "Monocyte", "Eosinophil"] * 2
+    assert [record.source_label for record in cells] == NAMES * 2
+    assert [record.image_id for record in cells] == [f"hf_dataset/train/{n}.png" for n in range(6)]
+    assert [source.read(record) for record in cells] == [png(n) for n in range(6)]
+    again = pickle.loads(pickle.dumps(source))  # as for a worker process
+    assert [again.read(record) for record in reversed(cells)] == [png(n) for n in reversed(range(6))]
 
 
 def test_one_parquet_file_is_a_data_set(tmp_path, rows):
@@ -208,7 +202,7 @@ def test_labels_are_mapped_or_dropped_as_given(tmp_path, rows):
     assert [item.reason if isinstance(item, Dropped) else item.label for item in items] == [
         "Basophil", "no_class:smudge", "Neutrophil",
     ] * 2  # fmt: skip
-    assert "names beach, which is no label of it" in refused(folder, tmp_path, labels=(("beach", "drop"),))
+    assert "names beach, which is not a label in it" in refused(folder, tmp_path, labels=(("beach", "drop"),))
     with pytest.raises(CelluScanError, match=r"--map-label smudge=Neutrofil: .*nearest: Neutrophil"):
         Selection(labels=(("smudge", "Neutrofil"),))
 
@@ -273,19 +267,19 @@ def test_large_row_groups_are_written_again_in_small_ones(tmp_path, png, monkeyp
     source = source_of(tmp_path / "x.parquet", tmp_path)
     [copy] = (tmp_path / "scratch").iterdir()
     assert pq.read_metadata(copy).num_row_groups > 2
-    found = records(source)
-    assert [source.read(record) for record in found] == [png(n) for n in range(100)]
+    cells = records(source)
+    assert [source.read(record) for record in cells] == [png(n) for n in range(100)]
 
 
 def test_a_data_set_built_by_this_project_gives_its_originals(data_set, tmp_path):
     source = source_of(data_set, tmp_path, name="ours")
-    found = records(source)
-    assert len(found) == 14 * 20
-    assert all(record.image_id.startswith("ours/synthetic/") for record in found)
+    cells = records(source)
+    assert len(cells) == 14 * 20
+    assert all(record.image_id.startswith("ours/synthetic/") for record in cells)
     assert source.license == "MIT"
     table = pa.concat_tables([pq.read_table(path) for path in data_set.glob("data/originals/*.parquet")])
     groups = dict(zip(table["image_id"].to_pylist(), table["group_id"].to_pylist(), strict=True))
-    assert {r.image_id: r.group for r in found} == {
+    assert {r.image_id: r.group for r in cells} == {
         f"ours/{name}": f"ours/group:{group}" for name, group in groups.items()
     }
 
@@ -298,12 +292,12 @@ def test_augmented_rows_of_a_data_set_of_ours_are_dropped(data_set, tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"Basophil/1.png": b"x"}, "a folder of images is read by --source imagefolder="),
+        ({"Basophil/1.png": b"x"}, "read a folder of images with --source imagefolder="),
         ({"data/train.csv": b"a,b"}, "holds no parquet files"),
         ({}, "holds no parquet files"),
         ({"train.parquet": b"PAR1 and no more"}, "is damaged or missing"),
         ({"train.parquet": b"version https://git-lfs.github.com/spec/v1"}, "is a Git LFS pointer"),
-        ({"state.json": b"{}"}, "is not a whole data set of save_to_disk"),
+        ({"state.json": b"{}"}, "is not a complete dataset of save_to_disk"),
         ({"state.json": b'{"_data_files": [{"filename": "gone.arrow"}]}'}, "is damaged or missing"),
         ({"README.md": b"---\n: [\n---\n", "train.parquet": b""}, "YAML of"),
     ],
@@ -314,7 +308,7 @@ def test_what_is_no_data_set_is_one_line(files, message, tmp_path, write_files):
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c", "gone/"])
 def test_a_value_that_is_neither_path_nor_name_is_one_line(name, tmp_path):
-    assert "does not exist, and is not the name of a data set on the Hub" in refused(name, tmp_path)
+    assert "does not exist, and is not the name of a dataset on the Hub" in refused(name, tmp_path)
 
 
 def test_a_name_that_cannot_be_fetched_is_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""A folder of one's own, and what `--source` and `--license` accept."""
+"""A folder of the user's own images, and what `--source` and `--license` accept."""
 
 import shutil
 from dataclasses import replace
@@ -30,20 +30,15 @@ def assert_one_line(error):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("cell", taxonomy.CLASSES, ids=lambda cell: cell.code)
 @pytest.mark.parametrize(
-    "folder",
-    [
-        lambda cell: cell.name,
-        lambda cell: cell.name.lower() + "s",
-        lambda cell: cell.name.upper().replace(" ", "_"),
-        lambda cell: cell.code,
-    ],
-    ids=["name", "plural", "upper", "code"],
+    "name",
+    [lambda cell: cell.name.lower() + "s", lambda cell: cell.name.upper().replace(" ", "_"), lambda cell: cell.code],
 )
-def test_folder_names_the_class(cell, folder, lay_out):
-    [record] = lay_out({f"{folder(cell)}/1.png": b"x"})
-    assert (record.label, record.source_label) == (cell.name, folder(cell))
+def test_folder_names_the_class(name, lay_out):
+    records = lay_out({f"{name(cell)}/1.png": b"x" for cell in taxonomy.CLASSES})
+    assert {record.source_label: record.label for record in records} == {
+        name(cell): cell.name for cell in taxonomy.CLASSES
+    }
 
 
 def test_image_is_its_own_group_without_metadata(lay_out):
@@ -70,7 +65,7 @@ def test_outer_folder_changes_no_id(lay_out):
     }
 
 
-@pytest.mark.parametrize("packing", ["zip", "tar", "gztar"])
+@pytest.mark.parametrize("packing", ["zip", "gztar"])
 @pytest.mark.parametrize("metadata", [{}, {"metadata.csv": "file_name,label,group_id\nBA/1.png,EO,p1\n"}])
 def test_archive_gives_the_same_records(packing, metadata, tmp_path, write_files):
     folder = write_files(tmp_path / "data", {"BA/1.png": b"x", "EO/2.png": b"y", **metadata})
@@ -210,7 +205,7 @@ def test_a_name_given_twice_is_refused_with_the_way_out(key, tmp_path, cells):
     assert "imagefolder:NAME=DIR" in message
 
 
-def test_folder_of_ones_own_may_not_take_the_name_of_another_source(tmp_path, cells):
+def test_an_imagefolder_may_not_take_the_name_of_another_source(tmp_path, cells):
     assert "pbc is given twice" in refused([f"pbc={cells}", f"imagefolder:pbc={cells}"], tmp_path)
 
 
@@ -231,7 +226,7 @@ def test_source_like_none_is_answered_with_all(tmp_path, cells):
     assert all(key in message for key in (*READERS, "synthetic"))
 
 
-def test_only_a_folder_of_ones_own_takes_a_name(tmp_path, cells):
+def test_a_published_source_takes_no_name(tmp_path, cells):
     assert "pbc:mine" in refused([f"pbc:mine={cells}"], tmp_path)
 
 
@@ -240,7 +235,7 @@ def test_source_without_a_path_is_refused_with_an_example(spec, tmp_path):
     assert "expected KEY=PATH" in refused([spec], tmp_path)
 
 
-@pytest.mark.parametrize("count", ["0", "-1", "many", "1.5", "1e3", " "])
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", " "])
 def test_synthetic_takes_a_count_alone(count, tmp_path):
     assert "number of cells per class" in refused([f"synthetic={count}"], tmp_path)
 

@@ -143,8 +143,8 @@ def test_a_name_is_a_group(value):
 def test_unknown_patients_are_no_group_and_counted(open_folder):
     table = csv_text(ids=["p1", "p2"] * 9 + [NO_GROUP[n % len(NO_GROUP)] for n in range(18)])
     source, items = open_folder({**dict.fromkeys(paths(), b"x"), "metadata.csv": table})
-    found = list(groups(items).values())
-    assert (found.count("p1"), found.count("p2"), found.count(None)) == (9, 9, 18)
+    names = list(groups(items).values())
+    assert (names.count("p1"), names.count("p2"), names.count(None)) == (9, 9, 18)
     assert any("18 of 36 rows have no group_id" in note for note in source.notes)
     assert any("18 of 36 images have no group" in note for note in source.notes)
 

@@ -1,4 +1,4 @@
-"""Every reader on a tiny tree laid out as its data set is published, and on the real cells at hand."""
+"""Every reader on a tiny tree laid out as its dataset is published, and on the real cells at hand."""
 
 import pickle
 import shutil
@@ -202,50 +202,33 @@ def test_every_reader_has_a_layout_here():
 
 
 @BY_KEY
-def test_label_and_source_label_of_each_file(key, published):
-    records, _ = split(published(key).records())
-    assert {image_id: (record.label, record.source_label) for image_id, record in records.items()} == expected_of(key)[
-        0
-    ]
-
-
-@BY_KEY
-def test_label_without_a_class_is_dropped_with_a_reason(key, published):
-    _, dropped = split(published(key).records())
-    assert {path: item.reason for path, item in dropped.items()} == expected_of(key)[1]
+def test_every_file_of_the_published_layout_becomes_its_label_or_is_dropped_with_a_reason(key, published):
+    records, dropped = split(published(key).records())
+    expected_records, expected_dropped = expected_of(key)
+    assert {name: (record.label, record.source_label) for name, record in records.items()} == expected_records
+    assert {path: item.reason for path, item in dropped.items()} == expected_dropped
     assert all(item.detail for item in dropped.values())
+    assert {record.augmented for record in records.values()} == {key == "bccd_augmented"}
+    if READERS[key].groups_from == "":  # no patients are published: each image is its own group
+        assert all(record.group == record.image_id and record.box is None for record in records.values())
 
 
 @BY_KEY
-def test_order_depends_on_names_alone(key, tmp_path, write_files):
-    folders = [tmp_path / "1", tmp_path / "2"]
-    write_files(folders[0], files_of(key))
-    write_files(folders[1], dict(reversed(files_of(key).items())))
-    listed = [list(open_source(f"{key}={folder}", tmp_path, seed=0).records()) for folder in folders]
-    assert listed[0] == listed[1]
-
-
-@BY_KEY
-def test_bytes_of_each_record_are_those_of_its_file(key, published):
+def test_bytes_of_each_record_are_those_of_its_file_in_another_process_too(key, published):
     source = published(key)
     records, _ = split(source.records())
-    assert all(source.read(record) == image_id.partition("/")[2].partition("#")[0].encode()
-               for image_id, record in records.items())  # fmt: skip
-
-
-@BY_KEY
-def test_source_reads_in_another_process(key, published):
-    source = published(key)
-    records, _ = split(source.records())
+    expected = [name.partition("/")[2].partition("#")[0].encode() for name in records]
+    assert [source.read(record) for record in records.values()] == expected
     again = pickle.loads(pickle.dumps(source))
-    assert [again.read(record) for record in records.values()] == [source.read(record) for record in records.values()]
+    assert [again.read(record) for record in records.values()] == expected
 
 
 @BY_KEY
-@pytest.mark.parametrize("packing", ["folder", "zip", "tar", "gztar"])
-def test_wrapping_and_packing_change_no_record(key, packing, tmp_path, write_files, published):
+@pytest.mark.parametrize("packing", ["folder", "zip", "gztar"])
+def test_order_wrapping_and_packing_change_no_record(key, packing, tmp_path, write_files, published):
     plain = list(published(key).records())
-    wrapped = write_files(tmp_path / "outer", {f"as downloaded/{path}": data for path, data in files_of(key).items()})
+    files = {f"as downloaded/{path}": data for path, data in reversed(files_of(key).items())}
+    wrapped = write_files(tmp_path / "outer", files)
     if packing != "folder":
         wrapped = tmp_path / shutil.make_archive(str(tmp_path / "packed"), packing, wrapped)
     packed = list(open_source(f"{key}={wrapped}", tmp_path / "scratch", seed=0).records())
@@ -268,39 +251,21 @@ def test_a_source_in_two_parts_is_read_whole(key, tmp_path, write_files):
 
 
 @BY_KEY
-def test_only_the_augmented_source_is_marked_so(key, published):
-    records, _ = split(published(key).records())
-    assert {record.augmented for record in records.values()} == {key == "bccd_augmented"}
-
-
-@pytest.mark.parametrize("key", ["pbc", "aml_lmu", "bone_marrow", "mll23", "segmentation_wbc", "lisc"])
-def test_each_image_is_its_own_group_where_nothing_else_is_known(key, published):
-    records, _ = split(published(key).records())
-    assert all(record.group == record.image_id and record.box is None for record in records.values())
-
-
-@pytest.mark.parametrize(
-    ("key", "code", "decision"),
-    [(key, code, decision) for key in LAYOUTS for code, decision in READERS[key].decisions.items()],
-)
-def test_decision_names_a_class_or_none_and_says_why(key, code, decision):
-    assert decision.label is None or decision.label in taxonomy.NAMES
-    assert decision.reason.strip()
+def test_each_reader_states_its_decisions_licence_and_origin(key):
+    for decision in READERS[key].decisions.values():
+        assert decision.label is None or decision.label in taxonomy.NAMES
+        assert decision.reason.strip()
+    info = READERS[key].info
+    assert all([info.title, info.license, info.citation, info.url.startswith("http")])
 
 
 @BY_KEY
-def test_other_layout_is_an_error_of_one_line(key, lay_out):
-    with pytest.raises(CelluScanError, match=f"source {key}: unknown layout.*expected") as error:
-        list(lay_out(key, {"holiday/beach.jpg": b"x"}).records())
+@pytest.mark.parametrize(("files", "message"), [({"holiday/beach.jpg": b"x"}, "unknown layout"), ({}, "no files")])
+def test_another_layout_is_an_error_of_one_line(key, files, message, lay_out):
+    with pytest.raises(CelluScanError, match=f"source {key}: .*{message}.*expected") as error:
+        list(lay_out(key, files).records())
     assert "\n" not in str(error.value)
     assert READERS[key].landmarks[0] in str(error.value)
-
-
-@BY_KEY
-def test_empty_folder_is_an_error_of_one_line(key, lay_out):
-    with pytest.raises(CelluScanError, match=f"source {key}: .*no files.*expected") as error:
-        list(lay_out(key, {}).records())
-    assert "\n" not in str(error.value)
 
 
 @BY_KEY
@@ -336,12 +301,6 @@ def test_published_counts_are_by_labels_that_have_a_decision(key):
     assert set(READERS[key].info.published) <= set(READERS[key].decisions)
 
 
-@BY_KEY
-def test_licence_and_origin_are_stated(key):
-    info = READERS[key].info
-    assert all([info.title, info.license, info.citation, info.url.startswith("http")])
-
-
 @pytest.mark.parametrize("folder", ["NGS/sub", "MYO/2019/a"])
 def test_aml_label_is_the_first_folder(folder, lay_out):
     records, _ = split(lay_out("aml_lmu", {f"{folder}/1.tiff": b"x"}).records())
@@ -358,8 +317,8 @@ def test_raabin_smear_is_one_group_across_its_parts(lay_out):
         "TestA/Monocyte/95-8-5-1_2_1.jpg",
         "TestB/Neutrophil/95-8-5-1_9_4.jpg",
     ]
-    found = groups(lay_out("raabin", dict.fromkeys(names, b"x")))
-    assert [found[name] for name in names] == ["raabin/95-8-5-1"] * 3
+    group_of = groups(lay_out("raabin", dict.fromkeys(names, b"x")))
+    assert [group_of[name] for name in names] == ["raabin/95-8-5-1"] * 3
 
 
 def test_raabin_other_smears_are_other_groups(lay_out):
@@ -370,14 +329,14 @@ def test_raabin_other_smears_are_other_groups(lay_out):
 def test_raabin_day_is_the_group_of_files_named_by_time(lay_out):
     names = ["Train/Basophil/20190531_112511_0.jpg", "TestA/Basophil/20190531_113000_1.jpg"]
     other = "Train/Basophil/20190601_112511_0.jpg"
-    found = groups(lay_out("raabin", dict.fromkeys([*names, other], b"x")))
-    assert [found[name] for name in names] == ["raabin/20190531"] * 2
-    assert found[other] == "raabin/20190601"
+    group_of = groups(lay_out("raabin", dict.fromkeys([*names, other], b"x")))
+    assert [group_of[name] for name in names] == ["raabin/20190531"] * 2
+    assert group_of[other] == "raabin/20190601"
 
 
 def test_raabin_file_of_another_name_is_its_own_group(lay_out):
-    found = groups(lay_out("raabin", {"Train/Basophil/cell.jpg": b"x", "Train/Basophil/cell (2).jpg": b"y"}))
-    assert found == {path: f"raabin/{path}" for path in found}
+    group_of = groups(lay_out("raabin", {"Train/Basophil/cell.jpg": b"x", "Train/Basophil/cell (2).jpg": b"y"}))
+    assert group_of == {path: f"raabin/{path}" for path in group_of}
 
 
 def test_bccd_augmented_copies_of_one_cell_share_a_group(lay_out):
@@ -391,8 +350,8 @@ def test_bccd_augmented_copies_of_one_cell_share_a_group(lay_out):
     ids=["part", "class", "index"],
 )
 def test_bccd_augmented_index_of_another_part_or_class_is_another_group(other, lay_out):
-    found = groups(lay_out("bccd_augmented", {"images/TRAIN/EOSINOPHIL/_7_1.jpeg": b"x", other: b"y"}))
-    assert len(set(found.values())) == 2
+    group_of = groups(lay_out("bccd_augmented", {"images/TRAIN/EOSINOPHIL/_7_1.jpeg": b"x", other: b"y"}))
+    assert len(set(group_of.values())) == 2
 
 
 def test_bccd_augmented_comes_from_bccd():
@@ -403,14 +362,6 @@ def test_segmentation_wbc_without_a_table_knows_no_label(lay_out):
     records, _ = split(lay_out("segmentation_wbc", {"Dataset 1/001.bmp": b"x"}).records())
     [record] = records.values()
     assert (record.label, record.source_label) == (None, "missing in Dataset 1")
-
-
-@pytest.mark.parametrize("packing", ["zip", "tar"])
-def test_segmentation_wbc_without_a_table_in_an_archive(packing, tmp_path, write_files):
-    folder = write_files(tmp_path / "data", {"Dataset 1/001.bmp": b"x"})
-    archive = tmp_path / shutil.make_archive(str(tmp_path / "packed"), packing, folder)
-    [record] = open_source(f"segmentation_wbc={archive}", tmp_path, seed=0).records()
-    assert record.label is None
 
 
 def test_segmentation_wbc_number_counts_within_its_own_part(lay_out):
@@ -448,10 +399,7 @@ FIELD = "bccd/JPEGImages/BloodImage_00012.jpg"
 @pytest.mark.parametrize(
     ("types", "label"),
     [
-        ("NEUTROPHIL", "Neutrophil"),
         ("EOSINOPHIL", "Eosinophil"),
-        ("LYMPHOCYTE", "Lymphocyte"),
-        ("MONOCYTE", "Monocyte"),
         ("BASOPHIL", "Basophil"),
         ("NEUTROPHIL, NEUTROPHIL", "Neutrophil"),
     ],
@@ -505,20 +453,14 @@ def test_bccd_box_of_an_unknown_name_is_dropped_under_it(lay_out):
         (-5, -5, 900, 700),
     ],
 )
-def test_bccd_window_is_a_square_within_the_field(corners, lay_out):
+def test_bccd_window_is_a_square_within_the_field_around_the_box(corners, lay_out):
     records, _ = split(lay_out("bccd", bccd_files(("Platelets", *corners))).records())
     [(left, top, right, bottom)] = [record.box for record in records.values()]
     assert right - left == bottom - top > 0
-    assert 0 <= left < right <= 640
-    assert 0 <= top < bottom <= 480
-
-
-@pytest.mark.parametrize("corners", [(0, 0, 30, 30), (610, 450, 640, 480), (300, 200, 330, 225), (10, 100, 210, 300)])
-def test_bccd_window_holds_its_box_and_a_rim(corners, lay_out):
-    records, _ = split(lay_out("bccd", bccd_files(("Platelets", *corners))).records())
-    [(left, top, right, bottom)] = [record.box for record in records.values()]
-    assert left <= corners[0] and top <= corners[1] and right >= corners[2] and bottom >= corners[3]
-    assert right - left > corners[2] - corners[0]
+    assert 0 <= left < right <= 640 and 0 <= top < bottom <= 480
+    if corners[2] - corners[0] < 100 and corners[3] - corners[1] < 100:  # then there is room for the box and a margin
+        assert left <= corners[0] and top <= corners[1] and right >= corners[2] and bottom >= corners[3]
+        assert right - left > corners[2] - corners[0]
 
 
 def test_bccd_window_is_centred_away_from_the_border(lay_out):
@@ -560,7 +502,7 @@ def test_bccd_field_with_unusable_boxes_is_dropped(xml, lay_out):
     assert "\n" not in item.detail
 
 
-@pytest.mark.parametrize("packing", ["folder", "zip", "tar"])
+@pytest.mark.parametrize("packing", ["folder", "zip"])
 @pytest.mark.parametrize(
     ("missing", "reason"),
     [("Annotations/BloodImage_00012.xml", "no_annotation"), ("labels.csv", "ambiguous_field")],
@@ -594,14 +536,8 @@ def test_real_pbc_counts_by_prefix(real_data, tmp_path):
         "MMY": 608, "BNE": 972, "SNE": 966, "NEUTROPHIL": 31, ".DS": 1,
     }  # fmt: skip
     assert not dropped
-
-
-@pytest.mark.real_data
-def test_real_pbc_has_one_file_without_a_label(real_data, tmp_path):
-    records, _ = real_items("pbc", real_data / "PBC_dataset_normal_DIB", tmp_path)
-    assert [image_id for image_id, record in records.items() if record.label is None] == [
-        "pbc/neutrophil/.DS_169665.jpg"
-    ]
+    unlabelled = [image_id for image_id, record in records.items() if record.label is None]
+    assert unlabelled == ["pbc/neutrophil/.DS_169665.jpg"]
 
 
 @pytest.mark.real_data

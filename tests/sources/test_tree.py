@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.errors import BadImage, CelluScanError
-from celluscan_hf.sources import tree as module
+from celluscan_hf.sources import archives, entries
 from celluscan_hf.sources.tree import Entry, open_tree
 
 FILES = {"b/2.png": b"two", "a.txt": b"at the top", "b/10.png": b"ten", "b/c/ü 1.png": b"deep", "b.d/0": b""}
 ORDER = sorted(FILES)
 TARS = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
 ARCHIVES = ("zip", *TARS)
+KINDS = pytest.mark.parametrize("kind", ["zip", "tar"])  # a compressed tar differs in nothing but its compression
 
 
 def noise(size):
@@ -105,47 +106,23 @@ def packed(request, tmp_path, write_files):
     return make_archive(tmp_path, request.param, reversed(FILES.items()))
 
 
-def test_entries_come_in_the_order_of_their_paths(packed, scratch):
-    assert list(open_tree(packed, scratch).entries()) == [Entry(path) for path in ORDER]
-
-
-def test_bytes_are_the_same_however_packed(packed, scratch):
+def test_a_tree_lists_and_reads_the_same_however_it_is_packed(packed, scratch, monkeypatch):
     tree = open_tree(packed, scratch)
-    assert {entry.path: tree.read(entry.path) for entry in tree.entries()} == FILES
-
-
-def test_entries_can_be_listed_twice(packed, scratch):
-    tree = open_tree(packed, scratch)
-    assert list(tree.entries()) == list(tree.entries())
-
-
-def test_tree_still_reads_after_pickling(packed, scratch):
-    tree = open_tree(packed, scratch)
-    list(tree.entries())
-    tree.read("b/2.png")
+    assert list(tree.entries()) == list(tree.entries()) == [Entry(path) for path in ORDER]
+    assert {path: tree.read(path) for path in ORDER} == FILES
     assert pickle.loads(pickle.dumps(tree)).read("b/10.png") == b"ten"
-
-
-def test_missing_file_is_a_bad_image(packed, scratch):
-    with pytest.raises(BadImage):
-        open_tree(packed, scratch).read("b/absent.png")
-
-
-def test_large_file_is_refused(packed, scratch, monkeypatch):
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 3)
+    with pytest.raises(BadImage, match="unreadable"):
+        tree.read("b/absent.png")
+    monkeypatch.setattr(entries, "MAX_FILE_BYTES", 3)
+    assert tree.read("b/2.png") == b"two"
     with pytest.raises(BadImage, match="too_many_bytes"):
-        open_tree(packed, scratch).read("a.txt")
+        tree.read("a.txt")
 
 
 def test_large_archive_in_a_source_is_called_one(folder, scratch, write_files, monkeypatch):
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 3)
+    monkeypatch.setattr(entries, "MAX_FILE_BYTES", 3)
     with pytest.raises(BadImage, match="archive"):
         open_tree(write_files(folder, {"Basophil.ZIP": b"PK\x03\x04"}), scratch).read("Basophil.ZIP")
-
-
-def test_file_of_the_largest_size_is_read(packed, scratch, monkeypatch):
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 3)
-    assert open_tree(packed, scratch).read("b/2.png") == b"two"
 
 
 def test_zip_member_larger_than_its_directory_says_is_a_bad_image(tmp_path, scratch):
@@ -159,13 +136,13 @@ def test_zip_member_larger_than_its_directory_says_is_a_bad_image(tmp_path, scra
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_archive_is_told_by_its_content_not_its_name(kind, tmp_path, scratch):
+def test_an_archive_is_recognised_by_its_content_not_its_name(kind, tmp_path, scratch):
     archive = make_archive(tmp_path, kind, FILES.items()).rename(tmp_path / "download")
     assert [entry.path for entry in open_tree(archive, scratch).entries()] == ORDER
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("name", ["../up.png", "b/../../up.png", "b\\..\\..\\up.png", "/../up.png", ".."])
+@KINDS
+@pytest.mark.parametrize("name", ["../up.png", "b\\..\\..\\up.png", "/../up.png", ".."])
 def test_member_that_points_outside_is_flagged(kind, name, tmp_path, scratch):
     tree = open_tree(make_archive(tmp_path, kind, [(name, b"x"), ("a.png", b"y")]), scratch)
     assert problems(tree) == {name: "unsafe_path", "a.png": ""}
@@ -173,26 +150,29 @@ def test_member_that_points_outside_is_flagged(kind, name, tmp_path, scratch):
 
 FOREIGN_NAMES = {
     "Basophil\\a.png": "Basophil/a.png",
-    ".\\Basophil\\a.png": "Basophil/a.png",
+    ".\\Basophil\\b.png": "Basophil/b.png",
     "/data/Basophil/a.png": "data/Basophil/a.png",
     "//server/Basophil/a.png": "server/Basophil/a.png",
     "C:/cells/a.png": "cells/a.png",
-    "D:\\cells\\a.png": "cells/a.png",
-    "./Basophil//a.png": "Basophil/a.png",
+    "D:\\cells\\b.png": "cells/b.png",
+    "./Basophil//c.png": "Basophil/c.png",
     "Basophil/10:30.png": "Basophil/10:30.png",
     "c:a.png": "c:a.png",
 }
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("name", FOREIGN_NAMES)
-def test_member_is_read_under_the_clean_relative_path_of_its_name(kind, name, tmp_path, scratch):
-    tree = open_tree(make_archive(tmp_path, kind, [(name, b"x")]), scratch)
-    assert {entry.path: tree.read(entry.path) for entry in tree.entries()} == {FOREIGN_NAMES[name]: b"x"}
+@KINDS
+def test_members_are_read_under_the_clean_relative_paths_of_their_names(kind, tmp_path, scratch):
+    members = [(name, name.encode()) for name in FOREIGN_NAMES]
+    tree = open_tree(make_archive(tmp_path, kind, members), scratch)
+    assert problems(tree) == dict.fromkeys(sorted(FOREIGN_NAMES.values()), "")
+    assert {path: tree.read(path) for path in FOREIGN_NAMES.values()} == {
+        path: name.encode() for name, path in FOREIGN_NAMES.items()
+    }
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("other", ["b\\a.png", "/b/a.png", "./b/a.png", "C:/b/a.png"])
+@KINDS
+@pytest.mark.parametrize("other", ["b\\a.png", "C:/b/a.png"])
 def test_of_two_names_for_one_path_the_exact_one_is_read(kind, other, tmp_path, scratch):
     members = [(other, b"foreign"), ("b/a.png", b"exact")]
     for number, order in enumerate((members, members[::-1])):
@@ -207,7 +187,7 @@ def test_folders_of_a_windows_zip_are_no_files(tmp_path, scratch):
     assert problems(open_tree(path, scratch)) == {"b/c/1.png": "", "e": "empty_folder"}
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
+@KINDS
 def test_nothing_is_unpacked_by_its_name(kind, tmp_path, scratch):
     (tmp_path / "in").mkdir()
     archive = make_archive(tmp_path / "in", kind, [("../up.png", b"x"), ("a.png", b"y")])
@@ -218,11 +198,10 @@ def test_nothing_is_unpacked_by_its_name(kind, tmp_path, scratch):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("kind", ARCHIVES)
+@KINDS
 def test_second_member_of_a_name_is_flagged(kind, tmp_path, scratch):
     archive = make_archive(tmp_path, kind, [("a.png", b"x"), ("a.png", b"y")])
-    entries = list(open_tree(archive, scratch).entries())
-    assert entries == [Entry("a.png"), Entry("a.png", "repeated_member")]
+    assert list(open_tree(archive, scratch).entries()) == [Entry("a.png"), Entry("a.png", "repeated_member")]
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
@@ -236,7 +215,7 @@ def test_folders_in_an_archive_are_entries_where_they_are_empty(kind, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symlink", "hard_link"])
-@pytest.mark.parametrize("target", ["a.png", "/etc/passwd", "../../secret"])
+@pytest.mark.parametrize("target", ["a.png", "/etc/passwd"])
 def test_link_in_a_tar_is_flagged(kind, target, tmp_path, scratch):
     link = tar_member("link.png", type=kind, linkname=target)
     tree = open_tree(make_tar(tmp_path / "cells.tar", [("a.png", b"x"), (link, b"")]), scratch)
@@ -319,7 +298,7 @@ def test_zip_member_of_an_unknown_compression_is_a_bad_image(tmp_path, scratch):
 
 @pytest.mark.parametrize("opener", [gzip.open, bz2.open, lzma.open], ids=["gz", "bz2", "xz"])
 def test_tar_that_grows_too_much_is_refused(opener, tmp_path, scratch, monkeypatch):
-    monkeypatch.setattr(module, "MAX_EXPANSION", 5)
+    monkeypatch.setattr(archives, "MAX_EXPANSION", 5)
     plain = make_tar(tmp_path / "plain.tar", [("a.png", bytes(200_000))])
     bomb = tmp_path / "bomb"
     with opener(bomb, "wb") as file:
@@ -330,7 +309,7 @@ def test_tar_that_grows_too_much_is_refused(opener, tmp_path, scratch, monkeypat
 
 
 def test_refused_tar_is_refused_again(tmp_path, scratch, monkeypatch):
-    monkeypatch.setattr(module, "MAX_EXPANSION", 5)
+    monkeypatch.setattr(archives, "MAX_EXPANSION", 5)
     bomb = make_tar(tmp_path / "bomb.tar.gz", [("a.png", bytes(200_000))], "w:gz")
     for _ in range(2):
         with pytest.raises(CelluScanError):
@@ -473,6 +452,5 @@ def test_folder_of_hidden_files_alone_is_empty(packing, folder, tmp_path, scratc
     write_files(folder, dict.fromkeys(names, b"x"))
     (folder / "@eaDir").mkdir()
     location = folder if packing == "folder" else shutil.make_archive(str(tmp_path / "packed"), packing, folder)
-    entries = open_tree(Path(location), scratch).entries()
     expected = {"a/1.png": "", "b": "empty_folder", "c": "empty_folder"}
-    assert {entry.path: entry.problem for entry in entries} == expected
+    assert problems(open_tree(Path(location), scratch)) == expected
