@@ -55,7 +55,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built dataset, 14 classes of synthetic cells, 48 px: 392 train rows (half augmented), 28 validation, 56 test."""
+    """A built dataset, 14 classes of synthetic cells, 48 px: 392 (half augmented), 28 and 56 rows in its splits."""
     from celluscan_hf.dataset.build import build
     from celluscan_hf.dataset.settings import BuildSettings
 
