@@ -1,4 +1,4 @@
-"""Fixtures of all tests: drawn images, tiny trees, caches in a temp folder, the real cells where they are at hand."""
+"""Fixtures for all tests: synthetic images, small file trees, caches in a temp folder, the real cells if present."""
 
 import importlib.util
 import sys
@@ -16,7 +16,7 @@ GUARD = PROJECT / "tests" / "hub" / "guard" / "sitecustomize.py"
 
 @pytest.fixture(scope="session", autouse=True)
 def hub_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's caches, or asks the Hub."""
+    """Keep tests away from the user's caches and from the Hub."""
     home = tmp_path_factory.mktemp("hf_home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(home))
@@ -35,7 +35,7 @@ def hub_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def loopback_only() -> Iterator[None]:
-    """No test talks to another machine: the guard of the Hub's clean processes, in this one."""
+    """Refuse connections to other machines, as in the clean processes of the loop-back Hub."""
     specification = importlib.util.spec_from_file_location("network_guard", GUARD)
     assert specification and specification.loader
     guard = importlib.util.module_from_spec(specification)
@@ -46,7 +46,7 @@ def loopback_only() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real cells; for tests marked `real_data`."""
+    """The folder of real cells, for tests marked `real_data`."""
     folder = PROJECT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real cells of ../shared/data are missing")
@@ -55,20 +55,20 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built data set, 14 classes of drawn cells, 48 px: 392 rows of train (half of them augmented), 28, and 56."""
+    """A built dataset, 14 classes of synthetic cells, 48 px: 392 (half augmented), 28 and 56 rows in its splits."""
     from celluscan_hf.dataset.build import build
     from celluscan_hf.dataset.settings import BuildSettings
 
-    folder = tmp_path_factory.mktemp("data_set") / "wbc"
+    folder = tmp_path_factory.mktemp("data_set") / "celluscan" / "wbc"
     build(BuildSettings(("synthetic=20",), folder, image_size=48, target_per_class=28, num_proc=1))
     return folder
 
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path:
-    """A folder with a tiny model of ours, calibrated on the drawn data set; not to be changed.
+    """A folder with a tiny hand-built model, calibrated on `data_set`; not to be changed.
 
-    Weights are from a seed; the head is fitted to the cells, and far too sure of itself.
+    Weights come from a seed; the head is fitted to the cells, and overconfident.
     """
     import torch
 
@@ -84,10 +84,12 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     model = CelluScanForImageClassification(CelluScanConfig(**sizes, image_size=32, patch_size=8))
     processor = build_image_processor(32, (0.8, 0.7, 0.75), (0.2, 0.25, 0.15))
-    seen = run_model(load_cells_of_split(str(data_set), "train").kept, model, processor)
-    features = seen.features[:, :32]  # the rest are colours
-    read = features - features.mean(axis=0)
-    weight = np.linalg.solve(read.T @ read + 0.1 * np.eye(32), read.T @ np.eye(14)[seen.labels])  # ridge regression
+    outputs = run_model(load_cells_of_split(str(data_set), "train").kept, model, processor)
+    features = outputs.features[:, :32]  # the rest are colours
+    centered = features - features.mean(axis=0)
+    weight = np.linalg.solve(
+        centered.T @ centered + 0.1 * np.eye(32), centered.T @ np.eye(14)[outputs.labels]
+    )  # ridge regression
     model.classifier.linear.weight.data = torch.from_numpy(20 * weight.T).float()
     model.classifier.linear.bias.data = torch.from_numpy(-20 * features.mean(axis=0) @ weight).float()
     export_hand_built(model, folder, processor)
@@ -97,7 +99,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path
 
 @pytest.fixture(scope="session")
 def cell_image() -> Callable[..., Image.Image]:
-    """Draws one smooth purple cell among red ones on a bright field; each seed draws another."""
+    """Draw a purple cell among red ones on a bright background; each seed gives another image."""
 
     def draw(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
         rng = np.random.default_rng(seed)
@@ -122,7 +124,7 @@ def cell_image() -> Callable[..., Image.Image]:
 
 @pytest.fixture(scope="session")
 def write_image(cell_image: Callable[..., Image.Image]) -> Callable[..., Path]:
-    """Saves an image, or the cell drawn from a seed, and makes the folders it needs."""
+    """Save an image, or the cell drawn from a seed, and create the folders it needs."""
 
     def write(path: Path, image: Image.Image | int, **options: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,7 @@ def write_image(cell_image: Callable[..., Image.Image]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def write_files() -> Callable[[Path, Mapping[str, bytes | str]], Path]:
-    """Lays out files by their paths below a folder, and gives the folder back."""
+    """Write files by their paths below a folder, and return the folder."""
 
     def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)

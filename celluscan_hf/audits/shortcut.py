@@ -30,7 +30,7 @@ from ..curation.squares import content_box
 from ..dataset import shortcuts
 from ..dataset.inspection import FileTask, inspect
 from ..dataset.reading import CellDataset
-from ..dataset.statistics import seen_of
+from ..dataset.statistics import load_context
 from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
 from ..evaluation import plots
@@ -113,7 +113,7 @@ def _surroundings(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]
             reports.append(report)
             advance(1)
     reports.sort(key=lambda report: report.path)
-    return shortcuts.audit(seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2]), seed, num_proc)
+    return shortcuts.audit(load_context(reports, SPLITS[0]), load_context(reports, SPLITS[2]), seed, num_proc)
 
 
 def _background_accuracy(
@@ -131,7 +131,7 @@ def _background_accuracy(
     return shortcuts.audit(learned, judged, seed, num_proc, asked)
 
 
-def _seen(data: CellDataset, split: str, number: int, share: float, view: float, seed: int) -> shortcuts.Seen:
+def _seen(data: CellDataset, split: str, number: int, share: float, view: float, seed: int) -> shortcuts.CellContext:
     rows = derived.originals(data, split)
     side = round(view * data.image_size)
     chance = uniform(torch.arange(rows.num_rows), background.DRAWS, seed + number)  # not the same draws in test
@@ -148,7 +148,7 @@ def _seen(data: CellDataset, split: str, number: int, share: float, view: float,
                 content = content_box(width, height, side) if view == 1 else (0, 0, side, side)
                 rings.append(shortcuts.ring(square.crop(content)))
             advance(len(images))
-    return shortcuts.Seen(rows.drop_columns(["image"]), np.stack(rings))
+    return shortcuts.CellContext(rows.drop_columns(["image"]), np.stack(rings))
 
 
 def _sizes(rows: pa.Table) -> tuple[list[int], list[int]]:
@@ -266,7 +266,7 @@ def _recalled(
             advance(1)
     told = np.array(answers)
     scalars = Outcomes(told, labels, len(taxonomy.NAMES)).scalars(np.ones((1, len(labels))))
-    return shortcuts.recalled(labels, told) | {"macro_f1": round(float(scalars["macro_f1"][0]), 4)}
+    return shortcuts.recall_metrics(labels, told) | {"macro_f1": round(float(scalars["macro_f1"][0]), 4)}
 
 
 def _changed(change: Change, read: ReadImage, number: int) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Clean rows in, the Hub-shaped folder out: balanced, in parquet, with its card; and checked by reading it back."""
+"""Build the dataset: balance clean rows, write parquet files and a card, read everything back and check it."""

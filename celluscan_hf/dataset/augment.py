@@ -1,8 +1,8 @@
-"""Augmented rows: TrivialAugmentWide variants of train originals (Müller and Hutter, ICCV 2021; torchvision v2).
+"""Augment train originals with TrivialAugmentWide (Müller and Hutter, ICCV 2021; torchvision v2).
 
-Every variant is drawn from a seed of its own. A draw that leaves the pixels as they were, or repeats a sibling, is
-drawn again; after some failures a further transform is laid on top, since a single one has only a few hundred results
-and a class with one original needs thousands.
+Every variant has its own seed. A draw that leaves the pixels unchanged or repeats a sibling is rejected and drawn
+again; after some rejections one more transform is stacked on top, since a single transform has only a few hundred
+results and a class with one original needs thousands.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _MAX_DEPTH = 4
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch uses one thread: images are small, and the processes share the cores."""
+    """Limit torch to one thread: images are small, and the worker processes share the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 
 def write_augmented(task: ShardTask) -> int:
-    """Write one shard of augmented images; the number of its rows."""
+    """Write one shard of augmented images and return its number of rows."""
     square = task.squares()
     with one_thread():
         rows = [row for parent in task.plan().to_pylist() for row in variants(parent, square(parent), task.seed)]
@@ -55,13 +55,13 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[dict[str, Any]]:
-    """The augmented rows of one parent: `parent["variants"]` of them, all unlike it and each other."""
-    seen = {encode(image)}  # equal pixels give equal files; unequal ones that give equal files are as good as equal
+    """Yield `parent["variants"]` augmented rows of one parent, all different from it and from each other."""
+    taken = {encode(image)}  # equal JPEG files count as equal images
     augment = RecordingTrivialAugment(background_colour(np.asarray(image)).tolist())
     content = content_box(parent["width"], parent["height"], image.width)
     for number in range(parent["variants"]):
         image_id = f"{parent['image_id']}~{number:04d}"
-        variant, jpeg, augmentation = _draw(image_id, image, augment, seed, seen)
+        variant, jpeg, augmentation = _draw(image_id, image, augment, seed, taken)
         yield {
             **parent,
             "image": stored(image_id, jpeg),
@@ -73,30 +73,30 @@ def variants(parent: dict[str, Any], image: Image.Image, seed: int) -> Iterator[
 
 
 def _draw(
-    image_id: str, image: Image.Image, augment: "RecordingTrivialAugment", seed: int, seen: set[bytes]
+    image_id: str, image: Image.Image, augment: "RecordingTrivialAugment", seed: int, taken: set[bytes]
 ) -> tuple[Image.Image, bytes, dict[str, object]]:
     for attempt in range(_DRAWS_PER_DEPTH * _MAX_DEPTH):
-        own_seed = int.from_bytes(hashlib.sha256(f"{seed}|{image_id}|{attempt}".encode()).digest()[:6], "big")
-        variant, operations = augment.draw(image, own_seed, depth=1 + attempt // _DRAWS_PER_DEPTH)
+        variant_seed = int.from_bytes(hashlib.sha256(f"{seed}|{image_id}|{attempt}".encode()).digest()[:6], "big")
+        variant, operations = augment.draw(image, variant_seed, depth=1 + attempt // _DRAWS_PER_DEPTH)
         jpeg = encode(variant)
-        if jpeg not in seen:
-            seen.add(jpeg)
-            return variant, jpeg, {"method": "TrivialAugmentWide", "seed": own_seed, "operations": operations}
+        if jpeg not in taken:
+            taken.add(jpeg)
+            return variant, jpeg, {"method": "TrivialAugmentWide", "seed": variant_seed, "operations": operations}
     raise CelluScanError(
-        f"no further variant of {image_id} could be drawn: the image is too plain to be augmented; "
-        "move it out of its source, or lower --target-per-class"
+        f"no further variant of {image_id} found: the image is too uniform to be augmented; "
+        "remove it from its source, or lower --target-per-class"
     )
 
 
 class RecordingTrivialAugment(v2.TrivialAugmentWide):  # type: ignore[misc]
-    """TrivialAugmentWide that keeps what it did. Uncovered corners take `fill`, RGB in [0, 255]."""
+    """TrivialAugmentWide that records its operations. Uncovered corners get the color `fill`, RGB in [0, 255]."""
 
     def __init__(self, fill: list[float]) -> None:
         super().__init__(interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
         self.operations: list[dict[str, object]] = []
 
     def draw(self, image: Image.Image, seed: int, depth: int) -> tuple[Image.Image, list[dict[str, object]]]:
-        """`depth` transforms of a PIL image, drawn from `seed`, and their names and magnitudes."""
+        """Apply `depth` random transforms to a PIL image; return it with their names and magnitudes."""
         self.operations = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

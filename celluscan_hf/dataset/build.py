@@ -1,7 +1,7 @@
-"""The build: sources -> records -> clean rows -> balanced, in parquet, with card and checks -> the folder of the Hub.
+"""The dataset build: sources -> records -> clean rows -> balanced parquet files -> card and checks -> dataset folder.
 
-Stages: list, scan (each image is decoded once), curate, write, read back, describe, check, publish. All but the two
-that spread over processes are short; what those have written is used again by a resumed build.
+Stages: list, scan (decode each image once), curate, write, read back, describe, check, publish. Scanning and writing
+run in several processes and take most of the time; a resumed build reuses the files that they have written.
 """
 
 import logging
@@ -36,10 +36,13 @@ _log = logging.getLogger(__name__)
 
 
 def build(settings: BuildSettings) -> dict[str, Any]:
-    """Build the data set folder `settings.output`; its statistics.
+    """Build the dataset folder `settings.output` and return its statistics.
 
-    A finished folder is left as it is and its statistics are returned. Raises `CelluScanError` where the request
-    cannot be met, and `OSError` where a file cannot be written; what is done so far is kept for `resume`.
+    A finished folder is left unchanged. Finished work is kept for `resume` if the build fails.
+
+    Raises:
+        CelluScanError: The request cannot be met.
+        OSError: A file cannot be written.
     """
     with Workspace(settings) as work:
         sources = open_sources(
@@ -52,34 +55,34 @@ def build(settings: BuildSettings) -> dict[str, Any]:
         _refuse_output_inside(sources, settings.output)
         listing = list_sources(sources)
         require_usable(sources, listing.usable, listing.dropped, settings.output)
-        done = work.finished()
-        if done is not None:
-            work.check_listing(done, listing.digest)
+        finished = work.finished()
+        if finished is not None:
+            work.check_listing(finished, listing.digest)
             work.clear()
             _log.info("%s is already built; nothing was changed", settings.output)
-            return done
+            return finished
         work.open(
             {**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()}
         )
         with Workers(settings.num_proc) as workers:
             curated = _scan_and_curate(sources, listing, work, workers)
             reports = _write(sources, curated, work, workers)
-        figures = describe(sources, listing, curated, reports, work)
+        summary = describe(sources, listing, curated, reports, work)
         work.publish()
-        list_beside(settings.output).unlink(missing_ok=True)  # of a build that found nothing
+        list_beside(settings.output).unlink(missing_ok=True)  # left by an earlier build without a usable image
     _log.info("built %s", settings.output)
-    return figures
+    return summary
 
 
 def _refuse_output_inside(sources: Iterable[Source], output: Path) -> None:
     for source in sources:
         if source.location is not None and output.resolve().is_relative_to(source.location.resolve()):
-            raise CelluScanError(f"--output {output} lies in source {source.name}; choose a folder outside of it")
+            raise CelluScanError(f"--output {output} is inside source {source.name}; choose a folder outside it")
 
 
 def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspace, workers: Workers) -> Curated:
     size, seed = work.settings.image_size, work.settings.seed
-    with progress("looking", listing.records, "image") as advance:
+    with progress("scanning", listing.records, "image") as advance:
 
         def pending() -> Iterator[Chunk]:
             for chunk in _chunks(sources, size, work.scanned):
@@ -88,9 +91,9 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
                 else:
                     yield chunk
 
-        for done in workers.run(scan, pending()):
-            advance(done)
-    scanned = _scaled_alike(sources, load_tables(work.scanned), work, workers)
+        for images in workers.run(scan, pending()):
+            advance(images)
+    scanned = _rescale_to_source_depth(sources, load_tables(work.scanned), work, workers)
     _require_usable(sources, listing, scanned, work)
     derived = {source.info.derived_from for source in sources}
     scanned = exclude(scanned, work.settings.exclude_acquisitions)
@@ -100,27 +103,29 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
     return curated
 
 
-def _scaled_alike(sources: Sequence[Source], scanned: pa.Table, work: Workspace, workers: Workers) -> pa.Table:
-    """The scanned rows, with the samples of all files of a source scaled by one depth."""
-    again = chunks_to_rescan(scanned)
-    if not again:
+def _rescale_to_source_depth(
+    sources: Sequence[Source], scanned: pa.Table, work: Workspace, workers: Workers
+) -> pa.Table:
+    """Scale the samples of all files of a source by one bit depth, and return the scanned rows."""
+    rescan = chunks_to_rescan(scanned)
+    if not rescan:
         return scanned
     for name, bits in source_depths(scanned).items():
-        _log.info("%s: samples of files that do not name their depth are taken for %d-bit ones", name, bits)
-    chunks = (chunk for chunk in _chunks(sources, work.settings.image_size, work.scanned) if chunk.number in again)
+        _log.info("%s: files without a stated bit depth are read as %d-bit", name, bits)
+    chunks = (chunk for chunk in _chunks(sources, work.settings.image_size, work.scanned) if chunk.number in rescan)
     with progress("rescaling", None, "image") as advance:
-        for done in workers.run(scan, (replace(chunk, sample_bits=again[chunk.number]) for chunk in chunks)):
-            advance(done)
+        for images in workers.run(scan, (replace(chunk, sample_bits=rescan[chunk.number]) for chunk in chunks)):
+            advance(images)
     return load_tables(work.scanned)
 
 
 def _require_usable(sources: Sequence[Source], listing: Listing, scanned: pa.Table, work: Workspace) -> None:
-    """Stop, and leave nothing to resume, where a source gives no usable image."""
-    good = scanned.filter(pc.is_null(scanned["reason"]))["source"].to_pylist()
-    bad = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail", "source_label"])
-    dropped = [Dropped(*row.values()) for row in bad.to_pylist()]
+    """Stop, and leave nothing to resume, if a source has no usable image."""
+    usable = scanned.filter(pc.is_null(scanned["reason"]))["source"].to_pylist()
+    rejected = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail", "source_label"])
+    dropped = [Dropped(*row.values()) for row in rejected.to_pylist()]
     try:
-        require_usable(sources, Counter(good), [*listing.dropped, *dropped], work.output)
+        require_usable(sources, Counter(usable), [*listing.dropped, *dropped], work.output)
     except CelluScanError:
         work.clear()
         raise
@@ -130,8 +135,8 @@ def _chunks(sources: Iterable[Source], size: int, folder: Path) -> Iterator[Chun
     numbers = count()
     for source in sources:
         records = (item for item in source.records() if isinstance(item, Record))
-        while chosen := tuple(islice(records, CHUNK_RECORDS)):
-            yield Chunk(next(numbers), source, chosen, size, folder)
+        while batch := tuple(islice(records, CHUNK_RECORDS)):
+            yield Chunk(next(numbers), source, batch, size, folder)
 
 
 def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers: Workers) -> list[FileReport]:
@@ -143,16 +148,18 @@ def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers
         with progress(stage, sum(shard.rows for shard in shards), "image") as advance:
             tasks = [
                 ShardTask(shard, work.plans, work.scanned, work.final, settings.image_size, colour, settings.seed)
-                for shard in sorted(shards, key=lambda shard: -shard.rows)  # largest first: all processes end together
+                for shard in sorted(
+                    shards, key=lambda shard: -shard.rows
+                )  # largest first, so that all processes end together
             ]
             advance(sum(task.shard.rows for task in tasks if task.path.exists()))
             for rows in workers.run(function, (task for task in tasks if not task.path.exists())):
                 advance(rows)
 
-    run("storing", write_originals, plan_originals(curated.rows, licenses, settings.seed, work.plans))
+    run("writing", write_originals, plan_originals(curated.rows, licenses, settings.seed, work.plans))
     shards = plan_augmented(curated.rows, licenses, settings.seed, settings.target_per_class, work.plans)
     if shards:
-        from .augment import write_augmented  # imports torch, which takes seconds: only where there is something to do
+        from .augment import write_augmented  # imports torch, which takes seconds
 
         run("augmenting", write_augmented, shards)
     return _read_back(work, workers)

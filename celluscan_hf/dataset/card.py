@@ -1,6 +1,6 @@
-"""The data set card: `dataset_card.md` filled with measured figures, and the YAML that `datasets` and the Hub read.
+"""Render the dataset card: `dataset_card.md` filled with measured values, and YAML for `datasets` and the Hub.
 
-With the configs, features and sizes of every split in the YAML, neither `load_dataset` nor the viewer has to scan.
+The YAML lists configs, features and split sizes, so that neither `load_dataset` nor the viewer scans the files.
 """
 
 from collections import Counter
@@ -37,16 +37,16 @@ def render(
     versions: Sequence[dict[str, Any]] = (),
     images: bool = True,
 ) -> str:
-    """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`.
+    """Render the card, YAML first. A value that the template uses but nobody gives raises `UndefinedError`.
 
-    `repository` is where it is published, `versions` are its tagged contents, oldest first. Without `images` it
-    describes a repository from which the data set can be built, but not loaded.
+    `repository` is its Hub id, `versions` its tagged revisions, oldest first. Without `images` the card describes a
+    repository from which the dataset can be built, but not loaded.
     """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    body = environment.from_string(template_path().read_text("utf-8")).render(
+    body = environment.from_string(template_path(_TEMPLATE).read_text("utf-8")).render(
         repository=repository,
         versions=versions,
         images=images,
@@ -64,16 +64,18 @@ def render(
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
-def template_path() -> Path:
-    """`dataset_card.md`: beside this module in an installed package, at the root in a checkout."""
-    beside = Path(__file__).with_name(_TEMPLATE)
-    return beside if beside.exists() else Path(__file__).parents[2] / _TEMPLATE
+def template_path(name: str, module: str = __file__) -> Path:
+    """Path of a card template: next to `module` in an installed package, at the root in a checkout."""
+    packaged = Path(module).with_name(name)
+    return packaged if packaged.exists() else Path(module).parents[2] / name
 
 
 def metadata(reports: Sequence[FileReport], statistics: dict[str, Any]) -> DatasetCardData:
-    """The card's YAML: configs with their files, features and split sizes, licences, task, size."""
+    """Return the card's YAML: configs with their files, features and split sizes, licences, task, size."""
     rows = sum(statistics["rows"].values())
-    configs = [name for name, train in CONFIGS.items() if _of(reports, train)]  # a small build has no 5 % of train
+    configs = [
+        name for name, train in CONFIGS.items() if _reports_of(reports, train)
+    ]  # a small build has no 5 % of train
     size = next((name for limit, name in _SIZE_CATEGORIES if rows < limit), "1M<n<10M")
     data = DatasetCardData(
         pretty_name="CelluScan white blood cells",
@@ -91,7 +93,7 @@ def metadata(reports: Sequence[FileReport], statistics: dict[str, Any]) -> Datas
 
 def _config(name: str, reports: Sequence[FileReport]) -> dict[str, Any]:
     files = [
-        {"split": split, "path": [f"{part.prefix}-*.parquet" for part in parts if _of(reports, [part])]}
+        {"split": split, "path": [f"{part.prefix}-*.parquet" for part in parts if _reports_of(reports, [part])]}
         for split, parts in _splits(CONFIGS[name])
     ]
     config = {"config_name": name, "data_files": [entry for entry in files if entry["path"]]}
@@ -102,11 +104,11 @@ def _info(name: str, parts: tuple[Part, ...], reports: Sequence[FileReport]) -> 
     splits = SplitDict()
     files: list[FileReport] = []
     for split, members in _splits(parts):
-        chosen = _of(reports, members)
-        files += chosen
-        if chosen:
-            rows = sum(report.rows.num_rows for report in chosen)
-            splits.add(SplitInfo(split, num_bytes=sum(report.memory_bytes for report in chosen), num_examples=rows))
+        own = _reports_of(reports, members)
+        files += own
+        if own:
+            rows = sum(report.rows.num_rows for report in own)
+            splits.add(SplitInfo(split, num_bytes=sum(report.memory_bytes for report in own), num_examples=rows))
     download = sum(report.path.stat().st_size for report in files)
     return DatasetInfo(
         features=FEATURES,
@@ -121,12 +123,12 @@ def _splits(train: tuple[Part, ...]) -> list[tuple[str, list[Part]]]:
     return [("train", list(train)), *((part.split, [part]) for part in HELD_OUT)]
 
 
-def _of(reports: Iterable[FileReport], parts: Sequence[Part]) -> list[FileReport]:
+def _reports_of(reports: Iterable[FileReport], parts: Sequence[Part]) -> list[FileReport]:
     return [report for report in reports if report.part in parts]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; numbers are set to the right, with thin groups of thousands."""
+    """Format a Markdown table; numeric columns are right-aligned with thousands separators."""
     body = [list(row) for row in rows]
     numeric = [any(isinstance(row[i], int) for row in body) for i in range(len(header))]
     lines = [
@@ -138,7 +140,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def classes_table(statistics: dict[str, Any]) -> str:
-    """Classes against splits: originals, augmented, and train after balancing; with totals."""
+    """Tabulate classes by split: originals, augmented, and train after balancing; with totals."""
     rows = []
     for name, counts in statistics["classes"].items():
         train, validation, test = (counts[split] for split in SPLITS)
@@ -149,7 +151,7 @@ def classes_table(statistics: dict[str, Any]) -> str:
 
 
 def source_table(statistics: dict[str, Any]) -> str:
-    """Classes against sources, originals of all splits."""
+    """Tabulate classes by source: originals of all splits."""
     names = list(statistics["sources"])
     totals = {
         source: sum((Counter(labels) for labels in splits.values()), Counter())
@@ -160,7 +162,7 @@ def source_table(statistics: dict[str, Any]) -> str:
 
 
 def found_and_published(statistics: dict[str, Any]) -> list[list[object]]:
-    """For each source and each of its labels: how many files or boxes were found, and how many its authors publish."""
+    """List, for each source label, how many files or boxes were found and how many its authors publish."""
     rows: list[list[object]] = []
     for name, found in statistics["found"].items():
         published = {label: count for label, count in statistics["published"][name].items() if label != "total"}
@@ -172,17 +174,17 @@ def found_and_published(statistics: dict[str, Any]) -> list[list[object]]:
 
 
 def groups_table(statistics: dict[str, Any]) -> str:
-    """For each source how many groups (patients, slides) it names; empty for a build from before they were counted."""
+    """Tabulate the groups (patients, slides) of each source; empty for builds that did not count them."""
     rows = [
         [name, counts["groups"], counts["images"], counts["images_without"], counts["from"]]
         for name, counts in statistics.get("source_groups", {}).items()
     ]
-    header = ["source", "groups", "images in them", "images without a group", "groups are told by"]
+    header = ["source", "groups", "images in them", "images without a group", "groups from"]
     return table(header, rows) if rows else ""
 
 
 def taxonomy_table() -> str:
-    """The 14 classes with label id, code, parent, lineage, stage and the abnormal flag."""
+    """Tabulate the 14 classes with label id, code, parent, lineage, stage and the abnormal flag."""
     rows = []
     for label, cell in enumerate(taxonomy.CLASSES):
         stage, abnormal = str(cell.stage or ""), "yes" if cell.abnormal_in_blood else ""
@@ -191,13 +193,13 @@ def taxonomy_table() -> str:
 
 
 def shortcut_table(statistics: dict[str, Any]) -> str:
-    """How well the class is told from what is not the cell; empty where there is no test split to tell it on."""
+    """Tabulate how well the class is predicted without the cell; empty without a test split."""
     rows = shortcuts.table_rows(statistics["shortcuts"])
-    return table(["told from", "balanced accuracy on test", "chance"], rows) if rows else ""
+    return table(["predicted from", "balanced accuracy on test", "chance"], rows) if rows else ""
 
 
 def draw_grid(cells: dict[str, list[Image.Image]]) -> Image.Image:
-    """A picture with a row per class: its name, then up to eight of its images."""
+    """Draw an image with a row per class: its name, then up to eight of its images."""
     width = _LABEL_WIDTH + GRID_COLUMNS * (_CELL + _GAP)
     grid = Image.new("RGB", (width, len(cells) * (_CELL + _GAP) + _GAP), "white")
     draw = ImageDraw.Draw(grid)

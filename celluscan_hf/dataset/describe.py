@@ -1,4 +1,4 @@
-"""What a built folder says of itself: curation tables, audit, statistics, picture and card."""
+"""Describe a built folder: curation tables, audit, statistics, image grid and card."""
 
 import csv
 import json
@@ -30,9 +30,9 @@ from .workspace import Workspace, write_text
 
 
 def padding_colour(rows: pa.Table, size: int) -> tuple[int, int, int]:
-    """The mean colour of the train originals, in whole grey levels: what the image processor pads with.
+    """Return the mean colour of the train originals as integer levels: what the image processor pads with.
 
-    Padding with the mean leaves the mean as it is, so images that still need padding can tell it.
+    Padding with the mean does not change the mean, so it can be computed before images are padded.
     """
     train = rows.filter(pc.equal(rows["split"], SPLITS[0]))
     sums = np.sum(train["channel_sums"].to_pylist(), axis=0)
@@ -45,37 +45,40 @@ def padding_colour(rows: pa.Table, size: int) -> tuple[int, int, int]:
 def describe(
     sources: Sequence[Source], listing: Listing, curated: Curated, reports: list[FileReport], work: Workspace
 ) -> dict[str, Any]:
-    """Write card and curation files, check the whole folder; its statistics."""
+    """Write the card and the curation files, check the folder, and return its statistics."""
     dropped = [*listing.dropped, *curated.dropped]
     settings = {**work.settings.content, "sources": [source.name for source in sources]}
-    figures = statistics(settings, listing, sources, dropped, curated, reports, work.settings.num_proc)
-    facts = {source.name: _facts(source, figures) for source in sources}
+    summary = statistics(settings, listing, sources, dropped, curated, reports, work.settings.num_proc)
+    facts = {source.name: _source_facts(source, summary) for source in sources}
     curation = work.final / "curation"
     write_dropped(curation / "dropped.csv", dropped)
     _write_tables(curated, curation)
     write_text(curation / "sources.json", _json(facts))
-    with progress("verifying", figures["rows"]["originals"], "image") as advance:
-        broken = invariants.check(work.final, reports, listing.seen, work.settings.target_per_class, advance)
-    audit = {"invariants": _checked(broken), "shortcuts": figures["shortcuts"], "confounding": figures["confounding"]}
+    with progress("verifying", summary["rows"]["originals"], "image") as advance:
+        violations = invariants.check(work.final, reports, listing.seen, work.settings.target_per_class, advance)
+    audit = {"invariants": _require_none(violations), "shortcuts": summary["shortcuts"]}
+    audit["confounding"] = summary["confounding"]
     write_text(curation / "audit.json", _json(audit))
     _save_grid(curated.rows, work, padding_colour(curated.rows, work.settings.image_size))
-    write_text(work.final / "README.md", card.render(figures, facts, card.metadata(reports, figures)))
-    write_text(curation / "statistics.json", _json(figures))
-    return figures
+    write_text(work.final / "README.md", card.render(summary, facts, card.metadata(reports, summary)))
+    write_text(curation / "statistics.json", _json(summary))
+    return summary
 
 
-def _checked(violations: dict[str, list[str]]) -> dict[str, str]:
-    broken = {name: found for name, found in violations.items() if found}
-    for name, found in broken.items():
-        raise CelluScanError(f"the built folder breaks a promise: {name}: {'; '.join(found[:3])} ({len(found)} in all)")
+def _require_none(violations: dict[str, list[str]]) -> dict[str, str]:
+    for name, lines in violations.items():
+        if lines:
+            raise CelluScanError(
+                f"the built folder failed a dataset check: {name}: {'; '.join(lines[:3])} ({len(lines)} in all)"
+            )
     return dict.fromkeys(violations, "holds")
 
 
-def _facts(source: Source, figures: dict[str, Any]) -> dict[str, Any]:
-    """What `sources.json` and the card say of one source."""
+def _source_facts(source: Source, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of one source in `sources.json` and in the card."""
     info = source.info
-    found, published = figures["found"][source.name], figures["published"][source.name]
-    used = figures["sources"].get(source.name, {})
+    found, published = summary["found"][source.name], summary["published"][source.name]
+    used = summary["sources"].get(source.name, {})
     return {
         "title": info.title,
         "license": source.license,
@@ -91,7 +94,7 @@ def _facts(source: Source, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_tables(curated: Curated, folder: Path) -> None:
-    """`duplicates.csv`, `label_conflicts.csv` and `quality.csv`."""
+    """Write `duplicates.csv`, `label_conflicts.csv` and `quality.csv`."""
     header = ("image_id", "duplicate_of", "kind", "distance", "correlation", "label", "label_of_other", "orientation")
     _write_csv(folder / "duplicates.csv", header, map(astuple, curated.duplicates))
     conflicts = [
@@ -117,15 +120,15 @@ def _json(value: Any) -> str:
 
 
 def _save_grid(rows: pa.Table, work: Workspace, colour: tuple[int, int, int]) -> None:
-    """The card's picture: train originals of each class, in seeded order."""
+    """Save the card's image grid: train originals of each class, in seeded order."""
     train = rows.filter(pc.equal(rows["split"], SPLITS[0]))
     train = train.take(pa.array(seeded_order(train["image_id"].to_pylist(), work.settings.seed)))
     columns = ["chunk", "position", "width", "height"]
     square = PaddedSquares(PixelReader(work.scanned, work.settings.image_size), colour)
     cells = {}
     for name in sorted(set(train["label"].to_pylist())):
-        chosen = train.filter(pc.equal(train["label"], name)).select(columns).slice(0, card.GRID_COLUMNS)
-        cells[name] = [square(row) for row in chosen.to_pylist()]
+        rows_of_class = train.filter(pc.equal(train["label"], name)).select(columns).slice(0, card.GRID_COLUMNS)
+        cells[name] = [square(row) for row in rows_of_class.to_pylist()]
     path = work.final / card.GRID
     path.parent.mkdir(parents=True, exist_ok=True)
     card.draw_grid(cells).save(path, quality=90)

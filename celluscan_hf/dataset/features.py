@@ -1,4 +1,4 @@
-"""The columns of the data set, and the files and configs they are spread over."""
+"""Columns, files and configs of the dataset."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ SCHEMA: pa.Schema = FEATURES.arrow_schema
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """The rows that share a name of files: originals or augmented, a split, and in train a tier."""
+    """A set of rows stored under one file prefix: originals or augmented, a split, and in train a tier."""
 
     kind: str
     split: str
@@ -39,7 +39,7 @@ class Part:
 
     @property
     def prefix(self) -> str:
-        """Path and beginning of the name of its files, from the root of the data set."""
+        """Beginning of the path of its files, from the root of the dataset."""
         return f"data/{self.kind}/{'-'.join(filter(None, (self.split, self.tier)))}"
 
 
@@ -47,7 +47,7 @@ HELD_OUT = tuple(Part("originals", split) for split in SPLITS[1:])
 ORIGINAL_TRAIN = tuple(Part("originals", "train", tier) for tier in TIERS)
 AUGMENTED_TRAIN = tuple(Part("augmented", "train", tier) for tier in TIERS)
 
-# each config's train part; validation and test are the same in all
+# train part of each config; validation and test are the same in all
 CONFIGS: dict[str, tuple[Part, ...]] = {
     "default": (*ORIGINAL_TRAIN, *AUGMENTED_TRAIN),
     "originals": ORIGINAL_TRAIN,

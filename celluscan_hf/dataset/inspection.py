@@ -1,4 +1,4 @@
-"""Reading a written folder back: every row and every image, as a user would find them."""
+"""Read a written folder back: every row and every image, as users will load them."""
 
 import io
 import re
@@ -25,13 +25,14 @@ _COLUMNS = [name for name in SCHEMA.names if name != "image"]
 
 @dataclass(frozen=True)
 class FileReport:
-    """What one file holds.
+    """Content of one parquet file.
 
-    `rows` has the columns of the data set but for the image, and `pixels`, a digest of each decoded image, and
-    `position`, its row in the file. `rings` (rows, features) describe what lies around the cells of originals, as
-    `shortcuts.ring` does, and `hashes` (rows, 8) are their perceptual hashes as stored, in all orientations; of
-    augmented images there are none. `sums` and `squares` (3,) add up its images' channels
-    in grey levels over `values` pixels.
+    - `rows`: the columns of the dataset without the image, plus `pixels`, a digest of each decoded image, and
+      `position`, its row in the file.
+    - `rings`: (rows, features) border features of originals from `shortcuts.ring`; empty for augmented images.
+    - `hashes`: (rows, 8) perceptual hashes of the stored originals in all orientations; empty for augmented images.
+    - `memory_bytes`: size of the decoded columns.
+    - `sums`, `squares`: (3,) sums of the channel levels and of their squares over `values` pixels.
     """
 
     path: Path
@@ -47,19 +48,19 @@ class FileReport:
 
 @dataclass(frozen=True)
 class FileTask:
-    """A parquet file to be read back, and the side its images must have in pixels."""
+    """A parquet file to read back, and the expected side of its images in pixels."""
 
     path: Path
     image_size: int
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """All data files of a folder, by name."""
+    """Return all data files of a folder, sorted by name."""
     return sorted(folder.glob("data/*/*.parquet"))
 
 
 def inspect(task: FileTask) -> FileReport:
-    """Read one file back. Raises `CelluScanError` where its columns or an image are not as they should be."""
+    """Read one file back. Raises `CelluScanError` for unexpected columns or images."""
     file = pq.ParquetFile(task.path)
     if not file.schema_arrow.equals(SCHEMA):
         raise CelluScanError(f"{task.path} has the columns {file.schema_arrow.names}, expected {SCHEMA.names}")
@@ -73,7 +74,7 @@ def inspect(task: FileTask) -> FileReport:
     for batch in file.iter_batches(batch_size=128):
         memory_bytes += batch.nbytes
         for row in batch.select(["image", "width", "height"]).to_pylist():
-            image = _decoded(row["image"]["bytes"], task)
+            image = _decode(row["image"]["bytes"], task)
             if part.kind == "originals":
                 content = image.crop(squares.content_box(row["width"], row["height"], image.width))
                 rings.append(ring(content))
@@ -99,24 +100,26 @@ def inspect(task: FileTask) -> FileReport:
 
 
 def part_of(path: Path) -> Part:
-    """The part a file belongs to, from its name."""
+    """Parse the part that a file belongs to from its name."""
     match = _NAME.search(path.as_posix())
     if match is None:
-        raise CelluScanError(f"{path} is not named like a file of this data set")
+        raise CelluScanError(
+            f"{path} is not named like a file of this dataset; expected data/originals/test-00000-of-00001.parquet"
+        )
     return Part(match["kind"], match["split"], match["tier"] or "")
 
 
 def channel_statistics(reports: Iterable[FileReport]) -> tuple[list[float], list[float]]:
-    """Channel mean and standard deviation, (3,) each in [0, 1], of the train originals among the files."""
-    chosen = [report for report in reports if report.part.kind == "originals" and report.part.split == "train"]
-    values = sum(report.values for report in chosen)
-    mean = np.sum([report.sums for report in chosen], axis=0) / values
-    variance = np.sum([report.squares for report in chosen], axis=0) / values - mean**2
+    """Compute channel mean and standard deviation, (3,) each in [0, 1], of the train originals."""
+    train = [report for report in reports if report.part.kind == "originals" and report.part.split == "train"]
+    values = sum(report.values for report in train)
+    mean = np.sum([report.sums for report in train], axis=0) / values
+    variance = np.sum([report.squares for report in train], axis=0) / values - mean**2
     return _unit(mean), _unit(np.sqrt(variance))
 
 
 def stored_content(path: Path, position: int) -> Image.Image:
-    """The image of one row without its padding."""
+    """Load the image of one row without its padding."""
     file = pq.ParquetFile(path)
     for number in range(file.num_row_groups):
         length = file.metadata.row_group(number).num_rows
@@ -129,7 +132,7 @@ def stored_content(path: Path, position: int) -> Image.Image:
     raise IndexError(f"{path} has no row {position}")
 
 
-def _decoded(data: bytes, task: FileTask) -> Image.Image:
+def _decode(data: bytes, task: FileTask) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=("JPEG",))
     if image.mode != "RGB" or image.size != (task.image_size, task.image_size):
         raise CelluScanError(

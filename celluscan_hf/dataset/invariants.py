@@ -1,6 +1,6 @@
-"""What every built folder promises, checked on the folder as it was read back.
+"""Check a built folder, as it was read back: no leak between splits, nothing lost, balanced and distinct train rows.
 
-Each check returns what breaks it, in words; none is told how the build came to its rows.
+Each check lists its violations in words, and uses nothing but the folder itself.
 """
 
 import csv
@@ -19,9 +19,9 @@ from ..curation.orientation import UPRIGHT
 from ..taxonomy import NAMES
 from .inspection import FileReport, stored_content
 
-# a pair this far above the threshold was above it before its images were stored as JPEG too
-_CLEARLY = 0.02
-_BITS_BY_STORING = 4  # so much can the hash of a turned image, which is taken of what is stored, differ by
+# a pair this far above the threshold was also above it before JPEG compression
+_CORRELATION_MARGIN = 0.02
+_JPEG_BITS = 4  # JPEG compression can change this many bits of the hash of a turned image
 _COLUMNS = ("image_id", "label", "group_id", "sha256", "phash", "pixels", "parent_id", "position")
 
 
@@ -32,15 +32,15 @@ def check(
     target_per_class: int,
     progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, list[str]]:
-    """All invariants by name, each with what breaks it (at best nothing).
+    """Run all checks; return the violations of each by its name.
 
-    `folder` holds `curation/dropped.csv`; `seen` is the number of files and boxes the sources held.
-    `progress` is told how many originals were compared since it was last told.
+    `folder` contains `curation/dropped.csv`; `seen` is the number of files and boxes in the sources. `progress` is
+    called with the number of originals compared since its last call.
     """
     rows = pa.concat_tables(_rows(number, report) for number, report in enumerate(reports))
     originals = rows.filter(pc.equal(rows["kind"], "originals"))
     return {
-        "files seen = rows + dropped": _nothing_lost(folder, originals.num_rows, seen),
+        "files seen = rows + dropped": _lost_rows(folder, originals.num_rows, seen),
         "image_id is unique": _repeated(rows, ["image_id"]),
         "no group crosses a split or tier": _crossing(rows, "group_id", "part"),
         "no exact duplicate crosses a split": [
@@ -56,7 +56,7 @@ def check(
 
 
 def _rows(number: int, report: FileReport) -> pa.Table:
-    """What the checks need to know of the rows of one file: `file` is its number, `part` its split and tier."""
+    """Select the columns that the checks need from one file; `file` is its number, `part` its split and tier."""
     part = report.part
     table = report.rows.select(_COLUMNS)
     constants = {
@@ -70,7 +70,7 @@ def _rows(number: int, report: FileReport) -> pa.Table:
     return table
 
 
-def _nothing_lost(folder: Path, originals: int, seen: int) -> list[str]:
+def _lost_rows(folder: Path, originals: int, seen: int) -> list[str]:
     with open(folder / "curation" / "dropped.csv", encoding="utf-8", newline="") as file:
         dropped = sum(1 for _ in csv.DictReader(file))
     return [] if seen == originals + dropped else [f"{seen} seen, {originals} rows, {dropped} dropped"]
@@ -78,8 +78,8 @@ def _nothing_lost(folder: Path, originals: int, seen: int) -> list[str]:
 
 def _repeated(rows: pa.Table, keys: list[str]) -> list[str]:
     counts = rows.group_by(keys).aggregate([("image_id", "count"), ("image_id", "min")])
-    several = counts.filter(pc.greater(counts["image_id_count"], 1))
-    return [f"{row['image_id_min']} stands {row['image_id_count']} times" for row in several.to_pylist()]
+    repeated = counts.filter(pc.greater(counts["image_id_count"], 1))
+    return [f"{row['image_id_min']} occurs {row['image_id_count']} times" for row in repeated.to_pylist()]
 
 
 def _crossing(rows: pa.Table, key: str, place: str) -> list[str]:
@@ -92,28 +92,28 @@ def _near_duplicates(
     originals: pa.Table, reports: Sequence[FileReport], progress: Callable[[int], object]
 ) -> list[str]:
     hashes = np.concatenate([report.hashes for report in reports])
-    hashes[:, 0] = [int(text.as_py(), 16) for text in originals["phash"]]  # as it was before it was stored
+    hashes[:, 0] = [int(text.as_py(), 16) for text in originals["phash"]]  # from before JPEG compression
 
-    def place(row: int) -> dict[str, Any]:
-        found: dict[str, Any] = originals.slice(row, 1).to_pylist()[0]
-        return found
+    def record(row: int) -> dict[str, Any]:
+        values: dict[str, Any] = originals.slice(row, 1).to_pylist()[0]
+        return values
 
     def image(row: int) -> Image.Image:
-        found = place(row)
-        return stored_content(reports[found["file"]].path, found["position"])
+        values = record(row)
+        return stored_content(reports[values["file"]].path, values["position"])
 
-    pairs = near_duplicates(hashes, image, progress)
-    found = ((place(pair.first), place(pair.second), pair.correlation) for pair in pairs if _certain(pair))
+    pairs = (pair for pair in near_duplicates(hashes, image, progress) if _certain(pair))
+    records = ((record(pair.first), record(pair.second), pair.correlation) for pair in pairs)
     return [
         f"{first['image_id']} and {second['image_id']} correlate by {correlation}"
-        for first, second, correlation in found
+        for first, second, correlation in records
         if first["split"] != second["split"]
     ]
 
 
 def _certain(pair: NearPair) -> bool:
-    near = pair.orientation is UPRIGHT or pair.distance <= MAX_DISTANCE - _BITS_BY_STORING
-    return near and pair.correlation >= min_correlation(pair.orientation) + _CLEARLY
+    near = pair.orientation is UPRIGHT or pair.distance <= MAX_DISTANCE - _JPEG_BITS
+    return near and pair.correlation >= min_correlation(pair.orientation) + _CORRELATION_MARGIN
 
 
 def _augmented_outside_train(rows: pa.Table) -> list[str]:
@@ -125,10 +125,10 @@ def _augmented_outside_train(rows: pa.Table) -> list[str]:
 def _stray_children(rows: pa.Table, originals: pa.Table) -> list[str]:
     children = rows.filter(pc.equal(rows["kind"], "augmented"))
     parents = originals.take(pc.index_in(children["parent_id"], originals["image_id"]))
-    alike = pa.chunked_array([pa.repeat(True, children.num_rows)])
+    same = pa.chunked_array([pa.repeat(True, children.num_rows)])
     for name in ("part", "label", "group_id"):
-        alike = pc.and_(alike, pc.fill_null(pc.equal(children[name], parents[name]), False))
-    return [f"{row['image_id']} of {row['parent_id']}" for row in children.filter(pc.invert(alike)).to_pylist()]
+        same = pc.and_(same, pc.fill_null(pc.equal(children[name], parents[name]), False))
+    return [f"{row['image_id']} of {row['parent_id']}" for row in children.filter(pc.invert(same)).to_pylist()]
 
 
 def _short_classes(rows: pa.Table, target: int) -> list[str]:

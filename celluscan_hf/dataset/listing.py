@@ -1,4 +1,4 @@
-"""Going through all sources once, without opening an image: what there is, and whether it is still the same."""
+"""List all sources without opening an image, and detect whether they changed."""
 
 import hashlib
 import logging
@@ -14,10 +14,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Listing:
-    """What the sources hold: records to look at, by source, and by source and class; files dropped already; how often
-    each label of a source was found.
+    """Content of the sources.
 
-    `digest` is equal for equal names, labels and licences, `files` for files that were not written to since.
+    - `usable`, `labelled`: number of records by source, and by source and class.
+    - `dropped`: files that are dropped already.
+    - `found`: number of files or boxes by source and source label.
+    - `digest`: equal for equal names, labels and licences.
+    - `files`: equal for files that were not written to since.
     """
 
     usable: Counter[str] = field(default_factory=Counter)
@@ -37,16 +40,16 @@ class Listing:
 
 
 def list_sources(sources: Iterable[Source]) -> Listing:
-    """Go through all sources once without opening an image."""
+    """List all sources once, without opening an image."""
     listing = Listing()
     digest, files = hashlib.sha256(), hashlib.sha256()
     for source in sources:
         digest.update(source.variant.encode())
-        found = listing.found[source.name] = Counter()
+        labels = listing.found[source.name] = Counter()
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
                 digest.update(repr((source.license, _without_member(item))).encode())
-                found[item.source_label] += 1
+                labels[item.source_label] += 1
                 if isinstance(item, Dropped):
                     listing.dropped.append(item)
                 else:
@@ -61,11 +64,11 @@ def list_sources(sources: Iterable[Source]) -> Listing:
 
 
 def log_notes(source: Source) -> None:
-    """Log what a user should know of a source that was listed."""
+    """Log the notes of a source that was listed."""
     for note in source.notes:
         _log.warning("source %s: %s", source.name, note)
 
 
 def _without_member(item: Record | Dropped) -> Record | Dropped:
-    """An item without the place of its bytes, which depends on how its source is packed."""
+    """Return an item without the location of its bytes, which depends on how its source is packed."""
     return replace(item, member="") if isinstance(item, Record) else item

@@ -1,6 +1,6 @@
-"""Which row goes into which file: decided before any image is written, so that files can be written in any order.
+"""Assign rows to files before any image is written, so that files can be written in any order.
 
-A plan is a parquet file per shard: the data set's columns but for the image, and where to find the pixels.
+A plan is a parquet file per shard: the columns of the dataset without the image, and the location of the pixels.
 """
 
 import os
@@ -18,14 +18,14 @@ from ..curation.scan import write_table
 from ..curation.splits import SPLITS, TIERS, seeded_order
 from .features import SCHEMA, Part
 
-SHARD_ROWS = 2048  # 40 MB at 224 px: held in memory while augmented rows are mixed, and enough files to share out
+SHARD_ROWS = 2048  # 40 MB at 224 px: fits in memory for shuffling, and gives enough files for all processes
 _LOCATION = pa.schema({"chunk": pa.int32(), "position": pa.int32(), "variants": pa.int32()})
 PLAN_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name != "image"), *_LOCATION])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to be written: what part it belongs to, its number of all, and how many rows it will have."""
+    """A file to write: its part, its number among all files of the part, and its number of rows."""
 
     part: Part
     number: int
@@ -34,7 +34,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The path of the file from the root of the data set."""
+        """Path of the file from the root of the dataset."""
         return f"{self.part.prefix}-{self.number:05d}-of-{self.total:05d}.parquet"
 
     def plan_path(self, plans: Path) -> Path:
@@ -45,9 +45,9 @@ def plan_originals(rows: pa.Table, licenses: dict[str, str], seed: int, plans: P
     """Write a plan for every shard of original images."""
     table = _plan_table(rows, licenses)
     shards = []
-    for part, chosen in _parts_of(rows):
-        order = _seeded(table.filter(chosen), seed)
-        shards += _write_plans(part, order, np.ones(order.num_rows, np.int64), plans)
+    for part, members in _parts_of(rows):
+        own = _shuffle(table.filter(members), seed)
+        shards += _write_plans(part, own, np.ones(own.num_rows, np.int64), plans)
     return shards
 
 
@@ -60,14 +60,14 @@ def plan_augmented(rows: pa.Table, licenses: dict[str, str], seed: int, target: 
     )
     shards = []
     for tier in TIERS:
-        chosen = pc.and_(pc.equal(train["tier"], tier), pa.array(variants > 0))
-        parents = _seeded(table.filter(chosen), seed)
+        members = pc.and_(pc.equal(train["tier"], tier), pa.array(variants > 0))
+        parents = _shuffle(table.filter(members), seed)
         shards += _write_plans(Part("augmented", "train", tier), parents, parents["variants"].to_numpy(), plans)
     return shards
 
 
 def variants_per_parent(train: pa.Table, target: int, seed: int) -> NDArray[np.int64]:
-    """How many augmented rows each train row is the parent of, (N,): as even as can be within its class."""
+    """Return how many augmented rows each train row gets, (N,): as even as possible within its class."""
     variants = np.zeros(train.num_rows, np.int64)
     labels = np.array(train["label"].to_pylist(), object)
     order = seeded_order(train["image_id"].to_pylist(), seed)
@@ -102,8 +102,8 @@ def _parts_of(rows: pa.Table) -> Iterator[tuple[Part, pa.Array]]:
             )
 
 
-def _seeded(table: pa.Table, seed: int) -> pa.Table:
-    """Rows in seeded order: who streams a file from its beginning sees all classes."""
+def _shuffle(table: pa.Table, seed: int) -> pa.Table:
+    """Shuffle rows by seed, so that streaming a file from its beginning gives all classes."""
     return table.take(pa.array(seeded_order(table["image_id"].to_pylist(), seed)))
 
 
@@ -112,12 +112,12 @@ def _write_plans(part: Part, table: pa.Table, weights: NDArray[np.int64], plans:
     if table.num_rows == 0:
         return []
     shard_of = (np.cumsum(weights) - weights) // SHARD_ROWS
-    _, shard_of = np.unique(shard_of, return_inverse=True)  # a heavy row can leave a number out
+    _, shard_of = np.unique(shard_of, return_inverse=True)  # a row with a large weight can skip a number
     total = int(shard_of[-1]) + 1
     shards = []
     for number in range(total):
-        chosen = shard_of == number
-        shard = Shard(part, number, total, int(weights[chosen].sum()))
-        write_table(table.filter(pa.array(chosen)), shard.plan_path(plans))
+        members = shard_of == number
+        shard = Shard(part, number, total, int(weights[members].sum()))
+        write_table(table.filter(pa.array(members)), shard.plan_path(plans))
         shards.append(shard)
     return shards

@@ -1,4 +1,4 @@
-"""Loading a built data set back: a folder here, or a repository on the Hub that holds the same files."""
+"""Load a built dataset from a local folder or from a Hub repository with the same files."""
 
 import hashlib
 import json
@@ -20,22 +20,22 @@ from ..errors import CelluScanError
 from .features import CONFIGS, FEATURES, Part
 from .inspection import parquet_files
 
-_FINDINGS = ("curation/label_conflicts.csv", "curation/duplicates.csv")
-_BUILD = "build it with scripts/build_dataset.py"
+_CURATION_TABLES = ("curation/label_conflicts.csv", "curation/duplicates.csv")
+_BUILD = "build it with celluscan build"
 
 
 @dataclass(frozen=True)
 class CellDataset:
-    """A built data set: `name` as the user gave it, `folder` where its files are."""
+    """A built dataset: `name` as given by the user, `folder` with its files."""
 
     name: str
     folder: Path
 
     def split(self, config: str, split: str) -> Dataset:
-        """The rows of one split, columns as `dataset.features.FEATURES`, images not decoded: {"bytes", "path"}.
+        """Load the rows of one split with the columns `dataset.features.FEATURES`; images stay {"bytes", "path"}.
 
         Raises:
-            CelluScanError: There is no such config or split, a file is damaged, or its columns or classes are not ours.
+            CelluScanError: Unknown config or split, a damaged file, or unexpected columns or classes.
         """
         files = [str(file) for file in self.files(config, split)]
         try:
@@ -47,19 +47,19 @@ class CellDataset:
         return rows.cast_column("image", Image(decode=False))
 
     def files(self, config: str, split: str) -> list[Path]:
-        """The parquet files of one split. Raises a `CelluScanError` that names those there are."""
+        """Return the parquet files of one split. Raises `CelluScanError` with the known names for an unknown one."""
         if config not in CONFIGS:
             raise CelluScanError(f"{self.name} has no config {config!r}; there are: {', '.join(CONFIGS)}")
         if split not in SPLITS:
             raise CelluScanError(f"{self.name} has no split {split!r}; there are: {', '.join(SPLITS)}")
         parts = CONFIGS[config] if split == "train" else (Part("originals", split),)
-        found = [file for part in parts for file in sorted(self.folder.glob(f"{part.prefix}-*.parquet"))]
-        if not found:
+        files = [file for part in parts for file in sorted(self.folder.glob(f"{part.prefix}-*.parquet"))]
+        if not files:
             raise CelluScanError(f"{self.name}: config {config} has no rows in {split}; give --source more cells")
-        return found
+        return files
 
     def checked_files(self, config: str, split: str) -> list[Path]:
-        """As `files`, for those who read them on their own. Raises as `split`, as far as it is seen without rows."""
+        """Return `files` with their schema checked, for callers that read the rows. Raises like `split`."""
         files = self.files(config, split)
         for file in files:
             try:
@@ -77,12 +77,12 @@ class CellDataset:
             differing = sorted(set(names or ()) ^ set(taxonomy.NAMES)) or "their order"
             raise CelluScanError(
                 f"{self.name}: the label of {split} must have the {len(taxonomy.NAMES)} classes of CelluScan in their "
-                f"order, they differ in {differing}; {_BUILD}, which maps labels"
+                f"order, but differs in {differing}; {_BUILD}, which maps labels"
             )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and contents of all data files: equal for equal data, wherever it lies."""
+        """SHA-256 over names and contents of all data files: equal for equal data in any location."""
         digest = hashlib.sha256()
         for file in parquet_files(self.folder):
             digest.update(f"{file.relative_to(self.folder).as_posix()}\n".encode())
@@ -92,21 +92,21 @@ class CellDataset:
 
     @cached_property
     def channel_statistics(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and standard deviation of the channels of the train originals, in [0, 1]."""
-        (r, g, b), (s, t, u) = self._measured("channel_mean"), self._measured("channel_std")
-        return (r, g, b), (s, t, u)
+        """Channel mean and standard deviation of the train originals, in [0, 1]."""
+        (r, g, b), (r_std, g_std, b_std) = self._statistic("channel_mean"), self._statistic("channel_std")
+        return (r, g, b), (r_std, g_std, b_std)
 
     @property
     def sources(self) -> list[str]:
-        """The names of its sources."""
-        return sorted(self._measured("sources"))
+        """Names of the sources."""
+        return sorted(self._statistic("sources"))
 
     @property
     def image_size(self) -> int:
         """Side of the stored images, in pixels."""
-        return int(self._measured("settings")["image_size"])
+        return int(self._statistic("settings")["image_size"])
 
-    def _measured(self, name: str) -> Any:
+    def _statistic(self, name: str) -> Any:
         path = self.folder / "curation" / "statistics.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))[name]
@@ -115,36 +115,38 @@ class CellDataset:
 
 
 def open_dataset(name: str | Path) -> CellDataset:
-    """The built data set in a folder, or of the Hub repository of that name, which is fetched.
+    """Open the built dataset in a local folder, or download the Hub repository of that name.
 
     Raises:
-        CelluScanError: There is none, it cannot be fetched, or it has no splits.
+        CelluScanError: It does not exist, cannot be downloaded, or lacks a split.
     """
     folder = Path(name)
     if not folder.exists():
         folder = _fetch(str(name))
-    found = CellDataset(str(name), folder)
+    dataset = CellDataset(str(name), folder)
     missing = [split for split in SPLITS if not list(folder.glob(f"data/originals/{split}-*.parquet"))]
     if len(missing) == len(SPLITS):
-        raise CelluScanError(f"{name} has no data/originals/train-*.parquet, so it is not a built data set; {_BUILD}")
+        raise CelluScanError(f"{name} has no data/originals/train-*.parquet, so it is not a built dataset; {_BUILD}")
     if missing:
         raise CelluScanError(
             f"{name} has no {' and no '.join(missing)} split: its classes have too few groups (patients, or single "
             f"images); add cells and build it again, a class is in every split from {MIN_GROUPS} groups on"
         )
-    return found
+    return dataset
 
 
 def _fetch(repository: str) -> Path:
     try:
-        patterns = ["data/*", "curation/*.json", *_FINDINGS, "README.md"]
+        patterns = ["data/*", "curation/*.json", *_CURATION_TABLES, "README.md"]
         return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
     except HFValidationError as error:
         raise CelluScanError(f"{repository}: no such folder, and not the name of a Hub repository") from error
     except RepositoryNotFoundError as error:
         raise CelluScanError(
-            f"{repository}: no such folder, and no data set on the Hub that you can read; log in for a private one"
+            f"{repository}: no such folder, and no dataset on the Hub that you can read; log in for a private one"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CelluScanError(f"{repository} is not a folder here and cannot be fetched ({reason}); {_BUILD}") from error
+        raise CelluScanError(
+            f"{repository} is not a local folder and cannot be downloaded ({reason}); {_BUILD}"
+        ) from error

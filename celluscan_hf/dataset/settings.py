@@ -1,4 +1,4 @@
-"""What a build can be told, with all defaults in one place."""
+"""Settings of a build, with all defaults in one place."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from pathlib import Path
 from ..errors import CelluScanError
 from ..sources import Selection
 
-_SMALLEST, _LARGEST = 32, 1024  # pixels: below it no cell can be told, above it no source has the detail
+_SMALLEST, _LARGEST = 32, 1024  # pixels: smaller cells cannot be classified, and no source has more detail
 
 
 def cores() -> int:
-    """The processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -22,10 +22,10 @@ class BuildSettings:
 
     - `sources`: `KEY=PATH` each, as `celluscan_hf.sources.open_source` takes them.
     - `image_size`: side of the stored images in pixels.
-    - `target_per_class`: train classes with fewer rows are filled up to it with augmented rows; 0 for none.
-    - `exclude_acquisitions`: values of the column `acquisition` whose images are left out.
-    - `licenses`: licence of sources whose publisher is the user, by source name.
-    - `selections`: what is read of Hugging Face data sets, by source name.
+    - `target_per_class`: train classes with fewer rows are filled up with augmented rows; 0 for none.
+    - `exclude_acquisitions`: values of the column `acquisition` whose images are excluded.
+    - `licenses`: licences of the user's own sources, by source name.
+    - `selections`: columns and configs to read from Hugging Face datasets, by source name.
     """
 
     sources: tuple[str, ...]
@@ -51,7 +51,7 @@ class BuildSettings:
 
     @property
     def content(self) -> dict[str, object]:
-        """The settings that decide what is in the built folder; the others only how it comes about."""
+        """The settings that decide the content of the built folder; the others decide how it is built."""
         return {
             "image_size": self.image_size,
             "target_per_class": self.target_per_class,

@@ -1,4 +1,4 @@
-"""Writing parquet files of images: the originals here, the augmented ones in `augment`."""
+"""Write parquet files of original images; `augment` writes the augmented ones."""
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +18,12 @@ from .plan import Shard
 
 ROW_GROUP = 128  # rows; 2.5 MB at 224 px, what a streaming reader fetches at a time
 _PIXELS = ["image_id", "chunk", "position", "width", "height"]
-JPEG_QUALITY = 95  # with full chroma: granules are told by their colour
+JPEG_QUALITY = 95  # without chroma subsampling: granules differ in colour
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A file to be written: its plan, the folders it reads from and writes to, and how images are made."""
+    """A file to write: its plan, the folders to read from and write to, and how images are padded."""
 
     shard: Shard
     plans: Path
@@ -38,7 +38,7 @@ class ShardTask:
         return self.final / self.shard.name
 
     def plan(self) -> pa.Table:
-        """The columns of its rows but for the image, and where their pixels lie."""
+        """Read the columns of its rows without the image, and the location of their pixels."""
         return pq.read_table(self.shard.plan_path(self.plans))
 
     def squares(self) -> "PaddedSquares":
@@ -47,18 +47,18 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class PaddedSquares:
-    """Scanned images with their padding in `colour`, RGB in [0, 255]."""
+    """Scanned images padded to squares with `colour`, RGB in [0, 255]."""
 
     pixels: PixelReader
     colour: tuple[int, int, int]
 
     def __call__(self, row: Mapping[str, Any]) -> Image.Image:
-        """The square of a row (columns `chunk`, `position`, `width`, `height`)."""
+        """Return the square image of a row (columns `chunk`, `position`, `width`, `height`)."""
         return Image.fromarray(squares.pad(self.pixels(row), row["width"], row["height"], self.colour))
 
 
 def write_originals(task: ShardTask) -> int:
-    """Write one shard of original images; the number of its rows."""
+    """Write one shard of original images and return its number of rows."""
     plan, square = task.plan(), task.squares()
 
     def groups() -> Iterator[pa.Table]:
@@ -72,20 +72,20 @@ def write_originals(task: ShardTask) -> int:
 
 
 def encode(image: Image.Image) -> bytes:
-    """The JPEG file of an RGB image."""
+    """Encode an RGB image as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def stored(image_id: str, jpeg: bytes) -> dict[str, object]:
-    """An image as `datasets` stores it: its bytes, and a file name for who saves it."""
+    """Return an image as `datasets` stores it: its bytes and a file name."""
     name = image_id.rpartition("/")[2]
     return {"bytes": jpeg, "path": name if name.endswith(".jpg") else f"{name}.jpg"}
 
 
 def write_groups(groups: Iterable[pa.Table], path: Path) -> None:
-    """Write row groups to a parquet file that exists only when it is whole."""
+    """Write row groups to a parquet file, atomically."""
     with (
         atomic_write(path) as partial,
         pq.ParquetWriter(partial, SCHEMA, use_content_defined_chunking=True, write_page_index=True) as writer,

@@ -1,4 +1,4 @@
-"""The figures of a built folder. The card and the closing summary print nothing that is not in them."""
+"""Statistics of a built folder: the only source of the numbers in the card and in the closing summary."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,10 +32,10 @@ def statistics(
     reports: Sequence[FileReport],
     num_proc: int,
 ) -> dict[str, Any]:
-    """Counts per class, split, source and tier, drops by reason, shortcuts, and the channel statistics of train.
+    """Count rows per class, split, source and tier, and drops by reason; audit shortcuts; compute channel statistics.
 
-    `groups` counts what splits are dealt by, `source_groups` what the sources name. `dropped` counts files and boxes
-    by reason. `warnings` are sentences for the closing summary.
+    `groups` counts the groups that splits keep together, `source_groups` those that the sources name. `dropped`
+    counts files and boxes by reason. `warnings` are sentences for the closing summary.
     """
     rows = curated.rows
     mean, std = channel_statistics(reports)
@@ -52,7 +52,7 @@ def statistics(
         "label_conflicts": len(curated.conflicts),
         "conversions": dict(sorted(Counter(chain.from_iterable(rows["conversions"].to_pylist())).items())),
         "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
-        "groups": {split: len(set(_where(rows, "split", split, "group_id"))) for split in SPLITS},
+        "groups": {split: len(rows.filter(pc.equal(rows["split"], split))["group_id"].unique()) for split in SPLITS},
         "source_groups": {source.name: _groups_of(source, rows) for source in sources},
         "classes": classes,
         "tiers": {tier: _count(reports, lambda part, tier=tier: part.tier == tier) for tier in TIERS},
@@ -74,18 +74,18 @@ def statistics(
 
 
 def _lost_classes(listing: Listing, rows: pa.Table) -> list[str]:
-    """A sentence for each class of a source none of whose images is left."""
+    """Return a sentence for each class of a source that lost all its images."""
     kept = Counter(zip(rows["source"].to_pylist(), rows["label"].to_pylist(), strict=True))
-    given = {source for source, _ in kept}
+    kept_sources = {source for source, _ in kept}
     return [
         f"source {source}: none of its {count:,} {label} images is left; curation/dropped.csv says why"
         for (source, label), count in sorted(listing.labelled.items())
-        if source in given and not kept[source, label]
+        if source in kept_sources and not kept[source, label]
     ]
 
 
 def _missing_classes(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A sentence for each split that lacks classes, and for one that is empty."""
+    """Return a sentence for each split that lacks classes or is empty."""
     lines = []
     for split in SPLITS:
         missing = [name for name, counts in classes.items() if not counts[split]]
@@ -98,7 +98,7 @@ def _missing_classes(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _groups_of(source: Source, rows: pa.Table) -> dict[str, Any]:
-    """The groups that a source names: how many there are, of how many images or boxes, and how many have none."""
+    """Count the groups that a source names, the images or boxes in them, and those without a group."""
     own = rows.filter(pc.equal(rows["source"], source.name))
     named = own.filter(pc.not_equal(own["group"], own["image_id"]))
     return {
@@ -114,7 +114,7 @@ def _disagree(duplicate: Duplicate) -> bool:
 
 
 def software_versions() -> dict[str, str]:
-    """The versions that decide the bytes of an image, besides the settings."""
+    """Return the versions that, besides the settings, decide the bytes of an image."""
     return {name: version(name) for name in _SOFTWARE}
 
 
@@ -123,7 +123,7 @@ def _rows(reports: Iterable[FileReport], kind: str) -> int:
 
 
 def _per_class(reports: Iterable[FileReport]) -> dict[str, dict[str, int]]:
-    """For each class that is there: originals per split and augmented rows of train."""
+    """Count, for each class present, originals per split and augmented rows of train."""
     reports = list(reports)
     counts = {
         split: _count(reports, lambda part, split=split: part.kind == "originals" and part.split == split)
@@ -160,13 +160,8 @@ def _per_license(reports: Iterable[FileReport]) -> dict[str, int]:
     return dict(sorted(licenses.items()))
 
 
-def _where(rows: pa.Table, column: str, value: str, wanted: str) -> list[str]:
-    pairs = zip(rows[column].to_pylist(), rows[wanted].to_pylist(), strict=True)
-    return [other for found, other in pairs if found == value]
-
-
 def _confounding(rows: pa.Table, column: str) -> dict[str, dict[str, int]]:
-    """The classes of each value of `column` (source or acquisition), counted."""
+    """Count the classes of each value of `column` (source or acquisition)."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(rows[column].to_pylist(), rows["label"].to_pylist(), strict=True):
         counts[value][label] += 1
@@ -174,14 +169,14 @@ def _confounding(rows: pa.Table, column: str) -> dict[str, dict[str, int]]:
 
 
 def _shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
-    """How well the class is told from what is not the cell; empty where there is nothing to learn from, or to judge."""
-    learned, judged = seen_of(reports, SPLITS[0]), seen_of(reports, SPLITS[2])
-    return shortcuts.audit(learned, judged, seed, num_proc)
+    """Measure how well the class is predicted without the cell; empty without train or test rows."""
+    train, test = load_context(reports, SPLITS[0]), load_context(reports, SPLITS[2])
+    return shortcuts.audit(train, test, seed, num_proc)
 
 
-def seen_of(reports: Iterable[FileReport], split: str) -> shortcuts.Seen:
-    """What is seen of the originals of a split beside their cells."""
+def load_context(reports: Iterable[FileReport], split: str) -> shortcuts.CellContext:
+    """Collect the features around the cells of the originals of a split."""
     own = [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
     rows = pa.concat_tables([report.rows for report in own]) if own else SCHEMA.empty_table()
     rings = np.concatenate([np.empty((0, shortcuts.RING_FEATURES), np.float32), *(report.rings for report in own)])
-    return shortcuts.Seen(rows, rings)
+    return shortcuts.CellContext(rows, rings)

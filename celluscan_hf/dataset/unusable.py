@@ -1,4 +1,4 @@
-"""Files that are not used: how often for which reason, what to do about it, and the error where a source gives none."""
+"""Report dropped files: counts by reason, what to do about it, and the error if a source has no usable image."""
 
 import csv
 from collections import Counter
@@ -11,11 +11,11 @@ from ..errors import CelluScanError
 from ..sources import Dropped, Source
 
 _SHOWN = 4  # reasons in a message
-_ADVISED = 2  # of them with advice, the most frequent
-FEW = 0.1  # a source of which a smaller share can be used deserves a warning
+_ADVISED = 2  # most frequent reasons that get advice
+FEW = 0.1  # a source with a smaller share of usable images gets a warning
 _NO_LABEL = "unknown_label:"
 
-# What to do about a reason; of `no_class:LABEL` and the like, what stands before the colon decides.
+# What to do about a reason; for `no_class:LABEL` and the like by the part before the colon.
 ADVICE = {
     "animated": "files of several images are not read: save each image as a file of its own",
     "archive": "archives inside a source are not opened: unpack them, each class into a folder of its name",
@@ -23,29 +23,29 @@ ADVICE = {
     "empty_file": "files of 0 bytes: copy or download them again",
     "empty_folder": "folders without files: copy or download them again",
     "encrypted": "the archive asks for a password: unpack it and give the folder",
-    "git_lfs_pointer": "Git LFS pointers in place of the images: run git lfs pull in the repository",
-    "html_page": "web pages in place of the images, for example of a login: log in and download the files again",
+    "git_lfs_pointer": "Git LFS pointers instead of images: run git lfs pull in the repository",
+    "html_page": "web pages instead of images, such as a login page: log in and download the files again",
     "link_in_archive": "links inside an archive are not followed: pack the files themselves (tar -h)",
     "missing_file": "a table names files that are not there: compare its file_name with the names of the files",
     "multi_page": "TIFF files of several pages: save the page of each cell as a file of its own",
     "no_class": "none of the classes fits these labels",
     "non_utf8_name": "names of files that are not UTF-8: rename them (convmv -f latin1 -t utf8)",
     "not_an_image": "expected JPEG, PNG, TIFF, BMP, GIF, WebP or PPM: convert the files",
-    "not_embedded": "the images are stored as addresses or as paths outside of the data set: embed them as bytes",
+    "not_embedded": "the images are stored as URLs or as paths outside the dataset: embed them as bytes",
     "too_many_bytes": "crop single cells",
     "too_many_pixels": "crop single cells",
     "too_small": "give the images in their full size, not as thumbnails",
-    "truncated": "files that end early: copy or download them again",
-    "unknown_compression": "the archive is packed in a way that is not read here: unpack it and give the folder",
-    "undecodable": "damaged files: copy or download them again, or save them anew as PNG",
-    "unknown_label": "labels that this source does not have: check that its key fits the data, or use imagefolder",
+    "truncated": "truncated files: copy or download them again",
+    "unknown_compression": "unsupported compression of the archive: unpack it and give the folder",
+    "undecodable": "damaged files: copy or download them again, or save them again as PNG",
+    "unknown_label": "labels that this source does not have: check its key, or use imagefolder",
     "unreadable": "files that cannot be read: check their permissions, or copy or download them again",
     "unreadable_folder": "folders that cannot be opened: check their permissions",
-    "unsafe_path": "names that point out of the data set (..): pack it again from inside its folder",
-    "unsupported_format": "formats that are not read: convert the files to PNG or TIFF",
+    "unsafe_path": "names that point outside the dataset (..): pack it again from inside its folder",
+    "unsupported_format": "unsupported formats: convert the files to PNG or TIFF",
     "unsupported_mode": "32-bit or other samples without a range: convert the files to 8 or 16 bit",
 }
-# Dropped by decision, so no sign of a damaged or misread source.
+# Dropped on purpose, so not a sign of a damaged or misread source.
 _DECIDED = {
     "no_class", "segmentation_mask", "ambiguous_field", "other_cell_in_window", "augmented", "empty_folder",
     "duplicate", "label_conflict", "excluded_acquisition",
@@ -53,12 +53,12 @@ _DECIDED = {
 
 
 def list_beside(output: Path) -> Path:
-    """Where the dropped files are listed of a build that gave nothing."""
+    """Return the path of the list of dropped files of a build without a usable image."""
     return output.with_name(f"{output.name}.dropped.csv")
 
 
 def write_dropped(path: Path, dropped: Iterable[Dropped]) -> None:
-    """Write the dropped files as `path,reason,detail`, in the order of their paths."""
+    """Write the dropped files as `path,reason,detail`, sorted by path."""
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason", "detail"))
@@ -69,33 +69,34 @@ def write_dropped(path: Path, dropped: Iterable[Dropped]) -> None:
 def require_usable(
     sources: Sequence[Source], usable: Mapping[str, int], dropped: Sequence[Dropped], output: Path
 ) -> None:
-    """Stop where a source gives no usable image. `usable` counts those of each source.
+    """Stop if a source has no usable image. `usable` counts them by source.
 
     Raises:
-        CelluScanError: It names the sources with the reasons and what to do; the dropped files are listed beside
-            `output`.
+        CelluScanError: Names the sources, the reasons and what to do; the dropped files are listed next to `output`.
     """
     empty = [source for source in sources if not usable.get(source.name)]
     if empty:
         path = list_beside(output)
         write_dropped(path, dropped)
-        told = "; ".join(f"source {source.name}: no usable image; {_explained(source, dropped)}" for source in empty)
+        reasons = "; ".join(
+            f"source {source.name}: no usable image; {_explain_source(source, dropped)}" for source in empty
+        )
         others = "" if len(empty) == len(sources) else "; to build without it, leave it out"
-        raise CelluScanError(f"{told}{others}; every dropped file is listed in {path}")
+        raise CelluScanError(f"{reasons}{others}; every dropped file is listed in {path}")
 
 
 def warnings(sources: Sequence[Source], rows: Mapping[str, int], dropped: Sequence[Dropped]) -> list[str]:
-    """Sources that gave no row or could be used in small part alone, and empty folders. `rows` counts those kept."""
+    """Warn about sources with no or few usable images and about empty folders. `rows` counts those kept."""
     lines = []
     for source in sources:
-        own, kept = _of(source, dropped), rows.get(source.name, 0)
+        own, kept = _dropped_of(source, dropped), rows.get(source.name, 0)
         bad = [item for item in own if item.reason.partition(":")[0] not in _DECIDED]
         if not kept:
             lines.append(f"source {source.name} adds no image: {explain(own)}")
         elif kept < FEW * (kept + len(bad)):
             lines.append(
                 f"source {source.name}: only {kept:,} of {kept + len(bad):,} images can be used; of the others "
-                f"{_explained(source, bad)}"
+                f"{_explain_source(source, bad)}"
             )
         empty = [item.path for item in own if item.reason == "empty_folder"]
         if empty:
@@ -104,20 +105,20 @@ def warnings(sources: Sequence[Source], rows: Mapping[str, int], dropped: Sequen
 
 
 def explain(dropped: Sequence[Dropped]) -> str:
-    """The reasons why all were dropped with their counts, the most frequent first, and what to do about those."""
-    return "; ".join([_counted(dropped), *_advice(dropped)])
+    """Return the reasons with their counts, the most frequent first, and what to do about them."""
+    return "; ".join([_count_reasons(dropped), *_advice(dropped)])
 
 
-def _explained(source: Source, dropped: Sequence[Dropped]) -> str:
-    own = _of(source, dropped)
-    return "; ".join([_counted(own), *_layout_advice(source, own), *_advice(own)])
+def _explain_source(source: Source, dropped: Sequence[Dropped]) -> str:
+    own = _dropped_of(source, dropped)
+    return "; ".join([_count_reasons(own), *_layout_advice(source, own), *_advice(own)])
 
 
-def _of(source: Source, dropped: Sequence[Dropped]) -> list[Dropped]:
+def _dropped_of(source: Source, dropped: Sequence[Dropped]) -> list[Dropped]:
     return [item for item in dropped if item.path.startswith(f"{source.name}/")]
 
 
-def _counted(dropped: Sequence[Dropped]) -> str:
+def _count_reasons(dropped: Sequence[Dropped]) -> str:
     if not dropped:
         return "there were none; check the paths given"
     counts = Counter("no label" if item.reason == _NO_LABEL else item.reason for item in dropped)
@@ -127,12 +128,12 @@ def _counted(dropped: Sequence[Dropped]) -> str:
 
 def _advice(dropped: Sequence[Dropped]) -> list[str]:
     kinds = Counter(item.reason.partition(":")[0] for item in dropped if item.reason != _NO_LABEL)
-    known = (ADVICE[kind] for kind, _ in kinds.most_common() if kind in ADVICE)
-    return list(dict.fromkeys(known))[:_ADVISED]
+    advice = (ADVICE[kind] for kind, _ in kinds.most_common() if kind in ADVICE)
+    return list(dict.fromkeys(advice))[:_ADVISED]
 
 
 def _layout_advice(source: Source, dropped: Sequence[Dropped]) -> list[str]:
-    """What to do where images carry no label: how the layout differs from what was expected, as far as names tell."""
+    """Advise on images without a label: how the layout differs from what was expected, judged by names."""
     if all(item.reason != _NO_LABEL for item in dropped):
         return []
     paths = [PurePosixPath(item.path.removeprefix(f"{source.name}/")) for item in dropped]

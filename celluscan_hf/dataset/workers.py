@@ -1,4 +1,4 @@
-"""Spreading tasks over processes, with a progress bar and with errors that say what to do."""
+"""Run tasks in worker processes, and show their progress."""
 
 import logging
 import multiprocessing
@@ -19,11 +19,11 @@ from ..errors import CelluScanError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
-_IN_FLIGHT = 2  # tasks handed out per process: one at work, one waiting
+_IN_FLIGHT = 2  # submitted tasks per process: one running, one waiting
 
 
 class Workers:
-    """`num_proc` processes that live as long as a build. With one, everything runs in this process."""
+    """A pool of `num_proc` processes for one build. With one, everything runs in this process."""
 
     def __init__(self, num_proc: int) -> None:
         self.num_proc = num_proc
@@ -41,7 +41,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """The results of `function` for all tasks, as they come. Few tasks are in memory at a time."""
+        """Yield the results of `function` for all tasks as they finish; few tasks are in memory at a time."""
         if self._pool is None:
             yield from map(function, tasks)
             return
@@ -55,13 +55,12 @@ class Workers:
             yield from (future.result() for future in wait(waiting).done)
         except BrokenProcessPool:
             raise CelluScanError(
-                "a worker process was killed, most likely for lack of memory; "
-                "run again with --resume and a lower --num-proc"
+                "a worker process was killed, most likely out of memory; run again with --resume and a lower --num-proc"
             ) from None
 
 
 def _start() -> None:
-    """In a worker: leave Ctrl-C to the main process, and end when that ends, even if it is killed."""
+    """Initialize a worker: leave Ctrl-C to the main process, and end when that ends, even if killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -75,9 +74,9 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def progress(stage: str, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """A progress bar on the terminal, and a line in the log; yields the function that is told of each step."""
+    """Show a progress bar on a terminal and log one line at the end; yields a function to advance it."""
     started, done = time.monotonic(), 0
-    # disable=None: no bar where nobody watches, only the line in the log
+    # disable=None: no bar unless standard error is a terminal
     with tqdm(total=total, desc=f"{stage:<10}", unit=unit, mininterval=0.5, leave=False, disable=None) as bar:
 
         def advance(count: int) -> None:

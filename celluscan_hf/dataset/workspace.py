@@ -1,7 +1,7 @@
-"""Where a build happens: beside the output, which appears under its name only when it is whole.
+"""Working folder of a build. The output folder is created by a rename when the build is complete.
 
-`<output>.building/` holds the settings, what was scanned and the shards written so far; `<output>.lock` keeps a second
-build out. Every file gets its name once it is complete, so whatever a killed build left can be used by the next one.
+`<output>.building/` has the settings, the scanned images and the shards written so far; `<output>.lock` prevents a
+second build into the same output. All files are written atomically, so a resumed build can use those of a killed one.
 """
 
 import json
@@ -17,11 +17,11 @@ from ..errors import CelluScanError
 from .settings import BuildSettings
 
 STATISTICS = Path("curation", "statistics.json")
-_BEFORE: dict[str, object] = {"exclude_acquisitions": []}  # in builds that are older than the setting
+_OLD_DEFAULTS: dict[str, object] = {"exclude_acquisitions": []}  # of builds older than the setting
 
 
 class Workspace:
-    """The folders of one build, held under a lock from `__enter__` to `__exit__`."""
+    """The folders of one build, locked from `__enter__` to `__exit__`."""
 
     def __init__(self, settings: BuildSettings) -> None:
         self.settings = settings
@@ -54,7 +54,7 @@ class Workspace:
         self._lock.release()
 
     def finished(self) -> dict[str, Any] | None:
-        """The statistics of a finished build in the output folder, or None where there is none."""
+        """Return the statistics of a finished build in the output folder, or None."""
         try:
             statistics: dict[str, Any] = json.loads((self.output / STATISTICS).read_text("utf-8"))
             return statistics if statistics["listing"] and statistics["settings"] else None
@@ -62,64 +62,64 @@ class Workspace:
             return None
 
     def _check(self) -> None:
-        """Refuse an output folder or a half-done build that is not this one's."""
-        done = self.finished()
-        if done is not None:
-            self._check_same(done["settings"], f"{self.output} is a finished build")
+        """Refuse an output folder or an unfinished build with other settings."""
+        finished = self.finished()
+        if finished is not None:
+            self._check_same(finished["settings"], f"{self.output} is a finished build")
         elif self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise CelluScanError(f"{self.output} holds something that is no build; choose an empty or new --output")
+            raise CelluScanError(f"{self.output} is not a built dataset and not empty; choose an empty or new --output")
         elif self._description.exists() and not self.settings.resume:
             raise CelluScanError(
-                f"{self.folder} holds an unfinished build; add --resume to go on with it, or delete it to start anew"
+                f"{self.folder} is an unfinished build; add --resume to continue it, or delete it to start over"
             )
 
     @property
     def _description(self) -> Path:
         return self.folder / "build.json"
 
-    def check_listing(self, done: dict[str, Any], listing: str) -> None:
-        """Refuse a finished build, by its statistics, of other sources, files or licences than those listed."""
-        if done["listing"] != listing:
+    def check_listing(self, statistics: dict[str, Any], listing: str) -> None:
+        """Refuse a finished build with these statistics if its sources, files or licences differ from the listing."""
+        if statistics["listing"] != listing:
             raise CelluScanError(
-                f"{self.output} is a finished build of other sources, files or licences; "
+                f"{self.output} is a finished build from other sources, files or licences; "
                 "choose another --output, or delete it"
             )
 
     def open(self, description: dict[str, Any]) -> None:
-        """Make the folders; `description` (settings, listing, files, software) must be that of the work found there."""
+        """Create the folders. `description` (settings, listing, files, software) must match an unfinished build."""
         for folder in (self.scanned, self.plans, self.final, self.archives):
             folder.mkdir(parents=True, exist_ok=True)
         path = self._description
         if path.exists():
-            found = json.loads(path.read_text("utf-8"))
-            self._check_same(found, f"{self.folder} holds an unfinished build")
-            for name, what in (("listing", "sources"), ("files", "files"), ("software", "versions of the software")):
-                if found[name] != description[name]:
+            previous = json.loads(path.read_text("utf-8"))
+            self._check_same(previous, f"{self.folder} is an unfinished build")
+            for name, what in (("listing", "sources"), ("files", "files"), ("software", "software versions")):
+                if previous[name] != description[name]:
                     raise CelluScanError(
-                        f"the {what} have changed since {self.folder} was begun; delete it to start anew"
+                        f"the {what} have changed since {self.folder} was started; delete it to start over"
                     )
         write_text(path, json.dumps(description, indent=1, sort_keys=True))
 
-    def _check_same(self, found: dict[str, Any], what: str) -> None:
+    def _check_same(self, previous: dict[str, Any], what: str) -> None:
         for name, value in self.settings.content.items():
-            before = found.get(name, _BEFORE.get(name))
-            if before != value:
+            old = previous.get(name, _OLD_DEFAULTS.get(name))
+            if old != value:
                 raise CelluScanError(
-                    f"{what} with {name}={before}, asked for {value}; use the same settings or another --output"
+                    f"{what} with {name}={old}, but {name}={value} was given; use the same settings or another --output"
                 )
 
     def publish(self) -> None:
-        """Give the finished folder its name, in one step, and remove the rest."""
+        """Rename the finished folder to the output, and remove the rest."""
         remove_partial_files(self.final)
         self.final.replace(self.output)
         self.clear()
 
     def clear(self) -> None:
-        """Remove what a build leaves behind; also what one killed between its last two steps has left."""
+        """Remove the working folder, also that of a build killed after `publish` renamed its output."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file that exists only when it is whole."""
+    """Write a UTF-8 text file, atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, "utf-8")

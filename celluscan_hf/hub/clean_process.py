@@ -1,8 +1,7 @@
-"""What a user with public packages alone sees of a folder or a repository: a program, run by `verification`.
+"""Load a folder or a repository with public packages only: a program that `verification` runs.
 
-It is started by path in a process of its own, in which `celluscan_hf` cannot be imported. The plan, a JSON file, comes
-as its argument; what was found goes to the file the plan names. Whatever fails is told by its exit status and its
-last line.
+It runs by path in its own process, in which `celluscan_hf` cannot be imported. Its argument is the plan, a JSON file
+that names the file for the result. Failures are reported by the exit status and the last line of standard error.
 """
 
 import json
@@ -15,7 +14,7 @@ _OURS = "celluscan_hf"
 
 
 class _WithoutOurs(MetaPathFinder):
-    """Makes the package of this project look as if it were not installed."""
+    """Import hook that hides the package of this project."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if fullname.partition(".")[0] == _OURS:
@@ -23,7 +22,7 @@ class _WithoutOurs(MetaPathFinder):
 
 
 def check_model(plan: dict[str, Any]) -> dict[str, Any]:
-    """AutoModel, AutoImageProcessor and pipeline on the image of the plan."""
+    """Run AutoModel, AutoImageProcessor and a pipeline on the image of the plan."""
     from PIL import Image
     from safetensors.torch import load_file
     from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -35,38 +34,38 @@ def check_model(plan: dict[str, Any]) -> dict[str, Any]:
     with Image.open(plan["image"]) as image:
         pixel_values = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
     logits = model(pixel_values=expected["pixel_values"]).logits
-    found = pipeline("image-classification", model=plan["name"], **options)(plan["image"], top_k=3)
+    predictions = pipeline("image-classification", model=plan["name"], **options)(plan["image"], top_k=3)
     return {
         "class": type(model).__name__,
         "module": type(model).__module__,
         "logits_differ_by": float((logits - expected["logits"]).abs().max()),
         "pixel_values_differ_by": float((pixel_values - expected["pixel_values"][:1]).abs().max()),
-        "pipeline": found,
+        "pipeline": predictions,
     }
 
 
 def check_dataset(plan: dict[str, Any]) -> dict[str, Any]:
-    """Every config: the number of rows of each split, and the first row of each, decoded, streamed and not."""
+    """Load every config: number of rows and first decoded row of each split, streamed and downloaded."""
     from datasets import get_dataset_config_names, load_dataset
 
-    found: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
     for config in get_dataset_config_names(plan["name"], revision=plan["revision"]):
         streamed = load_dataset(plan["name"], config, revision=plan["revision"], streaming=True)
-        found[config] = {"streamed": {split: _described(next(iter(rows))) for split, rows in streamed.items()}}
-        if plan["whole"]:
+        configs[config] = {"streamed": {split: _describe(next(iter(rows))) for split, rows in streamed.items()}}
+        if plan["download"]:
             loaded = load_dataset(plan["name"], config, revision=plan["revision"])
-            found[config]["rows"] = {split: len(rows) for split, rows in loaded.items()}
-            found[config]["loaded"] = {split: _described(rows[0]) for split, rows in loaded.items()}
+            configs[config]["rows"] = {split: len(rows) for split, rows in loaded.items()}
+            configs[config]["loaded"] = {split: _describe(rows[0]) for split, rows in loaded.items()}
             loaded.cleanup_cache_files()
-    return found
+    return configs
 
 
-def _described(row: dict[str, Any]) -> dict[str, Any]:
+def _describe(row: dict[str, Any]) -> dict[str, Any]:
     return {"image_id": row["image_id"], "label": row["label"], "size": row["image"].convert("RGB").size}
 
 
 def check_metric(plan: dict[str, Any]) -> dict[str, Any]:
-    """The figures of the metric for the answers of the plan."""
+    """Compute the metric for the predictions of the plan."""
     import evaluate
 
     metric = evaluate.load(plan["name"], revision=plan["revision"])
@@ -74,7 +73,7 @@ def check_metric(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_space(plan: dict[str, Any]) -> dict[str, Any]:
-    """The app of the folder, asked about the image of the plan; the package it uses is the one that lies in it."""
+    """Start the app of the folder and send it the image of the plan; the package must be the copy in the folder."""
     from gradio_client import Client, handle_file
     from huggingface_hub import snapshot_download
 
@@ -85,21 +84,21 @@ def check_space(plan: dict[str, Any]) -> dict[str, Any]:
     import celluscan_hf
 
     if not Path(celluscan_hf.__file__).parents[1].samefile(folder):
-        raise ImportError(f"the app imports {_OURS} from elsewhere")
+        raise ImportError(f"the app imports {_OURS} from outside its folder")
     import app  # type: ignore[import-not-found]
 
     _, address, _ = app.serve(app.page, "127.0.0.1", None, prevent_thread_lock=True, quiet=True)
-    found = Client(address, verbose=False).predict(handle_file(plan["image"]), api_name="/recognise")
+    answer = Client(address, verbose=False).predict(handle_file(plan["image"]), api_name="/recognise")
     app.page.close()
-    return dict(found)
+    return dict(answer)
 
 
 CHECKS = {"model": check_model, "dataset": check_dataset, "metric": check_metric, "space": check_space}
 
 
 if __name__ == "__main__":
-    wanted = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    if wanted["check"] != "space":  # which brings the package
+    plan = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    if plan["check"] != "space":  # a Space contains the package
         sys.meta_path.insert(0, _WithoutOurs())
-    outcome = CHECKS[wanted["check"]](wanted)
-    Path(wanted["found"]).write_text(json.dumps(outcome), "utf-8")
+    result = CHECKS[plan["check"]](plan)
+    Path(plan["result"]).write_text(json.dumps(result), "utf-8")

@@ -1,4 +1,4 @@
-"""A built data set becomes the folder of its repository: the same files, and a card with its name and versions."""
+"""Assemble the folder of a dataset repository: the built files, and a card with its name and versions."""
 
 import csv
 import json
@@ -19,16 +19,16 @@ from ..dataset.inspection import parquet_files
 from ..dataset.reading import open_dataset
 from ..errors import CelluScanError
 from ..sources.licenses import redistributable
-from .upload import Target, failures_explained
+from .upload import Target, explain_failures
 
 VERSIONS = "curation/versions.json"
 _ROWS = ("image_id", "sha256", "phash", "source", "source_label", "license", "group_id", "parent_id", "augmentation")
-_CONFIG_KEYS = ("configs", "dataset_info")  # of the card's YAML: where the rows are
+_CONFIG_KEYS = ("configs", "dataset_info")  # of the card's YAML: they describe the rows
 Versions = list[dict[str, Any]]
 
 
 def check_licenses(folder: Path) -> None:
-    """Raises a `CelluScanError` that names the sources whose images may not be passed on."""
+    """Raise a `CelluScanError` that names the sources whose images may not be redistributed."""
     closed = [
         f"{name} ({source['license']})"
         for name, source in _read(folder / "curation" / "sources.json").items()
@@ -36,14 +36,14 @@ def check_licenses(folder: Path) -> None:
     ]
     if closed:
         raise CelluScanError(
-            f"the licence does not let the images of {', '.join(closed)} be published: ask their authors and build "
-            "with --license SOURCE=LICENCE, build without them, or give --recipe-only, which publishes no images"
+            f"the licence does not allow publishing the images of {', '.join(closed)}: ask their authors and build "
+            "with --license SOURCE=LICENCE, build without them, or use --recipe-only, which publishes no images"
         )
 
 
 def published_versions(target: Target) -> Versions:
-    """The tagged contents that the repository lists, oldest first; none where it is new."""
-    with failures_explained(target):
+    """Return the tagged revisions that the repository lists, oldest first; none for a new one."""
+    with explain_failures(target):
         try:
             path = hf_hub_download(target.repository, VERSIONS, repo_type=target.kind)
         except (EntryNotFoundError, RepositoryNotFoundError):
@@ -54,11 +54,13 @@ def published_versions(target: Target) -> Versions:
 def assemble(built: Path, target: Target, versions: Versions, folder: Path, recipe_only: bool = False) -> None:
     """Write the folder of the repository; `versions` are those published before."""
     data = open_dataset(built)
-    shutil.copytree(built, folder, copy_function=_linked, ignore=_images if recipe_only else None)
+    shutil.copytree(built, folder, copy_function=_link, ignore=_images if recipe_only else None)
     statistics, sources = (_read(built / "curation" / f"{name}.json") for name in ("statistics", "sources"))
     if target.revision:
         versions = with_version(versions, target.revision, data.fingerprint, statistics)
-    (folder / VERSIONS).unlink(missing_ok=True)  # of a folder that was fetched from the Hub; linked, as all files are
+    (folder / VERSIONS).unlink(
+        missing_ok=True
+    )  # in a folder downloaded from the Hub; a hard link, so not to be overwritten
     if versions:
         (folder / VERSIONS).write_text(json.dumps(versions, indent=1) + "\n", "utf-8")
     card = DatasetCard.load(built / "README.md").data
@@ -67,12 +69,12 @@ def assemble(built: Path, target: Target, versions: Versions, folder: Path, reci
         for key in _CONFIG_KEYS:
             card.pop(key)
     text = render(statistics, sources, card, target.repository, versions, images=not recipe_only)
-    (folder / "README.md").unlink()  # linked to that of the build
+    (folder / "README.md").unlink()  # a hard link to that of the build
     (folder / "README.md").write_text(text, "utf-8")
 
 
 def with_version(versions: Versions, revision: str, fingerprint: str, statistics: dict[str, Any]) -> Versions:
-    """The list with an entry for a revision: the one it has of the same data, else a new one of today at the end."""
+    """Add an entry for a revision, dated today, unless the list already has it for the same data."""
     if any(version["revision"] == revision and version["fingerprint"] == fingerprint for version in versions):
         return versions
     entry = {
@@ -85,8 +87,8 @@ def with_version(versions: Versions, revision: str, fingerprint: str, statistics
     return [version for version in versions if version["revision"] != revision] + [entry]
 
 
-def _linked(source: str, target: str) -> None:
-    """The same file under a second name, where the file system can; else a copy."""
+def _link(source: str, target: str) -> None:
+    """Hard-link a file if the file system supports it; else copy it."""
     try:
         os.link(source, target)
     except OSError:
@@ -98,7 +100,7 @@ def _images(folder: str, names: list[str]) -> list[str]:
 
 
 def _write_rows(built: Path, folder: Path) -> None:
-    """`rows.csv`, all that is known of every row but its pixels, and `label_map.csv`."""
+    """Write `rows.csv`, every row without its image, and `label_map.csv`."""
     labels: Counter[tuple[str, str, str]] = Counter()
     with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -120,6 +122,6 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise CelluScanError(f"{path}: {error.strerror}; expected a folder of scripts/build_dataset.py") from error
+        raise CelluScanError(f"{path}: {error.strerror}; expected a folder made by celluscan build") from error
     except ValueError as error:
-        raise CelluScanError(f"{path} is damaged ({error}); build it again with scripts/build_dataset.py") from error
+        raise CelluScanError(f"{path} is damaged ({error}); build it again with celluscan build") from error

@@ -1,4 +1,4 @@
-"""The metric becomes the folder of its repository, a Space, which is where `evaluate.load` looks."""
+"""Assemble the folder of the metric's repository, a Space, which is where `evaluate.load` looks."""
 
 import html
 import shutil
@@ -36,8 +36,7 @@ metric.compute(predictions=[0, 1, 1], references=[0, 1, 2], label_names=["a", "b
 {inputs}
 ```
 
-A figure of a single laboratory does not tell how a classifier does in another, and none of these is a validation for
-diagnosis.
+Results from one laboratory do not predict those in another, and none of these metrics validates a model for diagnosis.
 """
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{repository}</title>
@@ -48,18 +47,18 @@ _PAGE = """<!doctype html>
 
 
 def assemble(repository: str, folder: Path) -> None:
-    """Write the folder; `evaluate` wants the file, and a local folder too, to bear the name of the repository."""
+    """Write the folder; `evaluate` requires the file, and a local folder, to be named like the repository."""
     name = repository.rpartition("/")[2]
-    described, inputs = (wbc_metrics.__doc__ or "").strip(), wbc_metrics.INPUTS.strip()
-    card = _CARD.format(repository=repository, description=_about(described), inputs=inputs)
+    text, inputs = (wbc_metrics.__doc__ or "").strip(), wbc_metrics.INPUTS.strip()
+    card = _CARD.format(repository=repository, description=_description(text), inputs=inputs)
     folder.mkdir(parents=True)
     shutil.copyfile(wbc_metrics.__file__, folder / f"{name}.py")
     (folder / "README.md").write_text(card, "utf-8")
-    page = _PAGE.format(repository=repository, text=html.escape(f"{_about(described)}\n\n{inputs}"))
+    page = _PAGE.format(repository=repository, text=html.escape(f"{_description(text)}\n\n{inputs}"))
     (folder / "index.html").write_text(page, "utf-8")
     (folder / "requirements.txt").write_text("evaluate\nnumpy\n", "utf-8")
 
 
-def _about(described: str) -> str:
-    """What the module says of the metric, without the paragraph on its file."""
-    return "\n\n".join(paragraph for paragraph in described.split("\n\n") if not paragraph.startswith("This file"))
+def _description(text: str) -> str:
+    """Return the description in the module's docstring, without the paragraph about the file."""
+    return "\n\n".join(paragraph for paragraph in text.split("\n\n") if not paragraph.startswith("This file"))

@@ -1,17 +1,16 @@
-"""The card of a published model: `model_card.md` filled with measured figures, and the YAML that the Hub reads.
+"""Render the model card: `model_card.md` filled with measured values, and YAML for the Hub.
 
-Every figure comes from the record of the training or from the evaluation; what was not measured is left out.
+Every value comes from the training record or from the evaluation; what was not measured is omitted.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from ..dataset.card import table, taxonomy_table
+from ..dataset.card import table, taxonomy_table, template_path
 from ..errors import CelluScanError
 from ..evaluation import folder
 from ..evaluation.cells import CONFIG
@@ -22,13 +21,13 @@ from .training_facts import TrainingFacts
 
 HUB = "https://huggingface.co"
 TASK = "image-classification"
-FEW = 30  # cells: with fewer the interval of a recall is too wide to tell much
+FEW = 30  # cells: with fewer, the interval of the recall is too wide to be useful
 WEAK = 0.8  # recall below which a class is named among the known failures
 _TEMPLATE = "model_card.md"
 _TAGS = ["biology", "medical", "haematology", "white-blood-cells", "microscopy", "vit"]
-_DIGITS = 4  # of the figures for the Hub's tables
+_DIGITS = 4  # decimals in the metrics for the Hub
 _CONFUSIONS = 6
-# our name of a figure, and type, name and config of it on the Hub; the mean recall of the classes is balanced accuracy
+# name in metrics.json -> type, name and config on the Hub; balanced accuracy is the macro-averaged recall
 _METRICS = {
     "accuracy": ("accuracy", "Accuracy", None),
     "balanced_accuracy": ("recall", "Balanced accuracy (macro recall)", "macro"),
@@ -38,15 +37,15 @@ _METRICS = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the card of one repository is made of.
+    """Data for the card of one repository.
 
-    - `repository`: its Hub id; `counterpart`: that of the other variant of the same weights, where both are published.
-    - `hand_built`: whether it is our own architecture, with its two Python files; else the library's ViT.
-    - `revision`: the tag that the loading example of the hand-built one pins.
-    - `dataset`: Hub id of the data set it was trained on.
+    - `repository`: its Hub id; `counterpart`: that of the other variant of the same weights, if both are published.
+    - `hand_built`: our own architecture with its Python files; else the library's ViT.
+    - `revision`: the tag pinned in the loading example of the hand-built variant.
+    - `dataset`: Hub id of the dataset it was trained on.
     - `settings`, `training`: the `settings.json` and `training.json` of the run.
     - `metrics`, `examples`: the `metrics.json` and `examples.json` of the evaluation.
-    - `config`, `parameters`: the `config.json` of the model, and how many weights it has.
+    - `config`, `parameters`: the `config.json` of the model, and its number of parameters.
     """
 
     repository: str
@@ -64,28 +63,28 @@ class ModelFacts:
     def __post_init__(self) -> None:
         if self.metrics["data"].get("split") == "train":
             raise CelluScanError(
-                "the evaluation is of the training split, whose answers the model has seen: "
-                "run scripts/evaluate.py with --split test"
+                "the evaluation used the training split, which the model was fitted to: "
+                "run celluscan evaluate with --split test"
             )
 
     @property
     def of_split(self) -> bool:
-        """Whether it was evaluated on a split of a built data set, not on raw sources."""
+        """Whether it was evaluated on a split of a built dataset, not on raw sources."""
         return "dataset" in self.metrics["data"]
 
     @property
     def external(self) -> Mapping[str, Mapping[str, Any]]:
-        """The figures of external sources by their names; empty too for an evaluation that is older than these."""
+        """Metrics of external sources by name; empty for evaluations without or older than them."""
         return self.metrics.get("external") or {}
 
 
 def render(facts: ModelFacts) -> str:
-    """The text of the card, YAML first. A figure the template names and nothing gives raises `UndefinedError`."""
+    """Render the card, YAML first. A value that the template uses but nobody gives raises `UndefinedError`."""
     training = TrainingFacts(facts.settings)
     context = {field.name: getattr(facts, field.name) for field in fields(facts)}
     jinja = environment()
     jinja.filters["duration"] = _duration
-    body = jinja.from_string(template_path().read_text("utf-8")).render(
+    body = jinja.from_string(template_path(_TEMPLATE, __file__).read_text("utf-8")).render(
         context,
         trained=training,
         command=training.command(facts.dataset),
@@ -111,21 +110,15 @@ def render(facts: ModelFacts) -> str:
 
 
 def _home(facts: ModelFacts) -> str:
-    """What the evaluated cells are called in the table of the headline figures."""
+    """Return the name of the evaluated cells in the table of the main results."""
     data = facts.metrics["data"]
     if facts.of_split:
         return f"the {data['split']} split of [{facts.dataset}]({HUB}/datasets/{facts.dataset})"
     return ", ".join(source["title"] for source in _sources(data["sources"]))
 
 
-def template_path() -> Path:
-    """`model_card.md`: beside this module in an installed package, at the root in a checkout."""
-    beside = Path(__file__).with_name(_TEMPLATE)
-    return beside if beside.exists() else Path(__file__).parents[2] / _TEMPLATE
-
-
 def metadata(facts: ModelFacts) -> ModelCardData:
-    """The card's YAML: task, licence, data, figures, and a widget with the examples."""
+    """Return the card's YAML: task, licence, data, metrics, and a widget with the examples."""
     return ModelCardData(
         license="mit",
         library_name="transformers",
@@ -145,28 +138,27 @@ def metadata(facts: ModelFacts) -> ModelCardData:
 
 
 def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures for the Hub's tables, of those that were measured."""
-    found = {name: metrics.get(name) for name in _METRICS}
-    return {name: round(value, _DIGITS) for name, value in found.items() if value is not None}
+    """Return the metrics for the Hub that were measured, rounded."""
+    return {name: round(metrics[name], _DIGITS) for name in _METRICS if metrics.get(name) is not None}
 
 
 def _eval_results(facts: ModelFacts) -> list[EvalResult]:
-    """The figures of the evaluated cells, then those of each external source."""
+    """Return the results of the evaluated cells, then those of each external source."""
     data = facts.metrics["data"]
-    where: dict[str, Any]
+    dataset: dict[str, Any]
     if facts.of_split:
-        where = {"dataset_type": facts.dataset, "dataset_name": facts.dataset}
-        where |= {"dataset_config": CONFIG, "dataset_split": data["split"]}
+        dataset = {"dataset_type": facts.dataset, "dataset_name": facts.dataset}
+        dataset |= {"dataset_config": CONFIG, "dataset_split": data["split"]}
     else:
         titles = [source["title"] for source in data["sources"].values()]
-        where = {"dataset_type": "+".join(data["sources"]), "dataset_name": ", ".join(titles)}
-    results = _results(facts.metrics, **where)
-    for name, found in facts.external.items():
-        results += _results(found, dataset_type=name, dataset_name=found["title"] or name)
+        dataset = {"dataset_type": "+".join(data["sources"]), "dataset_name": ", ".join(titles)}
+    results = _results(facts.metrics, **dataset)
+    for name, metrics in facts.external.items():
+        results += _results(metrics, dataset_type=name, dataset_name=metrics["title"] or name)
     return results
 
 
-def _results(metrics: Mapping[str, Any], **where: Any) -> list[EvalResult]:
+def _results(metrics: Mapping[str, Any], **dataset: Any) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=TASK,
@@ -175,15 +167,14 @@ def _results(metrics: Mapping[str, Any], **where: Any) -> list[EvalResult]:
             metric_name=_METRICS[name][1],
             metric_config=_METRICS[name][2],
             metric_value=value,
-            **where,
+            **dataset,
         )
         for name, value in _measured(metrics).items()
     ]
 
 
 def evaluation_results(facts: ModelFacts) -> str:
-    """The YAML of `.eval_results/celluscan.yaml`; an empty list where raw sources were evaluated, which are no data
-    set of the Hub.
+    """Return the YAML of `.eval_results/celluscan.yaml`; an empty list for raw sources, which are not on the Hub.
 
     https://huggingface.co/docs/hub/eval-results
     """
@@ -195,7 +186,7 @@ def evaluation_results(facts: ModelFacts) -> str:
         notes = [f"{data['split']} split", f"{facts.metrics['n']} cells"]
         if name in intervals:
             notes.append("95 % interval {:.4f}–{:.4f}".format(*intervals[name]))
-        notes.append(f"fingerprint of the data {data['fingerprint'][:12]}")
+        notes.append(f"data fingerprint {data['fingerprint'][:12]}")
         entries.append(
             EvalResultEntry(
                 dataset_id=facts.dataset,
@@ -210,30 +201,30 @@ def evaluation_results(facts: ModelFacts) -> str:
 
 
 def _sources(described: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The sources of the evaluated cells, with citation and page where one of our readers knows them.
+    """Describe the sources of the evaluated cells, with citation and URL of published ones.
 
-    `key` is how the command line names one.
+    `key` is the name of the source on the command line.
     """
-    found = []
+    rows = []
     for name, source in described.items():
         info = READERS[name].info if name in READERS else None
-        known = info if info is not None and info.title == source["title"] else None
-        found.append(
+        published = info if info is not None and info.title == source["title"] else None
+        rows.append(
             {
                 "name": name,
                 "key": source.get("key") or (name if name in KEYS else f"imagefolder:{name}"),
                 "title": source["title"] or name,
                 "license": source["license"] or "not stated",
                 "caution": source["caution"],
-                "citation": known.citation if known else "",
-                "url": known.url if known else "",
+                "citation": published.citation if published else "",
+                "url": published.url if published else "",
             }
         )
-    return found
+    return rows
 
 
 def _known_failures(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names of classes: `unseen` have no cell in the evaluation, `few` have some, `weak` have a low recall."""
+    """Name classes by weakness: `unseen` have no cell in the evaluation, `few` have few, `weak` have a low recall."""
     per_class: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
     names = [cell.name for cell in ORDER]
     present = [name for name in names if per_class[name]["support"]]
@@ -247,7 +238,7 @@ def _known_failures(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds, and from a minute on also the larger unit."""
+    """Format seconds; from a minute on also in the larger unit."""
     for size, unit in ((3600, "hours"), (60, "minutes")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit} ({seconds:,.0f} s)"
@@ -255,7 +246,7 @@ def _duration(seconds: float) -> str:
 
 
 def _mean_confidence(metrics: Mapping[str, Any]) -> float | None:
-    """The mean probability of the likeliest class, from the bins behind the calibration error."""
+    """Compute the mean probability of the top class from the bins of the calibration error."""
     bins = metrics.get("calibration") or []
-    cells = sum(one["n"] for one in bins)
-    return sum(one["n"] * one["confidence"] for one in bins) / cells if cells else None
+    cells = sum(row["n"] for row in bins)
+    return sum(row["n"] * row["confidence"] for row in bins) / cells if cells else None

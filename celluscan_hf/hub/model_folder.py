@@ -1,4 +1,4 @@
-"""A run and its evaluation become the folder of a model repository: weights, processor, card, figures, recipe."""
+"""Assemble the folder of a model repository from a run and its evaluation: weights, processor, card, plots, recipe."""
 
 import hashlib
 import json
@@ -28,49 +28,54 @@ from .model_card import ModelFacts, evaluation_results, render
 
 CURVES = "curves.png"
 RESULTS = ".eval_results/celluscan.yaml"
-_PICTURES = (CONFUSION, RECALL, RELIABILITY, ROC)
-_PLACES = {"logging_dir", "output_dir", "resume_from_checkpoint", "run_name"}  # of settings: the user's, not the run's
-# A path from the root, a home or a parent folder; its last name is kept. In quotes it may hold spaces; else it begins a
-# word, or stands behind `=`, `NAME:` or `file://`. Web addresses, shares (1/2) and folders of the project are none.
-_BEGINNING = r"(?:~[\w.-]*[/\\]|[A-Za-z]:[/\\]|(?:\.\.[/\\])+|/)"
-_QUOTED = re.compile(rf"(['\"]){_BEGINNING}[^'\"]*?([^'\"/\\]+)[/\\]*\1")
-_BARE = re.compile(
-    rf"(?<![\w./\\~-])(?:file://|(?<!:)|(?<=\w:)(?!//)){_BEGINNING}(?:[^\s'\"/\\]+[/\\]+)*([^\s'\"/\\]+)[/\\]*"
+_PLOTS = (CONFUSION, RECALL, RELIABILITY, ROC)
+_LOCAL_SETTINGS = {  # not published
+    "logging_dir",
+    "output_dir",
+    "resume_from_checkpoint",
+    "run_name",
+}
+# A path from the root, a home or a parent folder; only its last name is kept. In quotes it may contain spaces; else it
+# starts a word or follows `=`, `NAME:` or `file://`. URLs, fractions (1/2) and relative paths do not match.
+_PATH_START = r"(?:~[\w.-]*[/\\]|[A-Za-z]:[/\\]|(?:\.\.[/\\])+|/)"
+_QUOTED_PATH = re.compile(rf"(['\"]){_PATH_START}[^'\"]*?([^'\"/\\]+)[/\\]*\1")
+_BARE_PATH = re.compile(
+    rf"(?<![\w./\\~-])(?:file://|(?<!:)|(?<=\w:)(?!//)){_PATH_START}(?:[^\s'\"/\\]+[/\\]+)*([^\s'\"/\\]+)[/\\]*"
 )
-_WHOLE = re.compile(rf"^{_BEGINNING}(?!.*\s--)(?:.*[/\\])?([^/\\]+)[/\\]*$")
+_ONLY_PATH = re.compile(rf"^{_PATH_START}(?!.*\s--)(?:.*[/\\])?([^/\\]+)[/\\]*$")
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run with the evaluation of its model on a test split."""
+    """A finished run and the evaluation of its model on the test split."""
 
     run: Path
     evaluation: Path
 
     def __post_init__(self) -> None:
-        for folder, files, script in (
-            (self.run, (ASKED, DONE, CURVES, "config.json", "model.safetensors"), "scripts/train.py"),
-            (self.evaluation, (METRICS, EXAMPLES, CONFUSION, RELIABILITY), "scripts/evaluate.py"),
+        for folder, files, command in (
+            (self.run, (ASKED, DONE, CURVES, "config.json", "model.safetensors"), "train"),
+            (self.evaluation, (METRICS, EXAMPLES, CONFUSION, RELIABILITY), "evaluate"),
         ):
             if missing := [name for name in files if not (folder / name).is_file()]:
-                raise CelluScanError(f"{folder} has no {missing[0]}: expected a finished folder of {script}")
+                raise CelluScanError(f"{folder} has no {missing[0]}: expected a finished folder of celluscan {command}")
         with (self.run / "model.safetensors").open("rb") as stream:
             weights = hashlib.file_digest(stream, "sha256").hexdigest()
-        judged = self.metrics["model"]
-        if judged["sha256"] != weights:
+        model = self.metrics["model"]
+        if model["sha256"] != weights:
             raise CelluScanError(
-                f"{self.evaluation} is of other weights ({judged['name']}) than {self.run} has: run "
-                "scripts/evaluate.py on this run"
+                f"{self.evaluation} evaluates other weights ({model['name']}) than those of {self.run}: run "
+                "celluscan evaluate on this run"
             )
         processor = AutoImageProcessor.from_pretrained(self.run)
-        if judged.get("preparation") != preparation(processor):
+        if model.get("preparation") != preparation(processor):
             raise CelluScanError(
-                f"{self.evaluation} prepared images otherwise than {self.run}/preprocessor_config.json says: run "
-                "scripts/evaluate.py on this run"
+                f"{self.evaluation} preprocessed images differently from {self.run}/preprocessor_config.json: run "
+                "celluscan evaluate on this run"
             )
         if self.metrics["data"].get("split", SPLITS[-1]) != SPLITS[-1]:
             raise CelluScanError(
-                f"{self.evaluation} is of the {self.metrics['data']['split']} split: cards state figures of the "
+                f"{self.evaluation} evaluates the {self.metrics['data']['split']} split: cards report results on the "
                 f"{SPLITS[-1]} split"
             )
 
@@ -92,7 +97,7 @@ class TrainedModel:
 
     @property
     def images(self) -> list[Path]:
-        """Example images, one for each class that has one."""
+        """Example images, at most one per class."""
         return [self.evaluation / example["file"] for example in self.examples]
 
 
@@ -101,9 +106,9 @@ class Variant:
     """One of the two repositories of a model.
 
     - `hand_built`: our own architecture with its Python files; else the library's ViT.
-    - `counterpart`: the repository of the other variant, where both are published.
-    - `dataset`: the Hub id of the data set it was trained on.
-    - `revision`: the tag to publish under; without one, the hand-built variant gets a tag that follows from its files.
+    - `counterpart`: the repository of the other variant, if both are published.
+    - `dataset`: the Hub id of the dataset it was trained on.
+    - `revision`: the tag to publish under; by default the hand-built variant gets a tag derived from its files.
     """
 
     repository: str
@@ -114,10 +119,10 @@ class Variant:
 
 
 def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | None:
-    """Write the folder of one variant; the tag to publish it under, if any.
+    """Write the folder of one variant; return the tag to publish it under, if any.
 
     Raises:
-        CelluScanError: The library's ViT has no room for this model.
+        CelluScanError: The library's ViT does not support this model.
     """
     _, processor = load_classifier(trained.run)
     model = start_model(str(trained.run), taxonomy.ID2LABEL)
@@ -129,7 +134,7 @@ def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | Non
             "give --handbuilt OWNER/NAME and no other repository"
         ) from error
     _copy_reliability(trained, variant, folder)
-    _copy_figures(trained, variant, folder)
+    _copy_results(trained, variant, folder)
     parameters = model.num_parameters()
     revision = variant.revision
     if revision is None and variant.hand_built:
@@ -139,7 +144,7 @@ def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | Non
 
 
 def _copy_reliability(trained: TrainedModel, variant: Variant, folder: Path) -> None:
-    """What is known of how far to trust the model, for both variants: their logits are equal."""
+    """Copy the calibration files, the same for both variants since their logits are equal."""
     if not (trained.run / FACTS).is_file():  # trained with --calibrate false
         return
     _write(folder / FACTS, public(_read(trained.run / FACTS), trained, variant))
@@ -147,9 +152,9 @@ def _copy_reliability(trained: TrainedModel, variant: Variant, folder: Path) -> 
     shutil.copyfile(trained.run / CALIBRATION, folder / CALIBRATION)
 
 
-def _copy_figures(trained: TrainedModel, variant: Variant, folder: Path) -> None:
-    for name in _PICTURES:
-        if (trained.evaluation / name).is_file():  # no ROC without both kinds of cells
+def _copy_results(trained: TrainedModel, variant: Variant, folder: Path) -> None:
+    for name in _PLOTS:
+        if (trained.evaluation / name).is_file():  # no ROC without both normal and abnormal cells
             shutil.copyfile(trained.evaluation / name, folder / name)
     shutil.copyfile(trained.run / CURVES, folder / CURVES)
     shutil.copyfile(trained.evaluation / EXAMPLES, folder / EXAMPLES)
@@ -162,7 +167,7 @@ def _copy_figures(trained: TrainedModel, variant: Variant, folder: Path) -> None
 
 
 def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, parameters: int) -> str:
-    """The text of the card; writes the figures for the Hub's tables beside."""
+    """Render the card, and write the evaluation results for the Hub."""
     facts = ModelFacts(
         repository=variant.repository,
         hand_built=variant.hand_built,
@@ -182,25 +187,25 @@ def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, 
 
 
 def public(record: Any, trained: TrainedModel, variant: Variant) -> Any:
-    """A record of a run without what is only of the machine it ran on: folders become names of the Hub, or go."""
-    named = {trained.settings["data"]["name"]: variant.dataset, str(trained.run): variant.repository}
+    """Remove paths of this machine from a record of a run: folders become Hub ids, or are dropped."""
+    hub_ids = {trained.settings["data"]["name"]: variant.dataset, str(trained.run): variant.repository}
 
-    def cleaned(value: Any) -> Any:
+    def clean(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: cleaned(item) for key, item in value.items() if key not in _PLACES}
+            return {key: clean(item) for key, item in value.items() if key not in _LOCAL_SETTINGS}
         if isinstance(value, list):
-            return [cleaned(item) for item in value]
+            return [clean(item) for item in value]
         if not isinstance(value, str):
             return value
-        for place, name in named.items():
-            value = re.sub(rf"(?<!\S){re.escape(place)}(?!\S)", name, value)
-        return _BARE.sub(r"\1", _QUOTED.sub(r"\1\2\1", _WHOLE.sub(r"\1", value)))
+        for path, hub_id in hub_ids.items():
+            value = re.sub(rf"(?<!\S){re.escape(path)}(?!\S)", hub_id, value)
+        return _BARE_PATH.sub(r"\1", _QUOTED_PATH.sub(r"\1\2\1", _ONLY_PATH.sub(r"\1", value)))
 
-    return cleaned(record)
+    return clean(record)
 
 
 def _digest(folder: Path, card: str) -> str:
-    """Of all files of a folder and the card that is still to come."""
+    """Hash all files of a folder and the card that is not written yet."""
     digest = hashlib.sha256(card.encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(folder).as_posix()}\n".encode())
@@ -213,7 +218,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CelluScanError(f"{path} cannot be read ({error}); make its folder again") from error
+        raise CelluScanError(f"{path} cannot be read ({error}); create its folder again") from error
 
 
 def _write(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""The demo page becomes the folder of a Space: an app, this package's source, and what it needs from elsewhere."""
+"""Assemble the folder of a Space with the demo page: an app, the source of this package, and its requirements."""
 
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -10,7 +10,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 import celluscan_hf
 
 from ..errors import CelluScanError
-from .upload import Target, failures_explained
+from .upload import Target, explain_failures
 
 _CARD = """---
 title: CelluScan
@@ -35,12 +35,12 @@ short_description: Which blood cell is this? For education and research.
 # CelluScan
 
 Which blood cell is this? A page for [{model}](https://huggingface.co/{model}), trained on
-[{dataset}](https://huggingface.co/datasets/{dataset}): the three likeliest classes of a cell, its place on the line of
-maturation, where the model looked, and what is known of it, each statement with its source.
+[{dataset}](https://huggingface.co/datasets/{dataset}): the three most likely classes of a cell, its maturation stage,
+an attention map, and facts about the class, each with its source.
 
-For education and research. Not a medical device; nothing here was validated for diagnosis.
+For education and research. Not a medical device; not validated for diagnosis.
 
-`app.py` names the model and the commit of it; `celluscan_hf/` is the source of the page.
+`app.py` pins the model to a commit; `celluscan_hf/` is the source of the page.
 """
 _APP = '''"""The demo page of {model}."""
 
@@ -56,10 +56,10 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "benchmarks")
 
 
 def assemble(folder: Path, model: str, revision: str | None, dataset: str) -> None:
-    """Write the folder of the Space for a model of the Hub, pinned to the commit that `revision`, or main, names now.
+    """Write the folder of the Space for a model on the Hub, pinned to the current commit of `revision` or main.
 
     Raises:
-        CelluScanError: The model cannot be read, or Gradio, whose release the Space asks for, is not installed.
+        CelluScanError: The model cannot be read, or Gradio, whose version the Space requires, is not installed.
     """
     try:
         gradio = version("gradio")
@@ -74,17 +74,17 @@ def assemble(folder: Path, model: str, revision: str | None, dataset: str) -> No
 
 
 def _commit(model: str, revision: str | None) -> str:
-    with failures_explained(Target(model, "model")):
+    with explain_failures(Target(model, "model")):
         try:
-            found = HfApi().model_info(model, revision=revision)
+            info = HfApi().model_info(model, revision=revision)
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise CelluScanError(
-                f"{model}{f' at {revision}' * bool(revision)} is no model on the Hub that you can read: publish it "
-                "first, with scripts/push_model.py"
+                f"{model}{f' at {revision}' * bool(revision)} is not a model on the Hub that you can read: publish it "
+                "first, with celluscan push model"
             ) from error
-    return str(found.sha)
+    return str(info.sha)
 
 
 def requirements() -> list[str]:
-    """What the package needs without extras; Gradio comes with the Space."""
+    """Return the requirements of the package without extras; the Space provides Gradio."""
     return sorted(line for line in requires("celluscan_hf") or () if "extra ==" not in line)

@@ -1,4 +1,4 @@
-"""What the record of a training says of it, for the card of the model: where it began, its recipe, how to repeat it."""
+"""Describe a training run for the model card: initial weights, recipe, and the command to repeat it."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from ..modeling.tensor_files import ENDINGS
 from ..training import recipes
 from ..training.settings import TrainingSettings
 
-# what decides, beside the data, what a training learns; all else is where, how fast and how loud
+# settings that change what a training learns; all others are about paths, speed and logging
 _DECISIVE = (
     "dataset_config",
     "start",
@@ -58,41 +58,41 @@ _DECISIVE = (
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """`record` is the `settings.json` of a run, in a recipe of several stages that of the last one."""
+    """Facts from `record`, the `settings.json` of a run; for a recipe of several stages, that of the last one."""
 
     record: Mapping[str, Any]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All settings; one that is younger than the record has its default, which is what was done before."""
-        defaults = {name: one.default for name, one in TrainingSettings.__dataclass_fields__.items()}
+        """All settings; options newer than the record have their default, which is the old behaviour."""
+        defaults = {name: field.default for name, field in TrainingSettings.__dataclass_fields__.items()}
         settings: Mapping[str, Any] = defaults | self.record["settings"]
         return settings
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
-        """The stages of the recipe as it is in this package; none where it is a file of one's own."""
-        known = self.record["recipe"] in recipes.names()
-        return recipes.load(self.record["recipe"]) if known else []
+        """The stages of a recipe of this package; empty for the user's own file."""
+        packaged = self.record["recipe"] in recipes.names()
+        return recipes.load(self.record["recipe"]) if packaged else []
 
     @property
     def recipe(self) -> str:
-        """The name of the recipe; of a file of one's own without the folder."""
+        """The name of the recipe; for the user's own file without its folder."""
         return Path(self.record["recipe"]).name
 
     @property
     def start(self) -> str:
-        """What the first stage began with. Later stages begin with the one before, so there it is the recipe's word."""
+        """Initial weights of the first stage; taken from the recipe if later stages continue from earlier ones."""
         if len(self.stages) > 1:
             return str(self.stages[0].get("start", "scratch"))
         return str(self.settings["start"])
 
     @property
     def base_model(self) -> str | None:
-        """The Hub repository it began with, by the rule of `read_checkpoint`: what is no file or folder here."""
+        """The Hub repository of the initial weights; like `read_checkpoint`, local files and folders come first."""
         path = Path(self.start).expanduser()
-        named = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.start) and path.suffix not in ENDINGS
-        return self.start if named and not path.exists() else None
+        hub_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.start) and path.suffix not in ENDINGS
+        return self.start if hub_id and not path.exists() else None
 
     @property
     def _is_local(self) -> bool:
@@ -100,7 +100,7 @@ class TrainingFacts:
 
     @property
     def began_with(self) -> str:
-        """`start` in words, without the path of a folder here."""
+        """`start` in words, without local paths."""
         if self.start == "scratch":
             return "random weights"
         if self.start.startswith("torchvision:"):
@@ -110,24 +110,26 @@ class TrainingFacts:
         return f"[{self.start}](https://huggingface.co/{self.start})"
 
     def command(self, dataset: str) -> str | None:
-        """The command line that trains it again on `dataset`; None where its recipe is not in this package."""
+        """Return the command that repeats the training on `dataset`; None for the user's own recipe."""
         if not self.stages:
             return None
         processes = self.record["processes"]
-        launch = ["accelerate", "launch", "--num_processes", str(processes)] if processes > 1 else ["python"]
-        words = [*launch, "scripts/train.py", "--recipe", self.recipe, "--dataset", dataset, "--output_dir", "out/run"]
+        launch = ["celluscan", "train"]
+        if processes > 1:
+            launch = ["accelerate", "launch", "--num_processes", str(processes), "scripts/train.py"]
+        words = [*launch, "--recipe", self.recipe, "--dataset", dataset, "--output_dir", "out/run"]
         return shlex.join(words + [word for name, value in self._changed() for word in (f"--{name}", value)])
 
     def _changed(self) -> list[tuple[str, str]]:
-        """The decisive settings that differ from those of the recipe, as options of the command line."""
+        """Return the decisive settings that differ from the recipe, as command-line options."""
         recipe = self.stages[-1]
         changed = []
         for name in _DECISIVE:
-            known = recipe.get(name, TrainingSettings.__dataclass_fields__[name].default)
+            default = recipe.get(name, TrainingSettings.__dataclass_fields__[name].default)
             used = self.settings[name]
             if name == "model":
-                used, known = json.loads(used), recipe.get("model", {})
-            if used == known or (name == "start" and len(self.stages) > 1):
+                used, default = json.loads(used), recipe.get("model", {})
+            if used == default or (name == "start" and len(self.stages) > 1):
                 continue
             if name == "start" and self._is_local:
                 used = "WEIGHTS"
@@ -137,33 +139,44 @@ class TrainingFacts:
         return changed
 
     def rows(self) -> list[tuple[str, str]]:
-        """Names and values of the settings that matter; what was not used is left out."""
-        one = self.settings
+        """Return names and values of the main settings; unused ones are omitted."""
+        settings = self.settings
         rows = [
-            ("weights trained", "the head alone" if one["freeze"] else "all"),
+            ("trained weights", "head only" if settings["freeze"] else "all"),
             ("epochs", self._length()),
             ("batch", f"{self.record['batch']:,} images" + self._processes()),
-            ("optimiser", "Muon for the matrices of the blocks, AdamW for the rest" if one["muon"] else one["optim"]),
-            ("learning rate", f"{one['learning_rate']:g}, {one['lr_scheduler_type']} schedule{self._warmup()}"),
-            ("weight decay", f"{one['weight_decay']:g}" if one["weight_decay"] else ""),
-            ("layer-wise decay of the learning rate", f"{one['layer_decay']:g}" if one["layer_decay"] != 1 else ""),
+            (
+                "optimizer",
+                "Muon for the weight matrices of the blocks, AdamW for the rest"
+                if settings["muon"]
+                else settings["optim"],
+            ),
+            (
+                "learning rate",
+                f"{settings['learning_rate']:g}, {settings['lr_scheduler_type']} schedule{self._warmup()}",
+            ),
+            ("weight decay", f"{settings['weight_decay']:g}" if settings["weight_decay"] else ""),
+            ("layer-wise learning-rate decay", f"{settings['layer_decay']:g}" if settings["layer_decay"] != 1 else ""),
             ("loss", self._loss()),
-            ("order", "every class equally often" if one["sampler"] == "balanced" else "every image once per epoch"),
-            ("augmentation on the fly", self._augmentation()),
-            ("running average of weights", f"decay {one['ema_decay']:g}" if one["ema_decay"] else ""),
+            ("sampling", "class-balanced" if settings["sampler"] == "balanced" else "every image once per epoch"),
+            ("training augmentation", self._augmentation()),
+            (
+                "exponential moving average of weights",
+                f"decay {settings['ema_decay']:g}" if settings["ema_decay"] else "",
+            ),
             ("precision", str(self.record["precision"])),
             ("seed", str(self.record["seed"])),
-            ("git revision of the code", f"`{self.record['git']}`" if self.record["git"] else ""),
+            ("git revision", f"`{self.record['git']}`" if self.record["git"] else ""),
             ("versions", ", ".join(f"{name} {version}" for name, version in self.record["versions"].items())),
         ]
         return [(name, value) for name, value in rows if value]
 
     def _length(self) -> str:
         steps = self.settings["max_steps"]
-        return f"{self.settings['num_train_epochs']:g}" if steps <= 0 else f"ended after {steps:,} steps"
+        return f"{self.settings['num_train_epochs']:g}" if steps <= 0 else f"stopped after {steps:,} steps"
 
     def _processes(self) -> str:
-        return f", over {self.record['processes']} processes" if self.record["processes"] > 1 else ""
+        return f", on {self.record['processes']} processes" if self.record["processes"] > 1 else ""
 
     def _warmup(self) -> str:
         steps = self.settings["warmup_steps"]
@@ -172,27 +185,29 @@ class TrainingFacts:
         return f", warm-up over {100 * steps:g} % of the steps" if steps < 1 else f", warm-up over {steps:g} steps"
 
     def _loss(self) -> str:
-        one = self.settings
+        settings = self.settings
         extra = {
-            "focal": f", gamma {one['focal_gamma']:g}",
-            "class_balanced": f", beta {one['class_balanced_beta']:g}",
-            "hierarchical": f", parent share {one['parent_share']:g}",
-        }.get(one["loss"], "")
-        smoothing, maturation = one["label_smoothing_factor"], one["maturation_weight"]
+            "focal": f", gamma {settings['focal_gamma']:g}",
+            "class_balanced": f", beta {settings['class_balanced_beta']:g}",
+            "hierarchical": f", parent share {settings['parent_share']:g}",
+        }.get(settings["loss"], "")
+        smoothing, maturation = settings["label_smoothing_factor"], settings["maturation_weight"]
         extra += f", label smoothing {smoothing:g}" if smoothing else ""
-        extra += f", {maturation:g} of the squared distance in maturation" if maturation else ""
-        return f"{one['loss'].replace('_', ' ')}{extra}"
+        extra += f", {maturation:g} x squared maturation distance" if maturation else ""
+        return f"{settings['loss'].replace('_', ' ')}{extra}"
 
     def _augmentation(self) -> str:
-        one = self.settings
+        settings = self.settings
         kinds = [
-            "eight turns and mirrorings" if one["dihedral"] else "",
-            f"shifts of up to {100 * one['shift']:g} % of the side" if one["shift"] else "",
-            f"brightness, contrast, saturation ± {100 * one['color_jitter']:g} %" if one["color_jitter"] else "",
-            f"surroundings repainted in {100 * one['background_randomization']:g} %"
-            if one["background_randomization"]
+            "dihedral (rotations by 90° and flips)" if settings["dihedral"] else "",
+            f"shifts up to {100 * settings['shift']:g} % of the side" if settings["shift"] else "",
+            f"brightness, contrast, saturation ± {100 * settings['color_jitter']:g} %"
+            if settings["color_jitter"]
             else "",
-            f"MixUp {one['mixup_alpha']:g}" if one["mixup_alpha"] else "",
-            f"CutMix {one['cutmix_alpha']:g}" if one["cutmix_alpha"] else "",
+            f"background randomization in {100 * settings['background_randomization']:g} %"
+            if settings["background_randomization"]
+            else "",
+            f"MixUp {settings['mixup_alpha']:g}" if settings["mixup_alpha"] else "",
+            f"CutMix {settings['cutmix_alpha']:g}" if settings["cutmix_alpha"] else "",
         ]
         return ", ".join(kind for kind in kinds if kind) or "none"

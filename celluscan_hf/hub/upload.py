@@ -1,7 +1,7 @@
-"""A folder becomes the content of a Hub repository: one commit, or none where nothing changed, then all is compared.
+"""Upload a folder to a Hub repository in one commit, or none if nothing changed, and compare every file afterwards.
 
-All files are sent before the one commit that shows them, so nobody ever sees a part. A push that was cut goes on when
-it is run again: what the Hub has is not sent twice, and what it shows already is not committed twice.
+All files are sent before the one commit that makes them visible, so nobody sees a partial upload. An interrupted push
+can be run again: files that the Hub already has are not sent twice, and the same content is not committed twice.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from ..errors import CelluScanError
 
 _TOKENS = "https://huggingface.co/settings/tokens"
-_KEPT = {".gitattributes"}  # the Hub's own: which files it stores apart
-_BAD_CARD = "Invalid metadata"  # begins what the library says of it
-_AGAIN = "run the same command again: what was sent is not sent twice"
+_KEPT = {".gitattributes"}  # written by the Hub: which files it stores as LFS
+_BAD_CARD = "Invalid metadata"  # start of the message of huggingface_hub
+_AGAIN = "run the same command again: files already sent are not sent twice"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a folder goes.
+    """The repository that a folder is uploaded to.
 
     - `repository`: `owner/name` on the Hub.
     - `kind`: model, dataset or space.
-    - `revision`: a tag that names this content for good; None for none.
-    - `space_sdk`: what a Space runs: static or gradio.
+    - `revision`: a permanent tag for this content, or None.
+    - `space_sdk`: SDK of a Space: static or gradio.
     """
 
     repository: str
@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """The commit that shows the content, and whether this push made it."""
+    """The commit with the content, and whether this push created it."""
 
     commit: str
     changed: bool
@@ -70,7 +70,7 @@ def push(folder: Path, target: Target, message: str) -> Pushed:
             meanwhile, or the Hub cannot be reached. The repository then shows all of the new content or none.
     """
     api = HfApi()
-    with failures_explained(target):
+    with explain_failures(target):
         api.create_repo(
             target.repository,
             repo_type=target.kind,
@@ -79,13 +79,13 @@ def push(folder: Path, target: Target, message: str) -> Pushed:
             space_sdk=target.space_sdk,
         )
         _check_visibility(api, target)
-        if tagged := _tagged(api, target):
-            return _already_there(api, folder, target, tagged)
+        if tagged := _tagged_commit(api, target):
+            return _check_tagged(api, folder, target, tagged)
         pushed = _commit(api, folder, target, message)
         differing = differences(api, folder, target, pushed.commit)
         if differing:
             raise CelluScanError(
-                f"{target.repository} at {pushed.commit} does not hold what was sent ({differing[0]}); {_AGAIN}"
+                f"{target.repository} at {pushed.commit} differs from the folder ({differing[0]}); {_AGAIN}"
             )
         if target.revision:
             api.create_tag(target.repository, tag=target.revision, revision=pushed.commit, repo_type=target.kind)
@@ -93,30 +93,32 @@ def push(folder: Path, target: Target, message: str) -> Pushed:
 
 
 def check_name(target: Target) -> None:
-    """Raises a `CelluScanError` where the name or the revision cannot be one of the Hub."""
-    with failures_explained(target):
+    """Raise a `CelluScanError` if the name or the revision is not valid on the Hub."""
+    with explain_failures(target):
         validate_repo_id(target.repository)
     if "/" not in target.repository:
-        raise CelluScanError(f"{target.repository} is no name of a Hub repository: expected owner/name")
+        raise CelluScanError(f"{target.repository} is not a valid Hub repository: expected owner/name")
     if target.revision is not None and not re.fullmatch(r"[\w][\w.-]*", target.revision):
         raise CelluScanError(f"--revision {target.revision}: expected letters, digits, dots and dashes, such as v1.0")
 
 
 def check_token(target: Target) -> None:
-    """Raises a `CelluScanError` where there is no token, or one that cannot write."""
-    with failures_explained(target):
+    """Raise a `CelluScanError` if there is no token with write access."""
+    with explain_failures(target):
         try:
             account = HfApi().whoami()
         except LocalTokenNotFoundError as error:
-            raise CelluScanError("no token to write to the Hub with: run hf auth login, or set HF_TOKEN") from error
+            raise CelluScanError("no token with write access to the Hub: run hf auth login, or set HF_TOKEN") from error
         except HfHubHTTPError as error:
             if error.response.status_code != HTTPStatus.UNAUTHORIZED:
                 raise
             raise CelluScanError(
-                f"the Hub does not accept the token: make another at {_TOKENS}, then hf auth login"
+                f"the Hub does not accept the token: create a new one at {_TOKENS}, then run hf auth login"
             ) from error
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise CelluScanError(f"the token is read-only: make one that may write at {_TOKENS}, then hf auth login")
+        raise CelluScanError(
+            f"the token is read-only: create one with write access at {_TOKENS}, then run hf auth login"
+        )
 
 
 def _check_visibility(api: HfApi, target: Target) -> None:
@@ -124,30 +126,30 @@ def _check_visibility(api: HfApi, target: Target) -> None:
         raise CelluScanError(f"--private: {target.repository} exists and is public; choose another name")
 
 
-def _tagged(api: HfApi, target: Target) -> str | None:
-    """The commit that the wanted tag names already."""
+def _tagged_commit(api: HfApi, target: Target) -> str | None:
+    """Return the commit that already has the tag."""
     if target.revision is None:
         return None
     tags = api.list_repo_refs(target.repository, repo_type=target.kind).tags
     return next((tag.target_commit for tag in tags if tag.name == target.revision), None)
 
 
-def _already_there(api: HfApi, folder: Path, target: Target, commit: str) -> Pushed:
+def _check_tagged(api: HfApi, folder: Path, target: Target, commit: str) -> Pushed:
     differing = differences(api, folder, target, commit)
     if differing:
         raise CelluScanError(
-            f"{target.repository} has a revision {target.revision} with other content ({differing[0]}): a published "
-            "revision stays as it is, choose a new --revision"
+            f"{target.repository} has a revision {target.revision} with other content ({differing[0]}): published "
+            "revisions never change, choose a new --revision"
         )
     return Pushed(commit, changed=False)
 
 
 def _commit(api: HfApi, folder: Path, target: Target, message: str) -> Pushed:
-    """All files in one commit, on top of the state that was looked at."""
+    """Upload all files in one commit on top of the current head; fail if somebody pushes meanwhile."""
     head = api.repo_info(target.repository, repo_type=target.kind).sha
     files = dict(listing(folder))
     stale = {file.path for file in _remote(api, target, head)} - set(files) - _KEPT
-    done = api.create_commit(
+    commit = api.create_commit(
         target.repository,
         [CommitOperationDelete(path) for path in sorted(stale)]
         + [CommitOperationAdd(path, file) for path, file in files.items()],
@@ -155,23 +157,23 @@ def _commit(api: HfApi, folder: Path, target: Target, message: str) -> Pushed:
         repo_type=target.kind,
         parent_commit=head,
     )
-    return Pushed(done.oid, changed=done.oid != head)
+    return Pushed(commit.oid, changed=commit.oid != head)
 
 
 def listing(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The files below a folder with their paths in the repository, sorted."""
+    """Yield the files of a folder with their paths in the repository, sorted."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             yield file.relative_to(folder).as_posix(), file
 
 
 def differences(api: HfApi, folder: Path, target: Target, commit: str) -> list[str]:
-    """In what a commit differs from a folder, by size and hash of every file; empty where it is the same."""
-    there = {file.path: file for file in _remote(api, target, commit)}
-    here = dict(listing(folder))
-    found = [f"{path} is missing" for path in here if path not in there]
-    found += [f"{path} is of an earlier push" for path in sorted(set(there) - set(here) - _KEPT)]
-    return found + [f"{path} differs" for path in here if path in there and not _same(here[path], there[path])]
+    """List the differences between a commit and a folder, by size and hash of every file."""
+    remote = {file.path: file for file in _remote(api, target, commit)}
+    local = dict(listing(folder))
+    lines = [f"{path} is missing" for path in local if path not in remote]
+    lines += [f"{path} is not in the folder" for path in sorted(set(remote) - set(local) - _KEPT)]
+    return lines + [f"{path} differs" for path in local if path in remote and not _same(local[path], remote[path])]
 
 
 def _remote(api: HfApi, target: Target, commit: str | None) -> list[RepoFile]:
@@ -190,35 +192,35 @@ def _same(file: Path, remote: RepoFile) -> bool:
 
 
 @contextmanager
-def failures_explained(target: Target) -> Iterator[None]:
-    """One line that says what to do, for every way a push can end early."""
+def explain_failures(target: Target) -> Iterator[None]:
+    """Turn every failure of a push into one line that says what to do."""
     try:
         yield
     except HFValidationError as error:
-        raise CelluScanError(f"{target.repository} is no name of a Hub repository: expected owner/name") from error
+        raise CelluScanError(f"{target.repository} is not a valid Hub repository: expected owner/name") from error
     except RevisionNotFoundError as error:
-        raise CelluScanError(f"{target.repository} changed while it was looked at; {_AGAIN}") from error
+        raise CelluScanError(f"{target.repository} changed during the push; {_AGAIN}") from error
     except RepositoryNotFoundError as error:
         raise CelluScanError(
             f"{target.repository} cannot be written to with this token: check the name, or who owns it"
         ) from error
     except HfHubHTTPError as error:
-        raise CelluScanError(_explained(error, target)) from error
+        raise CelluScanError(_explain(error, target)) from error
     except (HTTPError, OSError, RuntimeError, JSONDecodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CelluScanError(f"the push to {target.repository} was cut ({reason}); {_AGAIN}") from error
+        raise CelluScanError(f"the push to {target.repository} was interrupted ({reason}); {_AGAIN}") from error
     except ValueError as error:
         if not str(error).startswith(_BAD_CARD):
             raise
         reason = " ".join(str(error).split())
-        raise CelluScanError(f"the Hub refuses the card of {target.repository}: {reason}") from error
+        raise CelluScanError(f"the Hub rejects the card of {target.repository}: {reason}") from error
 
 
-def _explained(error: HfHubHTTPError, target: Target) -> str:
+def _explain(error: HfHubHTTPError, target: Target) -> str:
     status = error.response.status_code
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return f"the token may not write to {target.repository}: give it that right at {_TOKENS}, or take another name"
+        return f"the token may not write to {target.repository}: grant it access at {_TOKENS}, or choose another name"
     if status == HTTPStatus.PRECONDITION_FAILED:
-        return f"somebody else pushed to {target.repository} meanwhile; look at it, then {_AGAIN}"
+        return f"somebody else pushed to {target.repository} meanwhile; check it, then {_AGAIN}"
     reason = " ".join((error.server_message or str(error)).split())
-    return f"the Hub refused the push to {target.repository} ({status}: {reason}); {_AGAIN}"
+    return f"the Hub rejected the push to {target.repository} ({status}: {reason}); {_AGAIN}"

@@ -1,4 +1,4 @@
-"""A small data set of drawn cells, built once, and ways to build, run and compare others."""
+"""The dataset built once per session, and helpers to build, run and compare others."""
 
 import hashlib
 import subprocess
@@ -23,13 +23,14 @@ def build_small(output: Path, *sources: str, **changes: Any) -> dict[str, Any]:
 
 def command(output: Path, *arguments: str) -> list[str]:
     """The command line of a small build."""
-    options = {"--source": "synthetic=20", "--image-size": "48", "--target-per-class": "28", "--num-proc": "2"}
+    options = {"--source": "synthetic=20", "--image-size": "48", "--target-per-class": "28", "--num-proc": "1"}
     given = {argument.partition("=")[0] for argument in arguments}
     defaults = [f"{name}={value}" for name, value in options.items() if name not in given]
     return [sys.executable, str(SCRIPT), f"--output={output}", *defaults, *arguments]
 
 
 def run(output: Path, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run the command of a small build."""
     return subprocess.run(command(output, *arguments), capture_output=True, text=True, timeout=300, **options)
 
 
@@ -40,16 +41,14 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished data set of 20 drawn cells per class, 48 px, filled up to 28 rows per train class."""
-    output = tmp_path_factory.mktemp("built") / "celluscan" / "wbc"
-    build_small(output)
-    return output
+def built(data_set: Path) -> Path:
+    """The dataset of the session, which has the settings of `build_small`."""
+    return data_set
 
 
 @pytest.fixture
 def cell_folder(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
-    """A folder of one's own with 12 images of each of two classes."""
+    """An image folder with 12 images of each of two classes."""
     for number in range(12):
         write_image(tmp_path / "own" / "Basophil" / f"{number}.png", number)
         write_image(tmp_path / "own" / "Monocyte" / f"{number}.png", 100 + number)

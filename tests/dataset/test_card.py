@@ -1,12 +1,15 @@
-"""The card: readable as a template, complete when filled, and with no figure of its own."""
+"""The dataset card: complete when rendered, and without hard-coded numbers."""
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
 from celluscan_hf.dataset import card
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +17,7 @@ def text(built):
     return (built / "README.md").read_text("utf-8")
 
 
-def figures(built, name):
+def curation(built, name):
     return json.loads((built / "curation" / name).read_text("utf-8"))
 
 
@@ -34,33 +37,29 @@ def test_template_has_measured_values_in_generated_tables_only():
 
 
 def test_tables_hold_the_counts_of_the_statistics(built, text):
-    for name, counts in figures(built, "statistics.json")["classes"].items():
+    for name, counts in curation(built, "statistics.json")["classes"].items():
         balanced = counts["train"] + counts["augmented"]
         row = [name, counts["train"], counts["augmented"], balanced, counts["validation"], counts["test"]]
         assert f"| {' | '.join(map(str, row))} |" in text
 
 
 def test_every_source_is_named_with_licence_and_citation(built, text):
-    for source in figures(built, "sources.json").values():
+    for source in curation(built, "sources.json").values():
         for fact in ("title", "license", "url"):
             assert source[fact] in text
 
 
-def test_limits_are_told(text):
+def test_limits_are_stated(text):
     for limit in ("confounded", "parent", "Adult blood", "Stain", "Not a medical device"):
         assert limit.lower() in text.lower()
 
 
-def test_a_missing_figure_is_an_error_not_a_gap(built):
-    statistics = figures(built, "statistics.json")
+def test_a_missing_value_is_an_error_not_a_gap(built):
+    statistics = curation(built, "statistics.json")
     del statistics["channel_mean"]
     with pytest.raises(UndefinedError):
-        card.render(statistics, figures(built, "sources.json"), card.DatasetCardData())
+        card.render(statistics, curation(built, "sources.json"), card.DatasetCardData())
 
 
-def test_what_a_user_must_know_of_a_source_is_told(text):
-    assert "Synthetic images for trying the software" in text
-
-
-def test_numbers_of_a_table_are_set_to_the_right():
+def test_numbers_in_a_table_are_right_aligned():
     assert card.table(["a", "n"], [["x", 12345]]).splitlines()[1:] == ["|---|---:|", "| x | 12,345 |"]

@@ -1,4 +1,4 @@
-"""Groups in a built folder: every source's are counted in the summary and on the card, and none is cut by a split."""
+"""Groups in a built folder: counted per source in the summary and in the card, and never divided by a split."""
 
 import csv
 import json
@@ -13,12 +13,12 @@ from celluscan_hf.errors import CelluScanError
 
 from .conftest import build_small
 
-HEADER = "| source | groups | images in them | images without a group | groups are told by |"
+HEADER = "| source | groups | images in them | images without a group | groups from |"
 
 
 @pytest.fixture
 def patients(tmp_path, write_image):
-    """Lays out 36 cells of two classes and six patients by a pattern of number, class and patient."""
+    """Write 36 cells of two classes and six patients by a path pattern of number, class and patient."""
 
     def lay_out(pattern):
         for number in range(36):
@@ -34,7 +34,7 @@ def build_without_filling(tmp_path, *sources):
 
 
 def splits_of_patients(folder):
-    """The splits in which each patient stands, the patient read off the image's name."""
+    """Return the splits of each patient, from the names of the images."""
     places = {}
     for path in folder.glob("data/originals/*.parquet"):
         for image_id in pq.read_table(path, columns=["image_id"])["image_id"].to_pylist():
@@ -69,24 +69,24 @@ def test_no_patient_of_a_table_is_in_two_splits(name, patients, tmp_path):
     assert all(len(splits) == 1 for splits in splits_of_patients(tmp_path / "wbc").values())
 
 
-def test_summary_and_card_say_the_groups_of_every_source(patients, tmp_path):
+def test_summary_and_card_list_the_groups_of_every_source(patients, tmp_path):
     folder = patients("{name}/{patient}/{number}.png")
     statistics = build_without_filling(tmp_path, f"imagefolder={folder}", "synthetic=2")
-    told = "the folder between class and image ('p0', 'p1', 'p2', …)"
+    origin = "the folder between class and image ('p0', 'p1', 'p2', …)"
     for text in (summary(statistics, tmp_path / "wbc"), (tmp_path / "wbc" / "README.md").read_text("utf-8")):
         assert f"{HEADER}\n" in text
-        assert f"| imagefolder | 6 | 36 | 0 | {told} |" in text
+        assert f"| imagefolder | 6 | 36 | 0 | {origin} |" in text
         assert "| synthetic | 0 | 0 | 28 |  |" in text
 
 
-def test_a_build_from_before_groups_were_counted_is_summarized(built):
+def test_a_build_without_group_counts_is_summarized(built):
     statistics = json.loads((built / "curation" / "statistics.json").read_text("utf-8"))
     del statistics["source_groups"]
     assert groups_table(statistics) == ""
     assert HEADER not in summary(statistics, built)
 
 
-def test_hidden_folders_are_no_part_of_a_build(cell_folder, tmp_path, write_image, caplog):
+def test_hidden_folders_are_skipped(cell_folder, tmp_path, write_image, caplog):
     for hidden in (".ipynb_checkpoints", "@eaDir", "Basophil/.ipynb_checkpoints", ".git/Basophil"):
         write_image(cell_folder / hidden / "0.png", 0)
     statistics = build_without_filling(tmp_path, f"imagefolder={cell_folder}")
@@ -103,7 +103,7 @@ def test_a_table_that_fits_no_file_stops_the_build(cell_folder, tmp_path):
 
 
 @pytest.mark.real_data
-def test_hidden_file_of_the_published_pbc_is_still_looked_at(real_data: Path, tmp_path: Path):
+def test_the_hidden_file_of_the_published_pbc_is_still_read(real_data: Path, tmp_path: Path):
     from celluscan_hf.sources import open_source
 
     source = open_source(f"pbc={real_data / 'PBC_dataset_normal_DIB'}", tmp_path, seed=0)

@@ -24,7 +24,7 @@ def test_a_split_has_its_rows_with_images_as_stored(built: Path) -> None:
     assert row["source"] == "synthetic"
 
 
-def test_the_fingerprint_is_that_of_the_data_wherever_they_lie(built: Path, copy: Path) -> None:
+def test_the_fingerprint_depends_on_the_data_alone(built: Path, copy: Path) -> None:
     assert open_dataset(built).fingerprint == open_dataset(copy).fingerprint
     file = next(copy.glob("data/originals/test-*.parquet"))
     pq.write_table(pq.read_table(file).slice(1), file)
@@ -36,7 +36,7 @@ def test_channel_statistics_are_those_of_the_build(built: Path) -> None:
     assert all(0 < value < 1 for value in (*mean, *std))
 
 
-def test_what_is_not_there_is_named_with_what_there_is(built: Path, tmp_path: Path) -> None:
+def test_unknown_names_are_answered_with_the_known_ones(built: Path, tmp_path: Path) -> None:
     data = open_dataset(built)
     with pytest.raises(CelluScanError, match="no config 'x'; there are: default, originals, subset_5, subset_20"):
         data.split("x", "train")
@@ -44,7 +44,7 @@ def test_what_is_not_there_is_named_with_what_there_is(built: Path, tmp_path: Pa
         data.split("default", "dev")
     with pytest.raises(CelluScanError, match=r"has no data/originals/train-\*\.parquet"):
         open_dataset(tmp_path)
-    with pytest.raises(CelluScanError, match="celluscan/none is not a folder here and cannot be fetched"):
+    with pytest.raises(CelluScanError, match="celluscan/none is not a local folder and cannot be downloaded"):
         open_dataset("celluscan/none")
 
 

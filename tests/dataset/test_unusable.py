@@ -1,4 +1,4 @@
-"""A source that gives nothing stops a build, with the reasons, what to do, and the list; a poor one is a warning."""
+"""A source without a usable image stops a build with reasons and advice; one with few is a warning."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ PAGE = b"\n<!DOCTYPE html>\n<html><title>Sign in</title></html>"
 
 
 def refused(output: Path, *sources: str) -> str:
-    """The one line with which a build is refused."""
+    """Return the one-line error of a build."""
     with pytest.raises(CelluScanError) as error:
         build_small(output, *sources, target_per_class=0)
     assert "\n" not in str(error.value)
@@ -27,7 +27,7 @@ def refused(output: Path, *sources: str) -> str:
 
 
 def listed(output: Path) -> dict[str, str]:
-    """The reasons by path of the list beside the output."""
+    """Return the reasons by path from the list next to the output."""
     with open(f"{output}.dropped.csv", encoding="utf-8", newline="") as file:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
@@ -43,8 +43,8 @@ def encrypted(path: Path) -> Path:
     """A zip whose members are marked as encrypted."""
     data = bytearray(path.read_bytes())
     for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        for found in re.finditer(re.escape(mark), bytes(data)):
-            data[found.start() + flags] |= 1
+        for match in re.finditer(re.escape(mark), bytes(data)):
+            data[match.start() + flags] |= 1
     path.write_bytes(data)
     return path
 
@@ -83,11 +83,10 @@ def test_nothing_but_encrypted_members_is_one_line(tmp_path, cell_folder):
         (PAGE, "html_page", "log in and download"),
         (b"", "empty_file", "download them again"),
         (b"PK\x03\x04 and so on", "archive", "unpack them"),
-        (b"\x1f\x8b\x08 and so on", "archive", "unpack them"),
         (b"a list of cells", "not_an_image", "expected JPEG"),
     ],
 )
-def test_files_that_are_no_images_are_told_with_what_to_do(data, reason, advice, tmp_path, write_files):
+def test_files_that_are_not_images_get_advice(data, reason, advice, tmp_path, write_files):
     folder = write_files(tmp_path / "own", {f"Basophil/{number}.png": data for number in range(3)})
     message = refused(tmp_path / "wbc", f"imagefolder={folder}")
     assert f"all 3 were dropped: {reason} 3; " in message and advice in message
@@ -113,7 +112,7 @@ def test_zip_per_class_is_answered_with_what_to_do(tmp_path, cell_folder):
     assert "archive 2" in message and "each class into a folder of its name" in message
 
 
-@pytest.mark.parametrize("table", ["labels.csv", "train.tsv", "Labels.xlsx"])
+@pytest.mark.parametrize("table", ["labels.csv", "Labels.xlsx"])
 def test_flat_folder_with_a_table_is_answered_with_its_name(table, tmp_path, cell_folder):
     (cell_folder / "Basophil").rename(tmp_path / "flat")
     (tmp_path / "flat" / table).write_text("image,class\n0.png,Basophil\n")
@@ -135,7 +134,7 @@ def test_labels_that_a_published_source_lacks_are_named(tmp_path, cell_folder):
     for file in (cell_folder / "Monocyte").iterdir():
         file.unlink()
     message = refused(tmp_path / "wbc", f"pbc={cell_folder}")
-    assert "unknown_label:X 12" in message and "check that its key fits the data" in message
+    assert "unknown_label:X 12" in message and "check its key" in message
 
 
 def test_a_source_of_several_that_gives_nothing_stops_the_build(tmp_path, cell_folder, write_files):
@@ -147,7 +146,7 @@ def test_a_source_of_several_that_gives_nothing_stops_the_build(tmp_path, cell_f
     assert set(listed(tmp_path / "wbc")) == {"b/Basophil/1.png", "b/Basophil/2.png"}
 
 
-def test_after_the_cause_is_mended_the_same_command_builds(tmp_path, cell_folder, write_files):
+def test_after_the_cause_is_fixed_the_same_command_builds(tmp_path, cell_folder, write_files):
     bad = write_files(tmp_path / "bad", {"Basophil/1.png": LFS})
     sources = (f"imagefolder:a={cell_folder}", f"imagefolder:b={bad}")
     refused(tmp_path / "wbc", *sources)
@@ -157,7 +156,7 @@ def test_after_the_cause_is_mended_the_same_command_builds(tmp_path, cell_folder
     assert not Path(f"{tmp_path / 'wbc'}.dropped.csv").exists()
 
 
-def test_the_command_says_it_on_one_line(tmp_path, write_files):
+def test_the_command_prints_one_error_line(tmp_path, write_files):
     folder = write_files(tmp_path / "own", {"Basophil/1.png": LFS})
     result = run(tmp_path / "wbc", f"--source=imagefolder={folder}", "--num-proc=1")
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -170,14 +169,14 @@ def test_a_source_of_which_little_can_be_used_is_a_warning(tmp_path, cell_folder
     poor = write_files(tmp_path / "poor", files | {"Basophil/good.png": (cell_folder / "Basophil/0.png").read_bytes()})
     (cell_folder / "Basophil/0.png").unlink()
     sources = (f"imagefolder:a={cell_folder}", f"imagefolder:b={poor}")
-    told = warnings(build_small(tmp_path / "wbc", *sources, target_per_class=0))
-    assert any("source b: only 1 of 13 images can be used" in line and "git lfs pull" in line for line in told)
+    lines = warnings(build_small(tmp_path / "wbc", *sources, target_per_class=0))
+    assert any("source b: only 1 of 13 images can be used" in line and "git lfs pull" in line for line in lines)
 
 
 def test_a_source_of_copies_alone_is_a_warning(tmp_path, cell_folder):
     sources = (f"imagefolder:a={cell_folder}", f"imagefolder:b={cell_folder}")
-    told = warnings(build_small(tmp_path / "wbc", *sources, target_per_class=0))
-    assert any("source b adds no image: all 24 were dropped: duplicate 24" in line for line in told)
+    lines = warnings(build_small(tmp_path / "wbc", *sources, target_per_class=0))
+    assert any("source b adds no image: all 24 were dropped: duplicate 24" in line for line in lines)
 
 
 def test_equal_images_under_other_labels_alone_are_one_line(tmp_path, cell_folder):
@@ -190,33 +189,29 @@ def test_equal_images_under_other_labels_alone_are_one_line(tmp_path, cell_folde
     assert "each equals one of another class (a/Basophil/0.png = Basophil and b/Monocyte/0.png = Monocyte)" in message
 
 
-def test_an_empty_class_folder_is_a_warning(tmp_path, cell_folder):
-    (cell_folder / "Eosinophil").mkdir()
-    told = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
-    assert any("empty folders: imagefolder/Eosinophil" in line for line in told)
-
-
-def test_a_class_that_is_lost_is_a_warning(tmp_path, cell_folder, write_files):
+def test_an_empty_class_folder_and_a_lost_class_are_warnings(tmp_path, cell_folder, write_files):
+    (cell_folder / "Lymphocyte").mkdir()
     write_files(cell_folder, {"Eosinophil/1.png": LFS, "Eosinophil/2.png": LFS})
-    told = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
-    assert any("none of its 2 Eosinophil images is left" in line for line in told)
+    lines = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
+    assert any("empty folders: imagefolder/Lymphocyte" in line for line in lines)
+    assert any("none of its 2 Eosinophil images is left" in line for line in lines)
 
 
 def test_too_few_cells_for_a_split_are_a_warning(tmp_path, cell_folder):
     for file in cell_folder.rglob("*.png"):
         if int(file.stem) > 2:
             file.unlink()
-    told = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
-    assert any(line.startswith("WARNING: validation is empty, so training cannot") for line in told)
-    assert any("from 10 groups" in line for line in told)
+    lines = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
+    assert any(line.startswith("WARNING: validation is empty, so training cannot") for line in lines)
+    assert any("from 10 groups" in line for line in lines)
     with pytest.raises(CelluScanError, match=r"has no validation split: .*too few groups.*add cells"):
         open_dataset(tmp_path / "wbc")
 
 
 def test_a_split_without_a_class_is_a_warning(tmp_path, cell_folder, write_image):
     write_image(cell_folder / "Eosinophil" / "1.png", 500)
-    told = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
-    assert [line.partition(";")[0] for line in told] == [
+    lines = warnings(build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", target_per_class=0))
+    assert [line.partition(";")[0] for line in lines] == [
         "WARNING: validation has no Eosinophil",
         "WARNING: test has no Eosinophil",
     ]
@@ -227,5 +222,5 @@ def test_a_good_build_has_no_warnings(tmp_path, cell_folder):
 
 
 def warnings(statistics) -> list[str]:
-    """The lines of the closing summary that warn."""
+    """Return the warnings of the closing summary."""
     return [line for line in summary(statistics, Path("wbc")).splitlines() if line.startswith("WARNING: ")]

@@ -1,7 +1,7 @@
-"""The calls that the loop-back Hub answers, one function each: what it reads from a request, what it says.
+"""The calls that the loop-back Hub answers, one function each.
 
 Paths, fields, headers and messages are those that `huggingface_hub`, `datasets`, `transformers` and `evaluate` read;
-https://huggingface.co/.well-known/openapi.md tells of most of them.
+https://huggingface.co/.well-known/openapi.md describes most of them.
 """
 
 import base64
@@ -31,7 +31,7 @@ NEEDS_PULL_REQUEST = "Forbidden: pass `create_pr=1` as a query parameter to crea
 
 @dataclass(frozen=True)
 class Call:
-    """A request: the path as it was sent, without the query; the names of headers in lower case."""
+    """A request: the path as sent, without the query; header names in lower case."""
 
     method: str
     path: str
@@ -57,7 +57,7 @@ class Call:
 
 @dataclass
 class Answer:
-    """What is sent back."""
+    """A response."""
 
     status: int = 200
     body: bytes = b""
@@ -72,7 +72,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = []
 
 
 def route(method: str, pattern: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Names the requests that a function answers; the groups of the pattern are its arguments."""
+    """Register a function for matching requests; the groups of the pattern are its arguments."""
 
     def add(function: Callable[..., Answer]) -> Callable[..., Answer]:
         ROUTES.append((method, re.compile(pattern), function))
@@ -82,7 +82,7 @@ def route(method: str, pattern: str) -> Callable[[Callable[..., Answer]], Callab
 
 
 def respond(hub: "Hub", call: Call) -> Answer:
-    """The answer to a request; one that no function knows is noted in `hub.unknown` and answered 501."""
+    """Answer a request; an unknown one is logged in `hub.unknown` and answered with 501."""
     try:
         call.role  # noqa: B018  a wrong token is refused everywhere
         for method, pattern, function in ROUTES:
@@ -100,7 +100,7 @@ def respond(hub: "Hub", call: Call) -> Answer:
 
 
 def readable(hub: "Hub", call: Call, kind: str | None, repo_id: str) -> Repository:
-    """The repository, where it is there and the token may read it; to others it does not exist."""
+    """Return the repository if it exists and the token may read it."""
     repository = hub.repositories.get(((kind or "models").removesuffix("s"), repo_id))
     if repository and (call.role or not repository.private):
         return repository
@@ -131,7 +131,7 @@ def last_commit(commit: Commit) -> dict[str, Any]:
 
 
 def paginated(hub: "Hub", call: Call, items: list[dict[str, Any]]) -> Answer:
-    """One page of a list, with a Link to the next."""
+    """Return one page of a list, with a Link to the next."""
     start = int(call.query.get("cursor", ["0"])[0])
     end = start + hub.page_size
     if end >= len(items):
@@ -142,7 +142,7 @@ def paginated(hub: "Hub", call: Call, items: list[dict[str, Any]]) -> Answer:
 
 @route("GET", "/api/agent-harnesses")
 def agent_harnesses(hub: "Hub", call: Call) -> Answer:
-    """What clients look up once a day, to say on whose behalf they ask; an empty list."""
+    """Answer the daily lookup of agent harnesses with an empty list."""
     return as_json({"standardEnvVars": [], "harnesses": {}})
 
 
@@ -152,8 +152,8 @@ def whoami(hub: "Hub", call: Call) -> Answer:
         raise HubError(401, "Invalid username or password.")
     organisations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in hub.organisations]
     token = {"accessToken": {"displayName": "test", "role": call.role}}
-    told = {"type": "user", "id": "0", "name": hub.user, "fullname": hub.user, "orgs": organisations}
-    return as_json(told | {"auth": {"type": "access_token", **token}})
+    account = {"type": "user", "id": "0", "name": hub.user, "fullname": hub.user, "orgs": organisations}
+    return as_json(account | {"auth": {"type": "access_token", **token}})
 
 
 @route("POST", "/api/repos/create")
@@ -164,19 +164,19 @@ def create(hub: "Hub", call: Call) -> Answer:
         hub, call, namespace, f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"'
     )
     repo_id, private = f"{namespace}/{wanted['name']}", wanted.get("visibility") == "private"
-    there = hub.repositories.get((kind, repo_id))
-    repository = there or hub.create(repo_id, kind, private=private, sdk=wanted.get("sdk", ""))
-    told = {"url": f"{hub.url}/{repository.path}", "name": repo_id}
-    if there:
-        return as_json(told | {"error": f"You already created this {kind} repo"}, 409)
-    return as_json(told)
+    existing = hub.repositories.get((kind, repo_id))
+    repository = existing or hub.create(repo_id, kind, private=private, sdk=wanted.get("sdk", ""))
+    content = {"url": f"{hub.url}/{repository.path}", "name": repo_id}
+    if existing:
+        return as_json(content | {"error": f"You already created this {kind} repo"}, 409)
+    return as_json(content)
 
 
 @route("POST", "/api/validate-yaml")
 def validate_yaml(hub: "Hub", call: Call) -> Answer:
     errors, warnings = validate_card(call.json["content"], call.json.get("repoType", "model"))
-    told = {"errors": errors, "warnings": warnings}
-    messages = {name: [{"message": message} for message in found] for name, found in told.items()}
+    lists = {"errors": errors, "warnings": warnings}
+    messages = {name: [{"message": message} for message in lines] for name, lines in lists.items()}
     return as_json(messages, 400 if errors else 200)
 
 
@@ -198,12 +198,12 @@ def preupload(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) ->
 
 def refuse_pull_request(call: Call) -> None:
     if call.flag("create_pr"):
-        raise HubError(501, "The loop-back Hub knows no pull requests")
+        raise HubError(501, "The loop-back Hub does not support pull requests")
 
 
 @route("POST", rf"{SITE}\.git/info/lfs/objects/batch")
 def lfs_batch(hub: "Hub", call: Call, kind: str | None, repo_id: str) -> Answer:
-    """Where to upload the objects that are not there yet; the others get no action."""
+    """Return upload addresses for missing objects; the others get no action."""
     repository = writable(hub, call, kind, repo_id, NEEDS_WRITE)
     objects = []
     for wanted in call.json["objects"]:
@@ -219,7 +219,7 @@ def lfs_batch(hub: "Hub", call: Call, kind: str | None, repo_id: str) -> Answer:
 
 @route("PUT", rf"{SITE}\.git/info/lfs/storage/(?P<oid>[0-9a-f]{{64}})")
 def lfs_upload(hub: "Hub", call: Call, kind: str | None, repo_id: str, oid: str) -> Answer:
-    """Takes an object that was announced; the address is the permission, as it is with the Hub's storage."""
+    """Store an announced object; like the Hub's storage, its address is the permission."""
     path = f"{kind}/{repo_id}" if kind else repo_id
     if (path, oid) not in hub.announced:
         raise HubError(403, "Forbidden: this object was not announced")
@@ -244,7 +244,7 @@ def commit(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> An
     repository = writable(hub, call, kind, repo_id, NEEDS_PULL_REQUEST)
     header, *lines = [json.loads(line) for line in call.body.splitlines() if line.strip()]
     about = header["value"]
-    made = repository.commit(
+    commit = repository.commit(
         [(line["key"], line["value"]) for line in lines],
         about["summary"],
         about.get("description", ""),
@@ -252,26 +252,13 @@ def commit(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> An
         about.get("parentCommit"),
     )
     return as_json(
-        {"success": True, "commitOid": made.id, "commitUrl": f"{hub.url}/{repository.path}/commit/{made.id}"}
+        {"success": True, "commitOid": commit.id, "commitUrl": f"{hub.url}/{repository.path}/commit/{commit.id}"}
     )
 
 
 @route("POST", f"{API}/tag/{REVISION}")
 def add_tag(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> Answer:
     writable(hub, call, kind, repo_id, NEEDS_WRITE).add_ref("tag", call.json["tag"], revision)
-    return as_json({})
-
-
-@route("POST", f"{API}/branch/(?P<name>[^/]+)")
-def add_branch(hub: "Hub", call: Call, kind: str, repo_id: str, name: str) -> Answer:
-    start = call.json.get("startingPoint", "main")
-    writable(hub, call, kind, repo_id, NEEDS_WRITE).add_ref("branch", name, start)
-    return as_json({})
-
-
-@route("DELETE", f"{API}/(?P<ref>tag|branch)/(?P<name>[^/]+)")
-def delete_ref(hub: "Hub", call: Call, kind: str, repo_id: str, ref: str, name: str) -> Answer:
-    writable(hub, call, kind, repo_id, NEEDS_WRITE).delete_ref(ref, name)
     return as_json({})
 
 
@@ -295,7 +282,7 @@ def commits(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> A
 
 @route("GET", f"{API}(?:/revision/{REVISION})?")
 def info(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str | None) -> Answer:
-    """A repository at a revision, with its files; their sizes where `blobs` asks for them."""
+    """Describe a repository at a revision with its files, and with their sizes for `blobs`."""
     repository = readable(hub, call, kind, repo_id)
     commit = repository.at(revision or "main")
     siblings = []
@@ -339,7 +326,7 @@ def expanded(item: dict[str, Any], commit: Commit) -> dict[str, Any]:
 
 @route("POST", f"{API}/paths-info/{REVISION}")
 def paths_info(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> Answer:
-    """Files and folders by their paths; those that are not there are left out."""
+    """Describe the existing files and folders among the given paths."""
     repository = readable(hub, call, kind, repo_id)
     commit = repository.at(revision)
     sent = call.json if "json" in call.headers.get("content-type", "") else parse_qs(call.body.decode())
@@ -355,7 +342,7 @@ def paths_info(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -
 
 @route("GET", f"{SITE}/resolve/{REVISION}/(?P<path>.+)")
 def resolve(hub: "Hub", call: Call, kind: str | None, repo_id: str, revision: str, path: str) -> Answer:
-    """A file, or the part of it that a Range asks for."""
+    """Return a file, or the requested Range of it."""
     repository = readable(hub, call, kind, repo_id)
     commit = repository.at(revision)
     entry = repository.entry(commit, path)
@@ -376,5 +363,5 @@ def resolve(hub: "Hub", call: Call, kind: str | None, repo_id: str, revision: st
 
 @route("GET", "/(?:info|parquet|size|splits|is-valid)")
 def viewer(hub: "Hub", call: Call) -> Answer:
-    """The data set viewer, which `datasets` finds under a name of its own: it has not seen the data set yet."""
+    """The dataset viewer, which `datasets` looks up under a host name of its own: no data yet."""
     raise HubError(404, "The dataset viewer has no answer for this dataset.")

@@ -1,4 +1,4 @@
-"""What the Hub reads in a README: the YAML at its top, checked as `POST /api/validate-yaml` does, and tags from it."""
+"""Read the YAML of a README like the Hub: validation as in `POST /api/validate-yaml`, and tags."""
 
 import json
 import re
@@ -20,13 +20,13 @@ FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTA
 
 
 def card_data(readme: str) -> Any:
-    """The YAML at the top of a README; None where there is none. Raises yaml.YAMLError where it cannot be read."""
-    found = FRONT_MATTER.match(readme)
-    return yaml.safe_load(found[1]) if found else None
+    """Return the YAML at the top of a README, or None. Raises yaml.YAMLError if it is invalid."""
+    match = FRONT_MATTER.match(readme)
+    return yaml.safe_load(match[1]) if match else None
 
 
 def validate_card(readme: str, repo_type: str) -> tuple[list[str], list[str]]:
-    """The errors and the warnings in a README's metadata, as `POST /api/validate-yaml` tells them."""
+    """Return the errors and warnings in a README's metadata, like `POST /api/validate-yaml`."""
     try:
         card = card_data(readme)
     except yaml.YAMLError as error:
@@ -48,12 +48,12 @@ def validate_card(readme: str, repo_type: str) -> tuple[list[str], list[str]]:
     return errors, []
 
 
-def _not_among(card: dict[str, Any], key: str, known: Any, required: bool = False) -> list[str]:
+def _not_among(card: dict[str, Any], key: str, allowed: Any, required: bool = False) -> list[str]:
     value = card.get(key)
     if value is None:
         return [f'"{key}" is required'] if required else []
     values = value if isinstance(value, list) else [value]
-    return [f'"{key}" must be one of [{", ".join(known)}], not {one!r}' for one in values if one not in known]
+    return [f'"{key}" must be one of [{", ".join(allowed)}], not {item!r}' for item in values if item not in allowed]
 
 
 def _model_index_errors(index: Any) -> list[str]:
@@ -93,7 +93,7 @@ def _config_errors(configs: Any) -> list[str]:
 
 
 def described(files: dict[str, bytes], repo_type: str) -> dict[str, Any]:
-    """What the Hub says of a repository from its README and, of a model, its config.json."""
+    """Return what the Hub derives from the README and, for a model, from config.json."""
     try:
         card = card_data(files.get("README.md", b"").decode()) or {}
         config = json.loads(files.get("config.json", b"{}"))
@@ -101,14 +101,14 @@ def described(files: dict[str, bytes], repo_type: str) -> dict[str, Any]:
         card, config = {}, {}
     licence = card.get("license")
     tags = [*card.get("tags", []), *([f"license:{licence}"] if isinstance(licence, str) else [])]
-    told: dict[str, Any] = {"cardData": card, "tags": tags}
+    fields: dict[str, Any] = {"cardData": card, "tags": tags}
     if repo_type == "space":
-        return told | {"sdk": card.get("sdk")}
+        return fields | {"sdk": card.get("sdk")}
     if repo_type == "dataset":
         tags += [f"task_categories:{task}" for task in card.get("task_categories", [])]
         tags += [f"size_categories:{size}" for size in card.get("size_categories", [])]
-        return told
+        return fields
     classifier = any(name.endswith("ForImageClassification") for name in config.get("architectures") or [])
-    told["pipeline_tag"] = card.get("pipeline_tag") or ("image-classification" if classifier else None)
-    told["library_name"] = card.get("library_name") or ("transformers" if config.get("model_type") else None)
-    return told | {"config": config, "model-index": card.get("model-index")}
+    fields["pipeline_tag"] = card.get("pipeline_tag") or ("image-classification" if classifier else None)
+    fields["library_name"] = card.get("library_name") or ("transformers" if config.get("model_type") else None)
+    return fields | {"config": config, "model-index": card.get("model-index")}

@@ -1,4 +1,4 @@
-"""A loop-back Hub for each test, and clients that talk to it in clean processes."""
+"""A loop-back Hub for each test, and clients in clean processes."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,27 +17,21 @@ from tests.hub.loopback import Hub
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    """A Hub of its own; the test fails where a client made a call that it does not know, or asked another machine."""
+    """A new Hub; the test fails if a client made an unknown call or contacted another machine."""
     with Hub() as started:
         yield started
     assert not started.complaints(), "\n".join(started.complaints())
 
 
 @pytest.fixture
-def client_environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
-    """The whole environment of a clean process that may write to the Hub."""
-    return hub.environment(tmp_path / "client")
-
-
-@pytest.fixture
 def run_clean(hub: Hub, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """`hub.run_clean` in a home of the test."""
+    """`hub.run_clean` in a home folder of the test."""
     return partial(hub.run_clean, home=tmp_path / "client")
 
 
 @pytest.fixture
 def connected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is a client of the Hub that may write."""
+    """Make this process a client of the Hub with write access."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     places = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", places)
@@ -49,7 +43,7 @@ def connected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """The folders of a run of training and of the evaluation of its model on the test split."""
+    """The folders of a training run and of the evaluation of its model on the test split."""
 
     run: Path
     evaluation: Path
@@ -57,13 +51,13 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Trained:
-    """A tiny plain ViT that took two steps."""
+    """A tiny plain ViT after two steps."""
     return train_and_evaluate(tmp_path_factory.mktemp("plain"), data_set, patch_stem="linear")
 
 
 @pytest.fixture(scope="session")
 def convolution(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Trained:
-    """A tiny ViT of ours that is no plain one."""
+    """A tiny hand-built ViT that the library's ViT does not support."""
     return train_and_evaluate(tmp_path_factory.mktemp("convolution"), data_set, patch_stem="convolution")
 
 

@@ -1,8 +1,8 @@
-"""A small Hugging Face Hub on 127.0.0.1 for tests, which the real clients talk to, and which fails on demand.
+"""A small Hugging Face Hub on 127.0.0.1 for tests with the real clients, with faults on demand.
 
-`Hub` starts with a `with`. Tests read what was pushed (`files`, `commits`, `refs`, `lfs`) and what was asked
-(`requests`, `unknown`), set faults (`fault`, `die_at`, `revive`), and run clients in processes of their own
-(`run_clean`), which know no other Hub and reach no other machine.
+`Hub` is a context manager. Tests read its content (`files`, `commits`, `refs`, `lfs`) and its requests (`requests`,
+`unknown`), set faults (`fault`, `die_at`, `revive`), and run clients in separate processes (`run_clean`), which know no
+other Hub and reach no other machine.
 """
 
 import enum
@@ -29,33 +29,33 @@ GUARD = Path(__file__).with_name("guard")
 
 
 class Fault(enum.Enum):
-    """What may go wrong with a request."""
+    """Faults of a request."""
 
     SERVER_ERROR = "answered 500, not processed"
     RATE_LIMIT = "answered 429 with Retry-After, not processed"
     CUT_BEFORE = "the connection is cut before the request is processed"
     CUT_AFTER = "the request is processed, and the connection cut before the answer"
-    CUT_UPLOAD = "the connection is cut when half of the body was read, and nothing kept"
+    CUT_UPLOAD = "the connection is cut after half of the body, and nothing is kept"
     SLOW = "processed and answered, late"
 
 
 @dataclass
 class Rule:
-    """A fault for the requests number `at` to `at + times - 1` (without end for None) of those that match."""
+    """A fault for requests number `at` to `at + times - 1` (all later ones for None) of those that match."""
 
     fault: Fault
     at: int = 1
     times: int | None = 1
     matching: tuple[str, str] | None = None
     seconds: float = 1.0
-    seen: int = 0
+    count: int = 0
 
     def strikes(self, method: str, path: str) -> bool:
-        """Counts a request that matches, and tells whether its turn has come."""
+        """Count a request that matches; return whether the fault applies to it."""
         if self.matching and not (re.fullmatch(self.matching[0], method) and re.search(self.matching[1], path)):
             return False
-        self.seen += 1
-        return self.seen >= self.at and (self.times is None or self.seen < self.at + self.times)
+        self.count += 1
+        return self.count >= self.at and (self.times is None or self.count < self.at + self.times)
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Request:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads a request, has the Hub answer it, and does the faults of the connection."""
+    """Read a request, let the Hub answer it, and inject connection faults."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = serve
 
     def read_body(self, half: bool = False) -> bytes | None:
-        """The body; None where the client went away before its end, and where only half of it is read."""
+        """Return the body; None if it is incomplete."""
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             return self.read_chunks(half)
         length = int(self.headers.get("Content-Length", 0))
@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def cut(self) -> None:
-        """Ends the connection as a broken network does: at once, with a reset."""
+        """Reset the connection, like a broken network."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -139,11 +139,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def log_message(self, *arguments: object) -> None:
-        """Says nothing: the requests are in `Hub.requests`."""
+        """Log nothing: the requests are in `Hub.requests`."""
 
 
 class Server(ThreadingHTTPServer):
-    """The server, with the Hub that it serves; clients that go away are no news."""
+    """The server of a Hub; it ignores clients that disconnect."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -156,7 +156,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Hub:
-    """The loop-back Hub: a server while it is entered, repositories in memory, a log, and faults.
+    """The loop-back Hub: a server inside its context, repositories in memory, a log, and faults.
 
     `user` and `organisations` are the namespaces that the token `hf_write` may write to; `hf_read` only reads.
     `page_size` is the number of entries on a page of a list.
@@ -187,7 +187,7 @@ class Hub:
         self._server.server_close()
         self._thread.join()
 
-    # What was pushed
+    # Content
 
     @property
     def lfs(self) -> dict[str, bytes]:
@@ -199,25 +199,25 @@ class Hub:
         return self.repositories[repo_type, repo_id]
 
     def files(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> dict[str, bytes]:
-        """Every file at a revision, by its path, with its content; LFS files as they were uploaded."""
+        """Return the content of every file at a revision, by its path."""
         return self.repository(repo_id, repo_type).files(revision)
 
     def commits(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> list[Commit]:
-        """The commits of a revision, oldest first; the first is the one that made the repository."""
+        """Return the commits of a revision, oldest first, starting with the initial one."""
         return self.repository(repo_id, repo_type).history(revision)[::-1]
 
     def refs(self, repo_id: str, repo_type: str = "model") -> Refs:
         return self.repository(repo_id, repo_type).refs
 
-    # What a test lays out beforehand
+    # Preparation by a test
 
     def create(self, repo_id: str, repo_type: str = "model", private: bool = False, sdk: str = "static") -> Repository:
-        """A new repository, without a client."""
+        """Create a repository without a client."""
         self.repositories[repo_type, repo_id] = Repository(self.store, repo_type, repo_id, private, sdk)
         return self.repositories[repo_type, repo_id]
 
     def put(self, repo_id: str, files: Mapping[str, bytes | str], repo_type: str = "model", title: str = "x") -> Commit:
-        """Commits files without a client, as regular ones; makes the repository where it is not there."""
+        """Commit regular files without a client; create the repository if it is missing."""
         repository = self.repositories.get((repo_type, repo_id)) or self.create(repo_id, repo_type)
         contents = {path: file.encode() if isinstance(file, str) else file for path, file in files.items()}
         values = [{"path": path, "content": b64encode(content).decode()} for path, content in contents.items()]
@@ -235,7 +235,7 @@ class Hub:
         matching: tuple[str, str] | None = None,
         seconds: float = 1.0,
     ) -> None:
-        """Lets a request fail: the `at`-th from now, and `times - 1` after it (None: all after it).
+        """Make requests fail: the `at`-th from now and `times - 1` after it (None: all after it).
 
         `matching` is a method and a pattern that is searched for in the path; then only requests that match count.
         `seconds` is what Retry-After says, whole ones, or how late a slow answer is.
@@ -244,23 +244,23 @@ class Hub:
             self.rules.append(Rule(fault, at, times, matching, seconds))
 
     def die_at(self, n: int, processed: bool = False) -> None:
-        """Cuts every connection from the n-th request from now on, until `revive`.
+        """Cut every connection from the n-th request from now on, until `revive`.
 
-        With `processed` that n-th request is still processed, and only its answer lost.
+        With `processed`, the n-th request is still processed, and only its answer is lost.
         """
         if processed:
             self.fault(Fault.CUT_AFTER, at=n)
         self.fault(Fault.CUT_BEFORE, at=n + processed, times=None)
 
     def revive(self) -> None:
-        """Takes all faults back."""
+        """Remove all faults."""
         with self._lock:
             self.rules.clear()
 
     # What the server calls
 
     def arrived(self, method: str, target: str, part: str | None) -> tuple[Request, Rule | None]:
-        """Notes a request; the fault that strikes it."""
+        """Log a request; return it and the fault that applies to it."""
         path, _, query = target.partition("?")
         with self._lock:
             striking = [rule for rule in self.rules if rule.strikes(method, path)]
@@ -279,18 +279,18 @@ class Hub:
     # Clients
 
     def complaints(self) -> list[str]:
-        """What must not have happened: calls that the Hub does not know, errors of its own, hosts that were refused."""
-        told = [f"unknown call: {call}" for call in self.unknown] + [
+        """List unknown calls, errors of the server, and refused hosts."""
+        lines = [f"unknown call: {call}" for call in self.unknown] + [
             f"the server broke: {line}" for line in self.broken
         ]
-        return told + [f"a client asked for {host}" for host in self.refused_hosts()]
+        return lines + [f"a client asked for {host}" for host in self.refused_hosts()]
 
     def refused_hosts(self) -> list[str]:
-        """The hosts other than this machine that clients asked for, also where they swallowed the refusal."""
+        """List the other machines that clients tried to reach, even if they swallowed the error."""
         return self.refusals.read_text().splitlines() if self.refusals and self.refusals.exists() else []
 
     def forgive(self) -> None:
-        """Forgets all complaints, for a test that provoked them."""
+        """Clear all complaints, for a test that provoked them."""
         self.unknown.clear()
         self.broken.clear()
         if self.refusals:
@@ -299,7 +299,7 @@ class Hub:
     def environment(
         self, home: Path, token: str | None = "hf_write", package: bool = False, short_waits: bool = False
     ) -> dict[str, str]:
-        """The whole environment of a client: this Hub, caches below `home`, the network guard.
+        """Return the full environment of a client: this Hub, caches below `home`, the network guard.
 
         `package` leaves celluscan_hf importable; `short_waits` shortens the waits between a client's retries.
         """
@@ -332,7 +332,7 @@ class Hub:
         check: bool = True,
         timeout: float = 120,
     ) -> "subprocess.CompletedProcess[str]":
-        """Runs Python as a client in `home`: code, or the arguments after `python`; with `check` it must succeed."""
+        """Run Python as a client in `home`: code, or the arguments after `python`; with `check` it must succeed."""
         arguments = ["-c", code] if isinstance(code, str) else [str(argument) for argument in code]
         done = subprocess.run(
             [sys.executable, *arguments],

@@ -1,6 +1,6 @@
-"""Repositories of the loop-back Hub, kept in memory: blobs by their content, commits, branches and tags.
+"""Repositories of the loop-back Hub, in memory: blobs by their content, commits, branches and tags.
 
-What the Hub does is told in https://huggingface.co/docs/hub/repositories and read off `huggingface_hub`.
+The behaviour follows https://huggingface.co/docs/hub/repositories and `huggingface_hub`.
 """
 
 import base64
@@ -23,7 +23,7 @@ LFS_PATTERNS, DATASET_PATTERNS = _LFS_PATTERNS.split(), _DATASET_PATTERNS.split(
 
 
 class HubError(Exception):
-    """An answer that is no success: its status, message and, where the Hub sends one, X-Error-Code."""
+    """An error response: status, message and, if the Hub sends one, X-Error-Code."""
 
     def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a tree: git's name of its blob (for an LFS file, of its pointer), its size, an LFS file's sha256."""
+    """A file of a tree: git hash of its blob (for LFS, of its pointer), size, and sha256 for LFS."""
 
     oid: str
     size: int
@@ -43,15 +43,15 @@ class Entry:
         return self.sha256 or self.oid
 
     def described(self, path: str) -> dict[str, Any]:
-        told = {"type": "file", "oid": self.oid, "size": self.size, "path": path}
+        fields = {"type": "file", "oid": self.oid, "size": self.size, "path": path}
         if self.sha256:
-            told["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": len(pointer(self.sha256, self.size))}
-        return told
+            fields["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": len(pointer(self.sha256, self.size))}
+        return fields
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit: the whole tree, and where it came from."""
+    """One commit: its tree and its parent."""
 
     id: str
     parent: str | None
@@ -67,7 +67,7 @@ class Commit:
 
 @dataclass
 class Store:
-    """The contents of all repositories: regular files by git's name, LFS objects by their sha256."""
+    """Contents of all repositories: regular files by git hash, LFS objects by sha256."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     lfs: dict[str, bytes] = field(default_factory=dict)
@@ -83,19 +83,19 @@ class Store:
 
 @dataclass(frozen=True)
 class Refs:
-    """The branches and the tags of a repository, each with the commit it names."""
+    """Branches and tags of a repository with their commits."""
 
     branches: dict[str, str]
     tags: dict[str, str]
 
 
 def git_oid(content: bytes) -> str:
-    """Git's name of a blob."""
+    """Return the git hash of a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def pointer(sha256: str, size: int) -> bytes:
-    """The file that git keeps in place of an LFS object."""
+    """Return the pointer file of an LFS object."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
@@ -104,7 +104,7 @@ def lfs_entry(sha256: str, size: int) -> Entry:
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a pattern of .gitattributes or .gitignore names the path; without a slash it is about the last part."""
+    """Match a pattern of .gitattributes or .gitignore; without a slash it applies to the last part."""
     pattern = pattern.rstrip("/")
     if "/" in pattern:
         return fnmatch(path, pattern.lstrip("/"))
@@ -112,7 +112,7 @@ def matches(path: str, pattern: str) -> bool:
 
 
 def is_ignored(path: str, gitignore: str) -> bool:
-    """Whether .gitignore leaves the path, or a folder above it, out."""
+    """Whether .gitignore excludes the path or a folder above it."""
     parts = path.split("/")
     parents = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
     rules = [line.strip() for line in gitignore.splitlines() if line.strip() and not line.startswith("#")]
@@ -154,13 +154,13 @@ class Repository:
         return commit
 
     def at(self, revision: str) -> Commit:
-        """The commit that a branch, a tag, a ref or a commit's name, also shortened, stands for."""
+        """Return the commit of a branch, a tag, a ref or a (shortened) commit hash."""
         name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
         named = self.branches.get(name) or self.tags.get(name)
-        found = [named] if named else [oid for oid in self.commits if len(name) >= 7 and oid.startswith(name)]
-        if len(found) != 1:
+        commits = [named] if named else [oid for oid in self.commits if len(name) >= 7 and oid.startswith(name)]
+        if len(commits) != 1:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.commits[found[0]]
+        return self.commits[commits[0]]
 
     def entry(self, commit: Commit, path: str) -> Entry:
         if path not in commit.tree:
@@ -171,27 +171,27 @@ class Repository:
         return {path: self.store.read(entry) for path, entry in self.at(revision).tree.items()}
 
     def history(self, revision: str) -> list[Commit]:
-        """The commits that led to a revision, newest first."""
+        """Return the commits of a revision, newest first."""
         commits = [self.at(revision)]
         while commits[-1].parent:
             commits.append(self.commits[commits[-1].parent])
         return commits
 
     def listing(self, commit: Commit, folder: str, recursive: bool) -> list[dict[str, Any]]:
-        """What lies in a folder ("" for all of it), folders included, each as the Hub tells it, in order of paths."""
+        """Describe the files and folders in a folder ("" for the root), sorted by path."""
         prefix = f"{folder}/" if folder else ""
         inside = [path for path in commit.tree if path.startswith(prefix)]
         if folder and not inside:
             raise HubError(404, f"{folder} does not exist on {commit.id}", "EntryNotFound", commit.id)
-        found: dict[str, dict[str, Any]] = {}
+        items: dict[str, dict[str, Any]] = {}
         for path in inside:
             parts = path.removeprefix(prefix).split("/")
             for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
                 name = prefix + "/".join(parts[:depth])
-                found[name] = self.folder(commit, name)
+                items[name] = self.folder(commit, name)
             if recursive or len(parts) == 1:
-                found[path] = commit.tree[path].described(path)
-        return [found[path] for path in sorted(found)]
+                items[path] = commit.tree[path].described(path)
+        return [items[path] for path in sorted(items)]
 
     def folder(self, commit: Commit, path: str) -> dict[str, Any]:
         content = sorted((name, entry.oid) for name, entry in commit.tree.items() if name.startswith(f"{path}/"))
@@ -217,9 +217,9 @@ class Repository:
         branch: str = "main",
         parent: str | None = None,
     ) -> Commit:
-        """All operations, or none, as one new commit on a branch; also one that changes nothing.
+        """Apply all operations, or none, as one commit on a branch, even if nothing changes.
 
-        `parent`, where given, must be the branch's newest commit.
+        `parent`, if given, must be the branch's newest commit.
         """
         if branch not in self.branches:
             raise HubError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
@@ -255,19 +255,11 @@ class Repository:
             for name in inside:
                 del tree[name]
         else:
-            raise HubError(501, f"The loop-back Hub knows no operation {key!r}")
+            raise HubError(501, f"The loop-back Hub does not support the operation {key!r}")
 
     def add_ref(self, kind: str, name: str, revision: str) -> None:
-        """Adds a "tag" or a "branch" at a revision."""
+        """Add a "tag" or a "branch" at a revision."""
         refs = self.tags if kind == "tag" else self.branches
         if name in refs:
             raise HubError(409, f"{kind.capitalize()} reference exists already.")
         refs[name] = self.at(revision).id
-
-    def delete_ref(self, kind: str, name: str) -> None:
-        refs = self.tags if kind == "tag" else self.branches
-        if (kind, name) == ("branch", "main"):
-            raise HubError(403, "Cannot delete the default branch")
-        if name not in refs:
-            raise HubError(404, f"Invalid rev id: {name}", "RevisionNotFound")
-        del refs[name]

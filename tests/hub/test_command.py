@@ -1,6 +1,7 @@
-"""The commands that publish, run twice in this process; looking at folders in clean ones is left to `test_push`."""
+"""The publishing commands in this process; `test_push` runs them with the checks in clean processes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,15 +19,15 @@ Push = Callable[..., int]
 def push(
     request: pytest.FixtureRequest, connected: None, data_set: Path, plain: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> Push:
-    """One of the commands, with the arguments it must have."""
-    given = {
+    """One of the commands with its required arguments."""
+    arguments = {
         "dataset": [data_set, "lab/wbc"],
         "model": [plain.run, "lab/vit", "--handbuilt", "lab/vit-handbuilt", "--evaluation", plain.evaluation],
         "metric": ["lab/wbc_metrics"],
     }[request.param]
-    monkeypatch.setattr(command, f"verify_{request.param}", lambda *given: "not looked at")
+    monkeypatch.setattr(command, f"verify_{request.param}", lambda *_: "not verified")
     run = getattr(command, f"push_{request.param}")
-    return lambda *options: run([*map(str, given), *options])
+    return lambda *options: run([*map(str, arguments), *options])
 
 
 def test_private_reaches_every_repository(hub: Hub, push: Push) -> None:
@@ -49,3 +50,48 @@ def test_the_list_of_versions_is_that_of_the_hub_with_one_more(hub: Hub, connect
         return [entry["revision"] for entry in json.loads(hub.files("lab/wbc", "dataset", revision)[VERSIONS])]
 
     assert [listed("v1.0"), listed("v1.1")] == [["v1.0"], ["v1.0", "v1.1"]]
+
+
+def test_a_closed_licence_stops_the_push_and_recipe_only_publishes_no_image(
+    hub: Hub, connected: None, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = Path(shutil.copytree(data_set, tmp_path / "wbc"))
+    sources = json.loads((built / "curation/sources.json").read_text())
+    sources["synthetic"]["license"] = "unknown"
+    (built / "curation/sources.json").write_text(json.dumps(sources))
+    assert command.push_dataset([str(built), "lab/wbc"]) == 2
+    assert "the licence does not allow publishing the images of synthetic (unknown)" in capsys.readouterr().err
+    assert not hub.repositories
+    assert command.push_dataset([str(built), "lab/wbc", "--recipe-only"]) == 0
+    paths = hub.files("lab/wbc", "dataset")
+    assert "curation/rows.csv" in paths
+    assert not [path for path in paths if path.endswith((".parquet", ".jpg"))]
+
+
+def test_nothing_is_uploaded_if_a_row_is_missing(
+    hub: Hub, connected: None, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = Path(shutil.copytree(data_set, tmp_path / "wbc"))
+    card = (built / "README.md").read_text()
+    (built / "README.md").write_text(card.replace("num_examples: 28", "num_examples: 29"))
+    assert command.push_dataset([str(built), "lab/wbc"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert not hub.repositories
+
+
+def test_without_a_token_nothing_is_started(
+    hub: Hub, connected: None, data_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert command.push_dataset([str(data_set), "lab/wbc"]) == 2
+    assert "no token with write access to the Hub: run hf auth login, or set HF_TOKEN" in capsys.readouterr().err
+    assert not hub.repositories
+
+
+def test_a_page_for_a_model_that_is_not_published_is_refused(
+    hub: Hub, connected: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.push_space(["lab/page", "--model", "lab/nothing"]) == 2
+    assert "lab/nothing is not a model on the Hub that you can read: publish it first" in capsys.readouterr().err
+    assert not hub.repositories

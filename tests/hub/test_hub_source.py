@@ -1,4 +1,4 @@
-"""A data set on the Hub as a source of a build, fetched by the real client."""
+"""A dataset on the Hub as a source of a build, downloaded by the real client."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ configs:
 
 @pytest.fixture
 def cells(tmp_path, write_image):
-    """The bytes of a parquet file of `count` cells."""
+    """Return the bytes of a parquet file of `count` cells."""
 
     def make(count, first=0):
         images = [write_image(tmp_path / "drawn" / f"{n}.png", n).read_bytes() for n in range(first, first + count)]
@@ -61,23 +61,23 @@ def opened(value, tmp_path, **selection):
 @pytest.mark.usefixtures("connected")
 def test_the_default_config_alone_is_fetched(published, tmp_path):
     source = opened("lab/cells", tmp_path)
-    found = list(source.records())
-    assert [record.image_id for record in found] == [f"hf_dataset/train/{n}.png" for n in range(4)]
-    assert source.read(found[3]) == (tmp_path / "drawn" / "3.png").read_bytes()
+    records = list(source.records())
+    assert [record.image_id for record in records] == [f"hf_dataset/train/{n}.png" for n in range(4)]
+    assert source.read(records[3]) == (tmp_path / "drawn" / "3.png").read_bytes()
     assert (source.license, source.info.url) == ("MIT", "https://huggingface.co/datasets/lab/cells")
     fetched = {request.path.rpartition("/")[2] for request in published.requests if "/resolve/" in request.path}
     assert fetched == {"README.md", "train-00000-of-00001.parquet"}
 
 
 @pytest.mark.usefixtures("connected", "published")
-def test_another_config_is_fetched_where_it_is_asked_for(tmp_path):
+def test_another_config_is_fetched_on_request(tmp_path):
     assert len(list(opened("lab/cells", tmp_path, config="large").records())) == 6
     with pytest.raises(CelluScanError, match="source hf_dataset: lab/cells has the configs small, large"):
         opened("lab/cells", tmp_path, config="huge")
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_revision_is_what_it_was(published, cells, tmp_path):
+def test_a_revision_keeps_its_content(published, cells, tmp_path):
     before = published.commits("lab/cells", "dataset")[-1]
     published.put("lab/cells", {"small/train-00000-of-00001.parquet": cells(2)}, "dataset")
     assert len(list(opened(f"lab/cells@{before.id}", tmp_path).records())) == 4

@@ -1,3 +1,5 @@
+"""The folder of a model repository: its files, its pinned revision, and no path of this machine."""
+
 import json
 import shutil
 from dataclasses import replace
@@ -58,21 +60,17 @@ def test_a_given_revision_is_pinned_instead(plain: Trained, tmp_path: Path) -> N
     assert 'revision="v1.0"' in (tmp_path / "folder/README.md").read_text()
 
 
-def test_the_pin_changes_with_the_content(copy: TrainedModel, tmp_path: Path) -> None:
+def test_the_pin_changes_with_the_record_with_a_file_and_with_the_card(copy: TrainedModel, tmp_path: Path) -> None:
     before = assemble(copy, HAND_BUILT, tmp_path / "before")
-    edit(copy.run / "training.json", seconds=1234.5)
-    after = assemble(TrainedModel(copy.run, copy.evaluation), HAND_BUILT, tmp_path / "after")
-    assert after != before
-
-
-def test_the_pin_changes_with_a_file_alone_and_with_the_card_alone(copy: TrainedModel, tmp_path: Path) -> None:
-    before = assemble(copy, HAND_BUILT, tmp_path / "before")
-    alone = assemble(copy, replace(HAND_BUILT, counterpart=None), tmp_path / "alone")  # of which the card alone tells
+    alone = assemble(copy, replace(HAND_BUILT, counterpart=None), tmp_path / "alone")  # changes only the card
     (copy.run / "curves.png").write_bytes(b"other")
-    assert len({before, alone, assemble(copy, HAND_BUILT, tmp_path / "redrawn")}) == 3
+    redrawn = assemble(copy, HAND_BUILT, tmp_path / "redrawn")
+    edit(copy.run / "training.json", seconds=1234.5)
+    slower = assemble(TrainedModel(copy.run, copy.evaluation), HAND_BUILT, tmp_path / "slower")
+    assert len({before, alone, redrawn, slower}) == 4
 
 
-def test_the_same_run_gives_the_same_files(plain: Trained, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_files_and_a_valid_card(plain: Trained, tmp_path: Path) -> None:
     trained = TrainedModel(plain.run, plain.evaluation)
     for variant in (NATIVE, HAND_BUILT):
         first, again = (tmp_path / name / variant.repository for name in ("first", "again"))
@@ -80,19 +78,13 @@ def test_the_same_run_gives_the_same_files(plain: Trained, tmp_path: Path) -> No
             assemble(trained, variant, folder)
         contents = [{path: file.read_bytes() for path, file in listing(folder)} for folder in (first, again)]
         assert contents[0] == contents[1]
-
-
-def test_every_card_is_valid_and_names_its_own_repository(plain: Trained, tmp_path: Path) -> None:
-    for variant in (NATIVE, HAND_BUILT):
-        folder = tmp_path / variant.repository
-        assemble(TrainedModel(plain.run, plain.evaluation), variant, folder)
-        card = ModelCard.load(folder / "README.md")
+        card = ModelCard.load(first / "README.md")
         assert card.data.license == "mit"
         assert card.data.datasets in ("lab/cells", ["lab/cells"])
         assert variant.repository in card.text
 
 
-def test_a_model_that_is_no_plain_vit_is_refused_as_one_with_what_to_do(convolution: Trained, tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_plain_vit_is_refused_as_one_with_advice(convolution: Trained, tmp_path: Path) -> None:
     trained = TrainedModel(convolution.run, convolution.evaluation)
     with pytest.raises(CelluScanError, match=r"lab/vit, which needs transformers alone .*patch_stem.*--handbuilt"):
         assemble(trained, NATIVE, tmp_path / "folder")
@@ -100,27 +92,27 @@ def test_a_model_that_is_no_plain_vit_is_refused_as_one_with_what_to_do(convolut
 
 
 def test_the_evaluation_of_another_model_is_refused(plain: Trained, convolution: Trained) -> None:
-    with pytest.raises(CelluScanError, match=r"is of other weights .*scripts/evaluate\.py on this run"):
+    with pytest.raises(CelluScanError, match=r"evaluates other weights .*celluscan evaluate on this run"):
         TrainedModel(plain.run, convolution.evaluation)
 
 
 def test_an_evaluation_with_another_crop_is_refused(copy: TrainedModel) -> None:
     processor = copy.run / "preprocessor_config.json"
     edit(processor, size={"height": 64, "width": 64})
-    with pytest.raises(CelluScanError, match=r"prepared images otherwise than .*scripts/evaluate\.py on this run"):
+    with pytest.raises(CelluScanError, match=r"preprocessed images differently from .*celluscan evaluate on this run"):
         TrainedModel(copy.run, copy.evaluation)
 
 
 def test_an_evaluation_of_validation_is_refused(copy: TrainedModel) -> None:
     edit(copy.evaluation / "metrics.json", data=copy.metrics["data"] | {"split": "validation"})
-    with pytest.raises(CelluScanError, match="is of the validation split: cards state figures of the test split"):
+    with pytest.raises(CelluScanError, match="evaluates the validation split: cards report results on the test split"):
         TrainedModel(copy.run, copy.evaluation)
 
 
 @pytest.mark.parametrize(("folder", "name"), [("run", "training.json"), ("evaluation", "metrics.json")])
 def test_an_unfinished_folder_is_refused_by_the_file_it_lacks(copy: TrainedModel, folder: str, name: str) -> None:
     (getattr(copy, folder) / name).unlink()
-    with pytest.raises(CelluScanError, match=f"has no {name}: expected a finished folder of scripts/"):
+    with pytest.raises(CelluScanError, match=f"has no {name}: expected a finished folder of celluscan "):
         TrainedModel(copy.run, copy.evaluation)
 
 
@@ -137,22 +129,21 @@ def test_no_path_of_the_machine_is_published(copy: TrainedModel, plain: Trained,
 def test_records_name_the_hub_and_keep_what_is_no_path(copy: TrainedModel) -> None:
     record = {
         "data": copy.settings["data"]["name"],
-        "command": f"python scripts/evaluate.py --model {copy.run} --output /somewhere/else/evaluation",
+        "command": f"celluscan evaluate --model {copy.run} --output /somewhere/else/evaluation",
         "url": "https://huggingface.co/lab/cells",
         "share": "1/2",
         "output_dir": "out/run",
     }
     assert public(record, copy, NATIVE) == {
         "data": "lab/cells",
-        "command": "python scripts/evaluate.py --model lab/vit --output evaluation",
+        "command": "celluscan evaluate --model lab/vit --output evaluation",
         "url": "https://huggingface.co/lab/cells",
         "share": "1/2",
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "published"),
-    [
+def test_of_a_path_only_its_last_name_is_published(copy: TrainedModel) -> None:
+    for text, published in (
         ("/home/alice/data/", "data"),
         ("/home/alice smith/weights", "weights"),
         ("~alice/runs/x", "x"),
@@ -164,7 +155,5 @@ def test_records_name_the_hub_and_keep_what_is_no_path(copy: TrainedModel) -> No
         ("google/vit-base", "google/vit-base"),
         ("https://doi.org/10.1/x", "https://doi.org/10.1/x"),
         ("out/other 1/2", "out/other 1/2"),
-    ],
-)
-def test_of_a_path_only_its_last_name_is_published(copy: TrainedModel, text: str, published: str) -> None:
-    assert public({"start": text}, copy, NATIVE) == {"start": published}
+    ):
+        assert public({"start": text}, copy, NATIVE) == {"start": published}

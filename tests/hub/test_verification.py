@@ -1,4 +1,4 @@
-"""What is looked at before an upload, and after it, stops what differs."""
+"""The verification before and after an upload stops what differs."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_a_model_that_sees_images_otherwise_than_its_checkpoint_is_refused(folde
 def test_a_data_set_with_other_rows_than_its_card_says_is_refused(data_set: Path, tmp_path: Path) -> None:
     card = (data_set / "README.md").read_text()
     (tmp_path / "README.md").write_text(card.replace("num_examples: 28", "num_examples: 29"))
-    with pytest.raises(CelluScanError, match="rows are loaded, the card says"):
+    with pytest.raises(CelluScanError, match="rows loaded, but the card says"):
         verify_dataset(Place(str(data_set)), tmp_path)
 
 
