@@ -45,7 +45,7 @@ def result(name: str) -> dict[str, Any]:
 
 
 def figures(name: str) -> Any:
-    return result(name)["figures"]
+    return result(name)["metrics"]
 
 
 def cells(line: str) -> list[str]:
@@ -135,19 +135,24 @@ def test_coverage_is_within_two_points_of_what_was_asked() -> None:
 
 def test_plain_answers_are_as_is_said() -> None:
     found, text = figures("reliability"), " ".join((ROOT / RELIABILITY).read_text("utf-8").split())
-    plain = found["plain_answers"]
+    plain = found["confident_answers"]
     assert f"temperature of {found['temperature']:.3f}" in text
-    assert f"a probability of {plain['least_probability']:.2f} on" in text
+    assert f"a probability of {plain['confidence_threshold']:.2f} on" in text
     assert f"test {plain['share']:.1%} of the cells get a plain class, and {plain['right']:.1%} of those" in text
     assert f"the surest first, {found['aurc']:.3f} of" in text
 
 
-@pytest.mark.parametrize("kind", list(figures("reliability")["strangers"]))
+@pytest.mark.parametrize("kind", list(figures("reliability")["ood_sets"]))
 def test_strange_pictures_are_noticed_as_is_said(kind: str) -> None:
-    found = figures("reliability")["strangers"][kind]
+    found = figures("reliability")["ood_sets"][kind]
     alone = [f"{found[score]['0.98']:.0%}" for score in ("features", "colours", "energy")]
     noticed = [f"{found['distance']['0.98']:.0%}", f"{found['distance']['auroc']:.2f}"]
-    assert row(RELIABILITY, kind) == [f"{found['n']:,}", *noticed, *alone, f"{found['stain']:.0%}"]
+    assert row(RELIABILITY, kind.replace("synthetic", "drawn")) == [
+        f"{found['n']:,}",
+        *noticed,
+        *alone,
+        f"{found['stain']:.0%}",
+    ]
 
 
 @pytest.mark.parametrize("name", list(figures("reliability")["sets"][0]["per_class"]))
@@ -165,10 +170,10 @@ def test_the_temperature_of_validation_does_elsewhere_what_is_said(title: str, n
 
 
 def test_cells_of_other_laboratories_are_strange_as_is_said() -> None:
-    bccd, aml = (figures(f"recalibration-{name}")["ood_threshold"] for name in ("bccd", "aml_lmu"))
+    bccd, aml = (figures(f"recalibration-{name}")["out_of_distribution"] for name in ("bccd", "aml_lmu"))
     text = words_of(RELIABILITY)
     assert f"of BCCD the model abstains from {bccd:.0%}, of AML-Cytomorphology_LMU from {aml:.0%}" in text
-    assert figures("reliability")["strangers"]["red cells"]["features"]["0.98"] == 0  # "none of the red cells"
+    assert figures("reliability")["ood_sets"]["red cells"]["features"]["0.98"] == 0  # "none of the red cells"
     assert f"Of {figures('reliability')['test']['n']:,} test cells" in text
     assert (bccd, aml) > (0.95, 0.95)  # "nearly all of them", in README
 
@@ -193,7 +198,7 @@ MODELS = {
     "out/cpu-small-plain/run": "`cpu-small`, `--background_randomization 0`",
 }
 TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
-REPAINTED = {0: "background_randomization", 0.5: "surroundings_half_repainted", 1: "surroundings_repainted"}
+REPAINTED = {0: "background_accuracy", 0.5: "background_accuracy_half_randomized", 1: "background_accuracy_randomized"}
 VIEWS = (  # of the table of rings, in the order of its columns
     ("shortcut", 0), ("shortcut-one-acquisition", 0), ("shortcut", 0.5), ("shortcut", 1),
     ("shortcut-one-acquisition", 1),
@@ -204,7 +209,7 @@ BENCH = "352x352/jpeg-c95c4e/neutral"  # the second acquisition of PBC
 def leak_rows() -> Rows:
     for file, training in LEAKS.items():
         for name, words in SPLITS.items():
-            found, tests = figures(file)[name], ("own", "own_originals", "aside")
+            found, tests = figures(file)[name], ("own", "own_originals", "held_out")
             scores = [f"{found[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in tests]
             yield (training, words), [f"{found['train_images']:,}", f"{found['related_share']:.0%}", *scores]
 
@@ -220,7 +225,7 @@ def ring_rows() -> Rows:
 def model_rows() -> Rows:
     for name, words in MODELS.items():
         found = figures("shortcut")["models"][name]
-        told = [found["border"]["as_is"], *(found[kind] for kind in ("untouched", "covered", "repainted"))]
+        told = [found["border"]["as_is"], *(found[kind] for kind in ("untouched", "covered", "background_randomized"))]
         features = found["acquisition_probe_accuracy"]["acquisition"]
         assert features["chance"] == 0.5  # as the text above the table says
         yield (words,), [f"{one['balanced_accuracy']:.2f}" for one in (*told, features)]
@@ -313,7 +318,7 @@ def words_of(document: str) -> str:
 def test_recall_falls_as_is_said_where_surroundings_are_repainted() -> None:
     found = figures("shortcut")["models"]["out/cpu-best-plain/run"]
     fall = {
-        name: (found["untouched"]["recall"][name], found["repainted"]["recall"].get(name, 0))
+        name: (found["untouched"]["recall"][name], found["background_randomized"]["recall"].get(name, 0))
         for name in found["untouched"]["recall"]
     }
     most = sorted(fall, key=lambda name: fall[name][1] - fall[name][0])[:2]
@@ -325,7 +330,7 @@ def test_recall_falls_as_is_said_where_surroundings_are_repainted() -> None:
 @pytest.mark.parametrize("file", LEAKS)
 def test_the_card_tells_of_the_leak_what_was_measured(name: str, file: str) -> None:
     found = figures(file)[name]
-    scores = [f"{found[test]['accuracy']:.3f}" for test in ("own_originals", "aside")]
+    scores = [f"{found[test]['accuracy']:.3f}" for test in ("own_originals", "held_out")]
     assert row("dataset_card.md", LEAKS[file], SPLITS[name]) == [f"{found['related_share']:.0%}", *scores]
 
 
@@ -333,7 +338,7 @@ def test_the_card_tells_of_the_leak_what_was_measured(name: str, file: str) -> N
 @pytest.mark.parametrize("file", LEAKS)
 def test_readme_tells_of_the_leak_what_was_measured(name: str, file: str) -> None:
     found = figures(file)[name]
-    expected = [interval(found[test], "accuracy") for test in ("own_originals", "aside")]
+    expected = [interval(found[test], "accuracy") for test in ("own_originals", "held_out")]
     assert row("README.md", LEAKS[file], SPLITS[name]) == expected
 
 
@@ -355,7 +360,7 @@ def test_the_leak_flatters_as_is_said(file: str) -> None:
 def test_the_leak_of_a_short_training_is_within_the_intervals_and_that_of_a_long_one_is_not() -> None:
     for file, within in (("leak", True), ("leak-by-heart", False)):
         random = figures(file)["random"]
-        (low, _), (_, high) = (random[test]["ci95"]["accuracy"] for test in ("own_originals", "aside"))
+        (low, _), (_, high) = (random[test]["ci95"]["accuracy"] for test in ("own_originals", "held_out"))
         assert (low <= high) == within
 
 
@@ -442,7 +447,9 @@ def test_the_ring_tells_as_much_more_than_chance_as_is_said() -> None:
     assert f"half of the pictures leaves {told[2]} times, repainting all {told[3]} times, and both" in text
     last = rings[4]["balanced_accuracy"] / rings[4]["chance"]
     assert f"both together {last:.2f} times" in text
-    seeds = [figures(file)["surroundings_repainted"]["ring"] for file in ("shortcut", "shortcut-43", "shortcut-44")]
+    seeds = [
+        figures(file)["background_accuracy_randomized"]["ring"] for file in ("shortcut", "shortcut-43", "shortcut-44")
+    ]
     each = [f"{ring['balanced_accuracy'] / ring['chance']:.2f}" for ring in seeds]
     assert f"all repainted gives {each[0]}, {each[1]} and {each[2]}" in text
     assert sum(map(float, each)) / 3 <= 1.5  # "on average"
@@ -467,14 +474,14 @@ def test_a_share_was_chosen_as_is_said() -> None:
     half, plain = (figures("shortcut")["models"][f"out/cpu-small{share}/run"] for share in ("", "-plain"))
     assert half["acquisition_probe_accuracy"]["acquisition"]["n"][BENCH] == 24
     assert "second has 24 test cells there" in words_of(AUDITS)
-    assert half["repainted"]["macro_f1"] > plain["repainted"]["macro_f1"] + 0.2
+    assert half["background_randomized"]["macro_f1"] > plain["background_randomized"]["macro_f1"] + 0.2
 
 
 def test_what_is_said_in_short_is_what_is_said_at_length() -> None:
     short, heart, trial = figures("leak")["random"], figures("leak-by-heart")["random"], figures("labels")
     text = words_of(AUDITS)
     assert f"flatter by {short['optimism']['accuracy']:.3f} in accuracy after a short training" in text
-    own, aside = (heart[test]["accuracy"] for test in ("own_originals", "aside"))
+    own, aside = (heart[test]["accuracy"] for test in ("own_originals", "held_out"))
     assert f"and by {heart['optimism']['accuracy']:.3f} after one that learns its pictures by heart: {own:.3f}" in text
     cells = heart["own_originals"]["n"]
     assert f"{own:.3f} on the {cells} originals of its own test, {aside:.3f} on cells put aside" in text
@@ -567,7 +574,7 @@ CHECKED = {  # how the lines begin that the tests above compare
         "An answer is plain from",
         "test 82",
         "those of BCCD the model abstains",
-        *(f"| {kind} |" for kind in figures("reliability")["strangers"]),
+        *(f"| {kind.replace('synthetic', 'drawn')} |" for kind in figures("reliability")["ood_sets"]),
         "| AML-Cytomorphology_LMU |",
         "| BCCD |",
     ),
@@ -602,9 +609,9 @@ def figured(document: str) -> Iterator[tuple[str, set[str]]]:
 @pytest.mark.parametrize("file", sorted((ROOT / "results").glob("*.json")), ids=lambda file: file.stem)
 def test_a_result_says_where_it_comes_from(file: Path) -> None:
     content = json.loads(file.read_text("utf-8"))
-    assert content["command"].startswith("python scripts/")
+    assert content["command"].startswith(("python scripts/", "celluscan "))
     assert content["software"]["python"]
-    assert content["figures"]
+    assert content["metrics"]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from ..sources import KEYS
 from . import folder
 from .job import EvaluationSettings, evaluate
 from .report import with_interval
+from .wbc_metrics.wbc_metrics import SCALARS
 
 _FAILED, _INTERRUPTED = 2, 130
-HEADLINE = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+HEADLINE = {name: scalar.title for name, scalar in SCALARS.items() if not scalar.needs_probabilities}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
