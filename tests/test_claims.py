@@ -191,13 +191,13 @@ LEAKS = {"leak": "short", "leak-by-heart": "by heart"}
 RECIPES = ("cpu-small", "cpu-best")
 MODELS = {
     "out/cpu-best/run": "`cpu-best`",
-    "out/cpu-best-all/run": "`cpu-best`, `--background_randomization 1.0`",
-    "out/cpu-best-plain/run": "`cpu-best`, `--background_randomization 0`",
+    "out/cpu-best-all/run": "`cpu-best`, `--surroundings 1.0`",
+    "out/cpu-best-plain/run": "`cpu-best`, `--surroundings 0`",
     "out/cpu-small/run": "`cpu-small`",
-    "out/cpu-small-all/run": "`cpu-small`, `--background_randomization 1.0`",
-    "out/cpu-small-plain/run": "`cpu-small`, `--background_randomization 0`",
+    "out/cpu-small-all/run": "`cpu-small`, `--surroundings 1.0`",
+    "out/cpu-small-plain/run": "`cpu-small`, `--surroundings 0`",
 }
-TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
+TRAININGS = {"plain": "plain", "background_randomization": "`--surroundings 0.5`"}
 REPAINTED = {0: "background_accuracy", 0.5: "background_accuracy_half_randomized", 1: "background_accuracy_randomized"}
 VIEWS = (  # of the table of rings, in the order of its columns
     ("shortcut", 0), ("shortcut-one-acquisition", 0), ("shortcut", 0.5), ("shortcut", 1),
@@ -530,7 +530,7 @@ SENTENCES = (  # of the audits, that the tests above look for
     "- **Leaks** flatter by 0.010",
     "learns its pictures by heart",
     "- **Another acquisition** of",
-    "With `--background_randomization 0.5` it",
+    "With `--surroundings 0.5` it",
     "After a short training the l",
     "0.009 in macro-F1, ours by 0",
     "flatters by 0.152 in accurac",
@@ -561,7 +561,7 @@ CHECKED = {  # how the lines begin that the tests above compare
         "| short |",
         "| by heart |",
         "| plain |",
-        "| `--background_randomization",
+        "| `--surroundings",
     ),
     RELIABILITY: (
         "temperature of",

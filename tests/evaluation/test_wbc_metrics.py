@@ -78,6 +78,11 @@ def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy()
     assert found["ece"] == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.62))
 
 
+def test_the_two_highest_bins_are_apart():
+    found = compute_metrics(np.array([[0.95, 0.05], [0.9, 0.1]]), np.array([0, 1]), ["a", "b"], resamples=0)
+    assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.9)
+
+
 def test_a_class_without_images_counts_neither_way():
     found = compute_metrics(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "b", "c"], resamples=0)
     assert found["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)

@@ -84,6 +84,8 @@ def test_a_calibrated_folder_says_what_was_done_and_the_second_time_changes_noth
     folder = shutil.copytree(calibrated, tmp_path / "run")
     first, before = json.loads((folder / "reliability.json").read_text()), logits(folder)
     assert first["validation"]["n"] == 28
+    assert first["confidence_threshold"]["right"] == 0.95
+    assert "confidence threshold" in module.summary(first)
     assert first["validation"]["after"]["nll"] < first["validation"]["before"]["nll"]
     assert first["temperature"] != pytest.approx(1, abs=0.05)
     second = calibrate(folder, str(data_set))
