@@ -124,7 +124,7 @@ def test_labels_follow_the_order_of_the_model(native: Path, data_set: Path, monk
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path: Path, native: Path, data_set: Path) -> None:
-    with pytest.raises(CelluScanError, match="is not a directory; download the model first"):
+    with pytest.raises(CelluScanError, match="is not a directory: download the model first"):
         calibrate(tmp_path / "gone", str(data_set))
     model = AutoModelForImageClassification.from_pretrained(native)
     model.config.id2label = {number: f"LABEL_{number}" for number in range(14)}
