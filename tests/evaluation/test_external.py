@@ -148,7 +148,7 @@ def test_what_is_not_external_or_not_told_apart_is_refused(specs, inside, told, 
 
 
 def test_external_sources_stand_beside_a_data_set_alone():
-    with pytest.raises(CelluScanError, match="give --dataset, or --source"):
+    with pytest.raises(CelluScanError, match="give --dataset, or evaluate raw files alone with --source"):
         EvaluationSettings("m", Path("out"), sources=("pbc=here",), external=("bccd=there",))
 
 
