@@ -14,7 +14,7 @@ from ..errors import CelluScanError
 from ..evaluation.folder import check_outside
 from ..processes import number_of_processes
 from ..training.memory import keep_freed_memory
-from . import labels, leak, left_out, losses, result, shortcut
+from . import labels, leak, left_out, losses, result, shortcut, shortcut_plots
 
 _NO_SETTINGS = (
     "run",
@@ -168,7 +168,7 @@ def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
         for name, found in figures.items()
     ]
     heads = [f"{metric}, {words}" for metric in ("accuracy", "macro-F1") for words in leak.TESTS.values()]
-    return table(["protocol", "train images", "test with kin in train", *heads], rows)
+    return table(["protocol", "train images", "test images with their group in train", *heads], rows)
 
 
 def _left_out(data: CellDataset, chosen: argparse.Namespace) -> str:
@@ -195,9 +195,9 @@ def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
     names = ("output", "recipe", "steps", "seeds", "coarse", "seed")
     figures = losses.audit(data, losses.LossesSettings(**{name: getattr(chosen, name) for name in names}))
     _write("losses", data, chosen, figures, losses.draw)
-    means = {loss: [found[name]["mean"] for name in losses.FIGURES] for loss, found in figures.items()}
+    means = {loss: [found[name]["mean"] for name in losses.METRICS] for loss, found in figures.items()}
     rows = [[loss, *("–" if one is None else f"{one:.3f}" for one in found)] for loss, found in means.items()]
-    return table(["loss", *(name.replace("_", " ") for name in losses.FIGURES)], rows)
+    return table(["loss", *(name.replace("_", " ") for name in losses.METRICS)], rows)
 
 
 def _labels(data: CellDataset, chosen: argparse.Namespace) -> str:
@@ -212,6 +212,6 @@ def _labels(data: CellDataset, chosen: argparse.Namespace) -> str:
 def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
     figures = shortcut.audit(data, chosen.model, chosen.seed, chosen.num_proc)
     _write("shortcut", data, chosen, figures, shortcut.draw)
-    told = table(["told from", "balanced accuracy on test", "chance"], shortcut.told_without_the_cell(figures))
-    models = shortcut.told_by_models(figures)
-    return told + ("\n\n" + table(["balanced accuracy of", *shortcut.HEADS], models) if models else "")
+    text = table(["classified from", "balanced accuracy on test", "chance"], shortcut_plots.background_rows(figures))
+    models = shortcut_plots.model_rows(figures)
+    return text + ("\n\n" + table(["balanced accuracy", *shortcut_plots.MODEL_COLUMNS], models) if models else "")

@@ -1,6 +1,6 @@
-"""Data sets made of the rows of a built one, dealt out in another way: what the experiments of this room train on.
+"""Derived datasets: rows of a built one in other splits, for the experiments of this package.
 
-They have the files of a built data set, so that training and evaluation read them as any other. They are not for
+They have the files of a built dataset, so that training and evaluation read them as any other. They are not for
 publishing: a split may be one that a build would refuse.
 """
 
@@ -27,37 +27,37 @@ from ..dataset.shards import ROW_GROUP, write_groups
 from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
 
-CONFIG = "originals"  # the config that holds all rows of such a data set
-_PARENTS = 32  # of one task of augmentation
-_WHOLE, _PARTIAL = "derived.json", "derived.partial"  # a file in it: what it holds; that it is not whole yet
+CONFIG = "originals"  # the config that holds all rows of a derived dataset
+_PARENTS = 32  # parents in one augmentation task
+_RECORD, _PARTIAL = "derived.json", "derived.partial"  # its settings, written last; marks an unfinished one
 
 
 def originals(data: CellDataset, *splits: str) -> pa.Table:
-    """The original rows of some splits, columns as `dataset.features.SCHEMA`, images encoded."""
+    """Read the original rows of some splits, columns of `dataset.features.SCHEMA`, images encoded."""
     files = [file for split in splits for file in data.files(CONFIG, split)]
     return pa.concat_tables([pq.read_table(file, schema=SCHEMA) for file in files])
 
 
 def derive(
-    folder: Path, base: CellDataset, said: dict[str, Any], seed: int, make: Callable[[], Mapping[str, pa.Table]]
+    folder: Path, base: CellDataset, settings: dict[str, Any], seed: int, make: Callable[[], Mapping[str, pa.Table]]
 ) -> CellDataset:
-    """The data set of the rows that `make` gives for each split, in seeded order, with the statistics of `base`.
+    """Write a dataset of the rows that `make` returns for each split, in seeded order, with the statistics of `base`.
 
-    `said` tells it from others of the same base: where the folder holds what it says, nothing is made again.
+    If the folder already holds a dataset of the same `settings`, seed and base, it is reused.
 
     Raises:
         CelluScanError: The folder holds something else.
     """
-    content, done, partial = said | {"seed": seed, "base": base.fingerprint}, folder / _WHOLE, folder / _PARTIAL
-    if done.is_file():
-        found = json.loads(done.read_text("utf-8"))
-        if found != content:
+    content, record, partial = settings | {"seed": seed, "base": base.fingerprint}, folder / _RECORD, folder / _PARTIAL
+    if record.is_file():
+        recorded = json.loads(record.read_text("utf-8"))
+        if recorded != content:
             raise CelluScanError(
-                f"{folder} was made with other settings, {found} where {content} are asked for; choose another --output"
+                f"{folder} was made with other settings: expected {content}, got {recorded}; choose another --output"
             )
         return open_dataset(folder)
     if folder.exists() and any(folder.iterdir()) and not partial.is_file():
-        raise CelluScanError(f"{folder} holds something that no audit has written; choose another --output")
+        raise CelluScanError(f"{folder} holds files that are not from an audit; choose another --output")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     partial.touch()
@@ -71,7 +71,7 @@ def derive(
     (folder / "curation").mkdir()
     shutil.copy(base.folder / "curation" / "statistics.json", folder / "curation")
     shutil.copy(base.folder / "curation" / "sources.json", folder / "curation")
-    done.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    record.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     partial.unlink()
     return open_dataset(folder)
 
@@ -82,14 +82,14 @@ def _groups(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def relabelled(rows: pa.Table, labels: Sequence[int]) -> pa.Table:
-    """The same rows with other class numbers."""
+    """Replace the class numbers of rows."""
     place = rows.schema.get_field_index("label")
     field = rows.schema.field(place)
     return rows.set_column(place, field, pa.array(labels, field.type))
 
 
-def dealt(rows: pa.Table, shares: Sequence[float], seed: int) -> Integers:
-    """The part (number in `shares`) of each row, (N,): whole groups, the parts alike in classes and sources."""
+def split_groups(rows: pa.Table, shares: Sequence[float], seed: int) -> Integers:
+    """Assign each row a part (its number in `shares`), (N,): by whole groups, stratified by class and source."""
     names, members = np.unique(np.array(rows["group_id"].to_pylist(), object), return_inverse=True)
     labels = rows["label"].to_numpy()
     strata = np.unique(
@@ -105,18 +105,18 @@ class _Parents:
 
 
 def balanced(rows: pa.Table, target: int, seed: int, workers: Workers) -> pa.Table:
-    """Rows with augmented ones added, until every class that has any has `target`, as the build balances train."""
+    """Add augmented rows until every class with rows has `target` of them, as the build balances train."""
     named = pa.table(
         {"label": [taxonomy.NAMES[label] for label in rows["label"].to_pylist()], "image_id": rows["image_id"]}
     )
     counts = variants_per_parent(named, target, seed)
     tasks = (_Parents(_with_counts(rows, counts, chosen), seed) for chosen in _chunks(np.flatnonzero(counts).tolist()))
     with progress("augmenting", int(counts.sum()), "image") as advance:
-        made = []
+        augmented = []
         for table in workers.run(_augment, tasks):
-            made.append(table)
+            augmented.append(table)
             advance(table.num_rows)
-    return pa.concat_tables([rows, *made])
+    return pa.concat_tables([rows, *augmented])
 
 
 def _chunks(positions: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -125,17 +125,17 @@ def _chunks(positions: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _with_counts(rows: pa.Table, counts: Any, chosen: Sequence[int]) -> list[dict[str, Any]]:
-    found = rows.take(pa.array(chosen)).to_pylist()
-    return [row | {"variants": int(counts[position])} for row, position in zip(found, chosen, strict=True)]
+    parents = rows.take(pa.array(chosen)).to_pylist()
+    return [row | {"variants": int(counts[position])} for row, position in zip(parents, chosen, strict=True)]
 
 
 def _augment(task: _Parents) -> pa.Table:
     with one_thread():
-        made = [row for parent in task.rows for row in variants(parent, decoded(parent), task.seed)]
-    return pa.table({name: [row[name] for row in made] for name in SCHEMA.names}, schema=SCHEMA)
+        rows = [row for parent in task.rows for row in variants(parent, decoded(parent), task.seed)]
+    return pa.table({name: [row[name] for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def decoded(row: dict[str, Any]) -> Image.Image:
-    """The stored square of a row, RGB."""
+    """Decode the stored square image of a row, RGB."""
     with Image.open(io.BytesIO(row["image"]["bytes"]), formats=("JPEG",)) as image:
         return image.convert("RGB")

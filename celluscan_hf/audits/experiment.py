@@ -1,4 +1,4 @@
-"""One experiment: a recipe trained on a data set, judged on the test splits of others; it goes on where it was cut."""
+"""One experiment: train a recipe on a dataset and evaluate it on others; an interrupted one is resumed."""
 
 import json
 from collections.abc import Mapping
@@ -8,43 +8,40 @@ from typing import Any
 from ..curation.splits import SPLITS
 from ..dataset.reading import CellDataset
 from ..evaluation.job import EvaluationSettings, evaluate
+from ..evaluation.wbc_metrics.wbc_metrics import SCALARS
 from ..training import recipes
 from ..training.record import DONE
 from ..training.run import LAST, train
 from . import derived
 
-PLAIN = (
-    "--background_randomization",
-    "0",
-)  # whatever the recipe does
-SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+PLAIN = ("--background_randomization", "0")  # whatever the recipe says
 
 
-def trained(
+def train_recipe(
     recipe: str, data: CellDataset, output: Path, steps: int, seed: int, *arguments: str, calibrate: bool = False
 ) -> Path:
-    """The folder of a model trained on all train rows of a data set, `steps` steps; no step is chosen on validation.
+    """Train on all train rows of a dataset for `steps` steps; return the folder. No checkpoint is chosen on validation.
 
-    `arguments` are further options of `scripts/train.py`; surroundings are repainted only where they ask for it.
-    `calibrate` fits the temperature on validation.
+    `arguments`: further options of `celluscan train`; the background is randomized only if they say so. `calibrate`
+    fits the temperature on validation.
     """
-    given = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
+    inputs = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
     budget = ["--max_steps", str(steps), "--seed", str(seed), "--resume_from_checkpoint", LAST]
     last = ["--load_best_model_at_end", "false", "--eval_strategy", "no", "--calibrate", str(calibrate).lower()]
     saved = ["--save_strategy", "steps", "--save_steps", str(max(1, steps // 4))]
-    return train(recipe, recipes.stages(recipe, [*given, *budget, *last, *saved, *PLAIN, *arguments]))
+    return train(recipe, recipes.stages(recipe, [*inputs, *budget, *last, *saved, *PLAIN, *arguments]))
 
 
 def training_seconds(model: Path) -> float:
-    """How long the training took, in seconds; of one that was cut, from its last checkpoint on."""
+    """Duration of the training in seconds; of a resumed one, from its last checkpoint on."""
     seconds: float = json.loads((model / DONE).read_text("utf-8"))["seconds"]
     return seconds
 
 
-def judged(
+def evaluate_on(
     model: Path, tests: Mapping[str, CellDataset], output: Path, split: str = SPLITS[2]
 ) -> dict[str, dict[str, Any]]:
-    """What `metrics.json` says of a model on one split of each data set."""
+    """Evaluate a model on one split of each dataset; return the content of each `metrics.json`."""
     return {
         name: evaluate(EvaluationSettings(str(model), output / name, dataset=str(data.folder), split=split))
         for name, data in tests.items()
@@ -52,10 +49,10 @@ def judged(
 
 
 def summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a `metrics.json` what a result file keeps: figures with intervals, recall and support of each class."""
+    """Select what a result file keeps of a `metrics.json`: scalars with intervals, recall and support of each class."""
     recalls = {
-        name: {"recall": figures["recall"], "support": figures["support"]}
-        for name, figures in metrics["per_class"].items()
-        if figures["support"]
+        name: {"recall": scores["recall"], "support": scores["support"]}
+        for name, scores in metrics["per_class"].items()
+        if scores["support"]
     }
-    return {name: metrics[name] for name in SCALARS} | {"ci95": metrics["ci95"], "per_class": recalls}
+    return {name: metrics[name] for name in ("n", *SCALARS)} | {"ci95": metrics["ci95"], "per_class": recalls}

@@ -1,7 +1,7 @@
-"""Which loss learns most: one recipe with each of them, the same budget and seeds, judged on validation alone.
+"""Compare losses: one recipe with each of them, the same budget and seeds, evaluated on validation alone.
 
-Of some groups of train only the coarser class may be told, as a source would that knows no finer one. That is what the
-hierarchical loss is for: with every label as fine as it goes, there is next to nothing for it to explain.
+Some groups of train can keep only the coarser class, as from a source without finer labels. That is what the
+hierarchical loss is for: if every label is as fine as possible, it has next to nothing to add.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY, Outcomes
 from . import derived
-from .experiment import judged, trained, training_seconds
+from .experiment import evaluate_on, train_recipe, training_seconds
 
-LOSSES = {  # options of scripts/train.py
+LOSSES = {  # options of `celluscan train`
     "flat": (),
     "hierarchical": ("--loss", "hierarchical"),
     "maturation": ("--maturation_weight", "0.5"),
 }
-FIGURES = ("macro_f1", "finest_macro_f1", "parent_macro_f1", "distant", "adjacent", "mean_distance", "to_parent")
+METRICS = ("macro_f1", "finest_macro_f1", "parent_macro_f1", "distant", "adjacent", "mean_distance", "to_parent")
 _IS_PARENT = np.array([cell.name in {other.parent for other in taxonomy.CLASSES} for cell in taxonomy.CLASSES])
 _PARENT = np.array([taxonomy.LABEL2ID[cell.parent or cell.name] for cell in taxonomy.CLASSES])
 
@@ -41,8 +41,8 @@ _PARENT = np.array([taxonomy.LABEL2ID[cell.parent or cell.name] for cell in taxo
 class LossesSettings:
     """Settings of the audit.
 
-    - `steps`: of each training.
-    - `seeds`: each loss is trained with `seed` and those that follow it, so many.
+    - `steps`: steps of each training.
+    - `seeds`: number of trainings of each loss, with `seed` and the following ones.
     - `coarse`: share of the groups of train whose label is replaced by its parent, where it has one.
     """
 
@@ -55,44 +55,43 @@ class LossesSettings:
 
 
 def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
-    """Every loss with every seed.
+    """Train every loss with every seed.
 
     Returns:
-        {loss: {figure: {"mean", "gain", "values"}}} of `FIGURES`, on validation with its labels as fine
-        as they are: macro-F1 of all classes; of those that are no parent, where none may be told (what a model can tell
-        apart, whatever it does with the coarser names); and of parents. Among the finest classes, too, are mistakes of
-        more than one stage and of one, as shares of the cells with a stage, and the mean distance in stages.
-        `to_parent` is the share of cells with a stage that were told as the parent of their class. `values` has one for
-        each seed, `gain` is the mean difference from `flat` with the same seed, `gain_ci95` of the first two its
-        interval, by a bootstrap over groups of cells, the same in both. "training_seconds" has one for each seed too.
+        {loss: {metric: {"mean", "gain", "values"}}} of `METRICS`, on validation with its original labels: macro-F1 of
+        all classes; of the finest classes, with parents excluded from labels and predictions; and of parents. Also
+        among the finest classes: mistakes of more than one stage and of one, as shares of the cells with a stage, and
+        the mean distance in stages. `to_parent` is the share of cells with a stage that were predicted as the parent of
+        their class. `values` has one for each seed, `gain` is the mean difference from `flat` with the same seed,
+        `gain_ci95` of the first two its interval, by a bootstrap over groups of cells, the same in both.
+        "training_seconds" has one for each seed too.
 
     Raises:
         CelluScanError: No validation cell has a stage.
     """
     if not any(taxonomy.CLASSES[label].stage for label in data.split(derived.CONFIG, SPLITS[1])["label"]):
-        raise CelluScanError(
-            f"no validation cell of {data.name} is on the line of maturation: losses differ in nothing"
-        )
-    made = data_set(data, settings) if settings.coarse else data
+        raise CelluScanError(f"no validation cell of {data.name} has a maturation stage: the losses would not differ")
+    train_data = coarse_dataset(data, settings) if settings.coarse else data
     runs: dict[str, list[Predictions]] = {name: [] for name in LOSSES}
     seconds: dict[str, list[float]] = {name: [] for name in LOSSES}
-    for number in range(settings.seeds):  # a seed at a time: where it is cut, what is done compares
+    for number in range(settings.seeds):  # seed by seed: what is done before an interruption is comparable
         for name, options in LOSSES.items():
             seed = settings.seed + number
             folder = settings.output / f"{name}-{seed}"
-            model = trained(settings.recipe, made, folder / "run", settings.steps, seed, *options)
-            judged(model, {"validation": made}, folder, SPLITS[1])
+            model = train_recipe(settings.recipe, train_data, folder / "run", settings.steps, seed, *options)
+            evaluate_on(model, {"validation": train_data}, folder, SPLITS[1])
             runs[name].append(Predictions.read(folder / "validation" / PREDICTIONS))
             seconds[name].append(training_seconds(model))
     return {
-        name: _over_seeds(found, runs["flat"]) | {"training_seconds": seconds[name]} for name, found in runs.items()
+        name: _over_seeds(predictions, runs["flat"]) | {"training_seconds": seconds[name]}
+        for name, predictions in runs.items()
     }
 
 
-def data_set(data: CellDataset, settings: LossesSettings) -> CellDataset:
-    """The data set with coarse labels in train; validation and test keep theirs."""
-    said = {"coarse": settings.coarse}
-    return derived.derive(settings.output / "data", data, said, settings.seed, partial(_coarse, data, settings))
+def coarse_dataset(data: CellDataset, settings: LossesSettings) -> CellDataset:
+    """Derive the dataset with coarse labels in train; validation and test keep theirs."""
+    facts = {"coarse": settings.coarse}
+    return derived.derive(settings.output / "data", data, facts, settings.seed, partial(_coarse, data, settings))
 
 
 def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
@@ -103,50 +102,50 @@ def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
     order = seeded_order(names, settings.seed)[: round(settings.coarse * len(names))]
     chosen = {names[place] for place in order}
     labels = train["label"].to_numpy()
-    told = np.where([group in chosen for group in groups], _PARENT[labels], labels)
-    return rows | {SPLITS[0]: derived.relabelled(train, told.tolist())}
+    coarse = np.where([group in chosen for group in groups], _PARENT[labels], labels)
+    return rows | {SPLITS[0]: derived.relabelled(train, coarse.tolist())}
 
 
-def _figures(cells: Predictions) -> dict[str, float]:
-    told, finest = measure(cells, resamples=0), measure(among_finest(cells), resamples=0)
-    line = finest["maturation"]
+def _metrics(cells: Predictions) -> dict[str, float]:
+    metrics, finest = measure(cells, resamples=0), measure(among_finest(cells), resamples=0)
+    stages = finest["maturation"]
     return {
-        "macro_f1": told["macro_f1"],
+        "macro_f1": metrics["macro_f1"],
         "finest_macro_f1": finest["macro_f1"],
-        "parent_macro_f1": told["parent_level"]["macro_f1"],
-        "distant": line["rates"]["distant"],
-        "adjacent": line["rates"]["adjacent"],
-        "mean_distance": line["mean_distance"],
-        "to_parent": told["maturation"]["to_parent"] / told["maturation"]["n"],
+        "parent_macro_f1": metrics["parent_level"]["macro_f1"],
+        "distant": stages["rates"]["distant"],
+        "adjacent": stages["rates"]["adjacent"],
+        "mean_distance": stages["mean_distance"],
+        "to_parent": metrics["maturation"]["to_parent"] / metrics["maturation"]["n"],
     }
 
 
 def among_finest(cells: Predictions) -> Predictions:
-    """The cells whose class is no parent, as if the model had to answer with such a class."""
+    """Select the cells whose class is not a parent, and restrict the predictions to such classes."""
     kept = cells.where((~_IS_PARENT[cells.labels]).tolist())
     shares = np.where(_IS_PARENT, 0, kept.probabilities) + TINY
     return Predictions(kept.facts, kept.labels, (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def _over_seeds(found: list[Predictions], flat: list[Predictions]) -> dict[str, Any]:
-    ours, theirs = [_figures(cells) for cells in found], [_figures(cells) for cells in flat]
-    figures: dict[str, Any] = {}
-    for name in FIGURES:
-        values, reference = ([run[name] for run in runs] for runs in (ours, theirs))
-        figures[name] = {
+def _over_seeds(runs: list[Predictions], flat: list[Predictions]) -> dict[str, Any]:
+    run_metrics, flat_metrics = [_metrics(cells) for cells in runs], [_metrics(cells) for cells in flat]
+    metrics: dict[str, Any] = {}
+    for name in METRICS:
+        values, reference = ([run[name] for run in side] for side in (run_metrics, flat_metrics))
+        metrics[name] = {
             "mean": _mean(values),
             "values": [_mean([value]) for value in values],
             "gain": None if None in values + reference else _mean(np.subtract(values, reference).tolist()),
         }
     for name, view in (("macro_f1", list), ("finest_macro_f1", _all_finest)):
-        gained = _Gain(view(found), view(flat))
-        ends = bootstrap(gained, gained.groups, RESAMPLES)
-        figures[name]["gain_ci95"] = [round(end, 4) for end in ends] if ends else None
-    return figures
+        gain = _Gain(view(runs), view(flat))
+        ends = bootstrap(gain, gain.groups, RESAMPLES)
+        metrics[name]["gain_ci95"] = [round(end, 4) for end in ends] if ends else None
+    return metrics
 
 
 def _mean(values: list[Any]) -> float | None:
-    """None where one was not measured: no cell is told as one with a stage, so there is no distance."""
+    """Average; None if one was not measured, as no cell was predicted as a class with a stage."""
     return None if None in values else round(float(np.mean(values)), 4)
 
 
@@ -155,11 +154,11 @@ def _all_finest(runs: list[Predictions]) -> list[Predictions]:
 
 
 class _Gain:
-    """By how much macro-F1 of some runs is above that of others with the same seeds, of weighted cells."""
+    """Gain in macro-F1 of some runs over others with the same seeds, of weighted cells."""
 
-    def __init__(self, found: list[Predictions], flat: list[Predictions]) -> None:
-        self.groups = found[0].groups
-        self.pairs = list(zip(*([_outcomes(cells) for cells in runs] for runs in (found, flat)), strict=True))
+    def __init__(self, runs: list[Predictions], flat: list[Predictions]) -> None:
+        self.groups = runs[0].groups
+        self.pairs = list(zip(*([_outcomes(cells) for cells in side] for side in (runs, flat)), strict=True))
 
     def __call__(self, weights: NDArray[np.float64]) -> float:
         rows = weights[None]  # of one resample
@@ -170,18 +169,18 @@ def _outcomes(cells: Predictions) -> Outcomes:
     return Outcomes(cells.predicted, cells.labels, len(taxonomy.NAMES))
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """By how much macro-F1 differs from that of the flat loss, with intervals, a point for each seed."""
+def draw(metrics: dict[str, Any], path: Path) -> None:
+    """Draw the gain in macro-F1 over the flat loss, with intervals, a point for each seed."""
     figure = Figure(figsize=(8.4, 2.6), dpi=plots.RESOLUTION, layout="constrained")
     shown = {"macro_f1": "macro-F1, difference from flat", "finest_macro_f1": "the same among the finest classes"}
-    others = [loss for loss in figures if loss != "flat"]
+    others = [loss for loss in metrics if loss != "flat"]
     for axes, (name, words) in zip(figure.subplots(1, 2, sharex=True, sharey=True), shown.items(), strict=True):
         for place, loss in enumerate(others):
-            found, flat = figures[loss][name], figures["flat"][name]["values"]
-            gains = [one - other for one, other in zip(found["values"], flat, strict=True)]
-            axes.plot(found["gain_ci95"], [place, place], color=plots.VERMILION, linewidth=2)
+            scores, flat = metrics[loss][name], metrics["flat"][name]["values"]
+            gains = [value - reference for value, reference in zip(scores["values"], flat, strict=True)]
+            axes.plot(scores["gain_ci95"], [place, place], color=plots.VERMILION, linewidth=2)
             axes.plot(gains, [place] * len(gains), "o", color=plots.BLUE, alpha=0.6)
-            axes.plot(found["gain"], place, "|", color=plots.VERMILION, markersize=18, markeredgewidth=2)
+            axes.plot(scores["gain"], place, "|", color=plots.VERMILION, markersize=18, markeredgewidth=2)
         axes.axvline(0, color="#808080", linewidth=1)
         axes.set_yticks(range(len(others)), others)
         axes.set_ylim(len(others) - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""The file of an audit's figures: with the command, the seed, the data and the versions that made them."""
+"""Result file of an audit: its metrics with the command, seed, data and software versions."""
 
 import json
 import platform
@@ -16,23 +16,30 @@ _SOFTWARE = ("celluscan_hf", "datasets", "numpy", "pillow", "scikit-learn", "tor
 
 
 def result(
-    what: str, data: CellDataset, seed: int, settings: dict[str, Any], figures: dict[str, Any]
+    what: str, data: CellDataset, seed: int, settings: dict[str, Any], metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that stands in the file."""
+    """Content of the file."""
     return {
         "what": what,
-        "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": _command(),
         "seed": seed,
         "settings": settings,
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "software": {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE},
         "git": git_revision(),
-        "figures": figures,
+        "metrics": metrics,
     }
 
 
+def _command() -> str:
+    """This process as a `celluscan` command; `scripts/audit.py` is `celluscan audit`."""
+    script = Path(sys.argv[0])
+    subcommand = [script.stem] if script.parent.name == "scripts" else []
+    return shlex.join(["celluscan", *subcommand, *sys.argv[1:]])
+
+
 def write(content: dict[str, Any], path: Path) -> None:
-    """Write it as JSON."""
+    """Write the content as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

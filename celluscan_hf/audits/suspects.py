@@ -1,9 +1,9 @@
-"""Cells whose label may be wrong: equal images under two labels, and labels that a model which never saw them doubts.
+"""Cells whose label may be wrong: equal images with two labels, and labels with a low out-of-fold probability.
 
 The second kind is found by confident learning (Northcutt et al., JAIR 2021, https://arxiv.org/abs/1911.00068): from
 labels and out-of-fold probabilities it estimates how many cells of each class belong to which other one, and picks as
-many, those that are furthest on the other side. It is a list to look through, not a verdict: a rare or a hard cell is
-doubted as well as a wrong one.
+many, the least probable first. It is a list for review, not a correction: rare or difficult cells are listed as well as
+wrong ones.
 """
 
 import csv
@@ -29,11 +29,11 @@ Ranked = Callable[..., Integers]
 
 @dataclass(frozen=True)
 class Suspect:
-    """A cell to look at again; the fields are columns of `labels.csv`.
+    """A cell to review; the fields are columns of `labels.csv`.
 
-    - `split`: empty where the build has put the cell aside, so that it is in no split.
-    - `suggested`: the class the model gives instead, or that of the equal image; several are parted by " | ".
-    - `p_label`, `p_suggested`: out-of-fold probabilities; None where the cell is in no split.
+    - `split`: empty if the build has excluded the cell.
+    - `suggested`: the class the model predicts instead, or that of the equal image; several are separated by " | ".
+    - `p_label`, `p_suggested`: out-of-fold probabilities; None if the cell is in no split.
     - `reason`: `CONFLICT` or `CONFIDENCE`; `others`: the image_ids of the images it is in conflict with.
     - `planted`: the class it had before its label was changed for a trial, else empty.
     """
@@ -51,20 +51,20 @@ class Suspect:
 
 
 def finder() -> Ranked:
-    """cleanlab's search. Raises a `CelluScanError` where it is not installed."""
+    """Import cleanlab's search. Raises a `CelluScanError` if it is not installed."""
     try:
         from cleanlab.filter import find_label_issues
     except ImportError as error:
         raise CelluScanError('cleanlab is not installed: pip install "celluscan_hf[labels]"') from error
-    found: Ranked = find_label_issues
-    return found
+    search: Ranked = find_label_issues
+    return search
 
 
 def likely_errors(labels: Integers, probabilities: NDArray[np.floating[Any]]) -> tuple[Integers, Integers]:
-    """Rows whose label is likely wrong, the least probable label first, and the likeliest class of each: (n,) both.
+    """Find rows whose label is likely wrong, the least probable first, and the most probable class of each: (n,) both.
 
-    Of `labels` (N,) and out-of-fold `probabilities` (N, classes). Classes without any cell take no part: their
-    probability is shared out among the others.
+    From `labels` (N,) and out-of-fold `probabilities` (N, classes). Classes without cells are left out: their
+    probability is distributed over the others.
     """
     present = np.unique(labels)
     shares = probabilities[:, present].astype(np.float64) + np.finfo(np.float32).tiny  # of a row of zeros, equal ones
@@ -77,44 +77,44 @@ def likely_errors(labels: Integers, probabilities: NDArray[np.floating[Any]]) ->
 def doubted(
     cells: Predictions, splits: Mapping[str, str], planted: Mapping[str, str]
 ) -> tuple[list[Suspect], list[Suspect]]:
-    """The `likely_errors` of out-of-fold predictions, and apart those that were given a parent or child of their class.
+    """List the `likely_errors` of out-of-fold predictions, separated from those predicted as parent or child.
 
-    The latter are not errors: one name is only coarser than the other. `splits` tells the split of each image_id,
+    The latter are not errors: one name is only coarser than the other. `splits` gives the split of each image_id,
     `planted` the true class of those with a planted label.
     """
     listed: list[Suspect] = []
     related: list[Suspect] = []
-    for row, told in zip(*likely_errors(cells.labels, cells.probabilities), strict=True):
-        name, label, suggested = cells.image_ids[row], taxonomy.NAMES[cells.labels[row]], taxonomy.NAMES[told]
-        known, other = (float(cells.probabilities[row, number]) for number in (cells.labels[row], told))
-        found = Suspect(
-            name, cells.sources[row], splits[name], label, suggested, known, other, CONFIDENCE,
+    for row, predicted in zip(*likely_errors(cells.labels, cells.probabilities), strict=True):
+        name, label, suggested = cells.image_ids[row], taxonomy.NAMES[cells.labels[row]], taxonomy.NAMES[predicted]
+        p_label, p_suggested = (float(cells.probabilities[row, number]) for number in (cells.labels[row], predicted))
+        suspect = Suspect(
+            name, cells.sources[row], splits[name], label, suggested, p_label, p_suggested, CONFIDENCE,
             planted=planted.get(name, ""),
         )  # fmt: skip
-        (related if compatible(label, suggested) else listed).append(found)
+        (related if compatible(label, suggested) else listed).append(suspect)
     return listed, related
 
 
 def compatible(first: str, second: str) -> bool:
-    """Whether both names can be true of one cell: they are equal, or one is the parent of the other."""
+    """Whether both names can be right for one cell: they are equal, or one is the parent of the other."""
     return taxonomy.finest({first, second}) is not None
 
 
 def conflicts(data: CellDataset, cells: Predictions, splits: Mapping[str, str]) -> list[Suspect]:
-    """Equal images under labels that cannot both be true, as the build has put them aside; then near duplicates.
+    """List equal images with incompatible labels, which the build has excluded; then near duplicates.
 
-    Near duplicates under two labels stay in the data set, in one split; each cell is named once.
+    Near duplicates with two labels stay in the dataset, in one split; each cell is listed once.
 
     Raises:
-        CelluScanError: The data set does not hold what its build has found.
+        CelluScanError: The dataset lacks the reports of its build.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
-    for row in _found_by_build(data, "label_conflicts.csv", ("conflict", "image_id", "label")):
+    for row in _build_report(data, "label_conflicts.csv", ("conflict", "image_id", "label")):
         groups.setdefault(row["conflict"], []).append((row["image_id"], row["label"]))
     columns = ("kind", "image_id", "label", "duplicate_of", "label_of_other")
     near = [
         [(row["duplicate_of"], row["label_of_other"]), (row["image_id"], row["label"])]
-        for row in _found_by_build(data, "duplicates.csv", columns)
+        for row in _build_report(data, "duplicates.csv", columns)
         if row["kind"] == "near" and not compatible(row["label"], row["label_of_other"])
     ]
     places = {name: row for row, name in enumerate(cells.image_ids)}
@@ -123,15 +123,17 @@ def conflicts(data: CellDataset, cells: Predictions, splits: Mapping[str, str]) 
     for group in (*groups.values(), *near):
         for name, label in group:
             labels[name] = label
-            differing.setdefault(name, {}).update({other: said for other, said in group if not compatible(said, label)})
+            differing.setdefault(name, {}).update(
+                {other: given for other, given in group if not compatible(given, label)}
+            )
     return [
-        _in_conflict(name, labels[name], list(others.items()), cells, places.get(name), splits)
+        _conflicting(name, labels[name], list(others.items()), cells, places.get(name), splits)
         for name, others in differing.items()
         if others
     ]
 
 
-def _in_conflict(
+def _conflicting(
     name: str,
     label: str,
     differing: list[tuple[str, str]],
@@ -139,34 +141,38 @@ def _in_conflict(
     row: int | None,
     splits: Mapping[str, str],
 ) -> Suspect:
-    said = sorted({other for _, other in differing})
-    known = told = None
+    suggested = sorted({other for _, other in differing})
+    p_label = p_suggested = None
     if row is not None:
-        known, *given = (float(cells.probabilities[row, taxonomy.LABEL2ID[one]]) for one in (label, *said))
-        told = max(given, default=None)
+        p_label, *others_p = (float(cells.probabilities[row, taxonomy.LABEL2ID[name]]) for name in (label, *suggested))
+        p_suggested = max(others_p, default=None)
     others = " | ".join(other for other, _ in differing)
     source = name.partition("/")[0]
-    return Suspect(name, source, splits.get(name, ""), label, " | ".join(said), known, told, CONFLICT, others)
+    return Suspect(
+        name, source, splits.get(name, ""), label, " | ".join(suggested), p_label, p_suggested, CONFLICT, others
+    )
 
 
-def _found_by_build(data: CellDataset, name: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def _build_report(data: CellDataset, name: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
     path: Path = data.folder / "curation" / name
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
     except OSError as error:
-        raise CelluScanError(f"{path} cannot be read; expected a data set of scripts/build_dataset.py") from error
+        raise CelluScanError(f"{path} cannot be read; expected a dataset of celluscan build") from error
     if missing := set(columns) - set(reader.fieldnames or ()):
-        raise CelluScanError(f"{path} lacks {', '.join(sorted(missing))}; build it with scripts/build_dataset.py")
+        raise CelluScanError(
+            f"{path} lacks the columns {', '.join(sorted(missing))}; build the dataset again with celluscan build"
+        )
     return rows
 
 
 def plant(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
-    """A wrong class for a share of the rows, {image_id: class number}: any that is there and no parent or child.
+    """Choose a wrong class for a share of the rows, {image_id: class number}: present, no parent or child.
 
     Raises:
-        CelluScanError: A cell has no such class beside its own.
+        CelluScanError: There is no such class for a cell.
     """
     names, labels = rows["image_id"].to_pylist(), rows["label"].to_numpy()
     present = np.unique(labels).tolist()
@@ -175,7 +181,7 @@ def plant(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
         for label in present
     }
     if share and not all(wrong.values()):
-        raise CelluScanError("--plant needs cells of two classes or more of which none is the parent of another")
+        raise CelluScanError("--plant needs cells of at least two classes of which none is the parent of another")
     chosen = seeded_order([f"plant|{name}" for name in names], seed)[: round(share * len(names))]
     draw = np.random.default_rng(seed)
     return {names[row]: int(draw.choice(wrong[labels[row]])) for row in chosen}

@@ -1,1 +1,1 @@
-"""How good a classifier is: figures with intervals, and the report that shows them."""
+"""Evaluation of a classifier: metrics with intervals, plots and a report."""

@@ -1,4 +1,4 @@
-"""What is evaluated: the cells of one split of a built data set, or those of raw sources, straight from their files."""
+"""Cells to evaluate: of one split of a built dataset, or of raw sources, straight from their files."""
 
 import hashlib
 import json
@@ -26,15 +26,15 @@ from ..sources import Dropped, Record, Source, open_sources
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"
 IN_DATASET = "in_dataset"
-SAID = ("title", "license", "caution")  # of each source, in metrics.json
+SOURCE_FACTS = ("title", "license", "caution")  # of each source, in metrics.json
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: what is known of it, its label as a class number, and how its image is opened.
+    """One cell: facts on it, its label as a class number, and how its image is opened.
 
-    `license` is as its source states it, `sha256` that of the publisher's file. `read` raises `BadImage` where the
-    image cannot be used.
+    `license` is as its source states it, `sha256` that of the publisher's file. `read` raises `BadImage` if the image
+    cannot be used.
     """
 
     image_id: str
@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of one evaluation, in their order; what was left out; and what identifies the data, as JSON."""
+    """The cells of one evaluation, in order; the files left out; and `described`, what identifies the data, as JSON."""
 
     kept: Sequence[Cell]
     dropped: Sequence[Dropped]
@@ -57,10 +57,10 @@ class Cells:
 
 
 def load_cells_of_split(name: str, split: str) -> Cells:
-    """The originals of one split of a built data set: a folder, or a repository of the Hub.
+    """Load the originals of one split of a built dataset: a folder, or a repository of the Hub.
 
-    Reading an image that cannot be decoded raises a `CelluScanError`: the build has checked every one, so the folder
-    was damaged since.
+    Reading an image that cannot be decoded raises a `CelluScanError`: the build has checked each one, so the folder was
+    damaged since.
     """
     data = open_dataset(name)
     rows = data.split(CONFIG, split)
@@ -71,11 +71,10 @@ def load_cells_of_split(name: str, split: str) -> Cells:
 
 
 def _sources_of(folder: Path, names: set[str]) -> dict[str, dict[str, str]]:
-    """What a built data set says of its sources; nothing where it was published without it."""
+    """Facts on the sources of a built dataset; empty texts if it was published without them."""
     path = folder / "curation" / "sources.json"
     facts: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    known = {name: facts.get(name, {}) for name in sorted(names)}
-    return {name: {key: str(found.get(key, "")) for key in SAID} for name, found in known.items()}
+    return {name: {key: str(facts.get(name, {}).get(key, "")) for key in SOURCE_FACTS} for name in sorted(names)}
 
 
 def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:
@@ -85,46 +84,46 @@ def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:
     except BadImage as bad:
         raise CelluScanError(
             f"{folder} is damaged: the image of {row['image_id']} cannot be decoded ({bad}); "
-            "build the data set again, or fetch it again"
+            "build the dataset again, or download it again"
         ) from bad
 
 
 def load_cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
-    """The cells of raw sources, given as `KEY=PATH`. `scratch` takes the decompressed copies of compressed tars."""
+    """Load the cells of raw sources, given as `KEY=PATH`. `scratch` takes decompressed copies of compressed tars."""
     return load_cells(open_sources(specs, scratch, seed=0, licenses={}))
 
 
-def load_cells(sources: Sequence[Source], known: Collection[str] = frozenset()) -> Cells:
-    """The cells of opened sources.
+def load_cells(sources: Sequence[Source], dataset_files: Collection[str] = frozenset()) -> Cells:
+    """Load the cells of opened sources.
 
-    Left out, each with a reason: files that are no cell of a known class, copies that the publisher made of other
-    images, files whose SHA-256 is among the `known`, those of a data set, all but one of equal files, and equal files
-    that carry labels which cannot both be true. Samples of more than 8 bits whose depth no file names have that of the
-    largest in their source, as in a data set.
+    Left out, each with a reason: files that are not a cell of a known class, copies that the publisher made of other
+    images, files whose SHA-256 is among `dataset_files`, all but one of equal files, and equal files with labels that
+    cannot both be true. Samples of more than 8 bits whose depth no file names get that of the largest in their source,
+    as in a dataset.
     """
     largest: dict[str, int] = {}
-    found: list[tuple[Cell, str]] = []
+    loaded: list[tuple[Cell, str]] = []
     dropped: list[Dropped] = []
     for source in sources:
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
-                outcome = _looked_up(source, item, known, largest)
+                outcome = _load_cell(source, item, dataset_files, largest)
                 if isinstance(outcome, Dropped):
                     dropped.append(outcome)
                 else:
-                    found.append(outcome)
+                    loaded.append(outcome)
                 advance(1)
         log_notes(source)
-    kept, copies = _once_each(found)
+    kept, copies = _deduplicate(loaded)
     return Cells(kept, dropped + copies, _described(sources, kept))
 
 
-def _looked_up(
-    source: Source, item: Record | Dropped, known: Collection[str], largest: dict[str, int]
+def _load_cell(
+    source: Source, item: Record | Dropped, dataset_files: Collection[str], largest: dict[str, int]
 ) -> tuple[Cell, str] | Dropped:
-    """The cell of a record and a digest of what it shows, or why there is none.
+    """Return the cell of a record and a digest of its content, or why there is none.
 
-    `largest` takes the largest sample of a source, where its files do not name the depth.
+    `largest` takes the largest sample of a source whose files do not name the depth.
     """
     if isinstance(item, Dropped):
         return item
@@ -134,13 +133,13 @@ def _looked_up(
         data = source.read(item)
         sample = largest_sample(data)
         if item.label is None:
-            decode(data)  # says what is wrong with a file that is no image at all
-            raise BadImage(f"unknown_label:{item.source_label}", "no class of ours is known for this label")
+            decode(data)  # names the fault of a file that is not an image
+            raise BadImage(f"unknown_label:{item.source_label}", "expected a label that maps to one of the 14 classes")
     except BadImage as bad:
         return Dropped(item.image_id, bad.reason, bad.detail, item.source_label)
     digest = hashlib.sha256(data).hexdigest()
-    if digest in known:
-        return Dropped(item.image_id, IN_DATASET, "the data set holds a cell of the same file", item.source_label)
+    if digest in dataset_files:
+        return Dropped(item.image_id, IN_DATASET, "the dataset holds a cell of the same file", item.source_label)
     if sample is not None:
         largest[source.name] = max(sample, largest.get(source.name, 0))
     cell = Cell(
@@ -162,21 +161,21 @@ def _raw(source: Source, record: Record, largest: Mapping[str, int]) -> Image.Im
     return image if record.box is None else crop(image, record.box)
 
 
-def _once_each(found: Sequence[tuple[Cell, str]]) -> tuple[list[Cell], list[Dropped]]:
-    """Of cells with equal digests one, by the rule of the data set build, and the others as dropped."""
-    if not found:
+def _deduplicate(loaded: Sequence[tuple[Cell, str]]) -> tuple[list[Cell], list[Dropped]]:
+    """Keep one of the cells with equal digests, by the rule of the build; the others are dropped."""
+    if not loaded:
         return [], []
-    cells = [cell for cell, _ in found]
+    cells = [cell for cell, _ in loaded]
     labels = [taxonomy.NAMES[cell.label] for cell in cells]
-    exact = exact_duplicates(np.array([digest for _, digest in found], np.bytes_), labels, [False] * len(cells))
-    why: dict[int, tuple[str, str]] = {}
+    exact = exact_duplicates(np.array([digest for _, digest in loaded], np.bytes_), labels, [False] * len(cells))
+    reasons: dict[int, tuple[str, str]] = {}
     for best, copies in exact.kept.items():
-        why |= dict.fromkeys(copies, ("duplicate", f"equals {cells[best].image_id}"))
+        reasons |= dict.fromkeys(copies, ("duplicate", f"equals {cells[best].image_id}"))
     for rows in exact.conflicts:
         names = ", ".join(f"{cells[row].image_id} = {labels[row]}" for row in rows)
-        why |= dict.fromkeys(rows, ("label_conflict", names))
-    dropped = [Dropped(cells[row].image_id, *why[row], cells[row].source_label) for row in sorted(why)]
-    return [cell for row, cell in enumerate(cells) if row not in why], dropped
+        reasons |= dict.fromkeys(rows, ("label_conflict", names))
+    dropped = [Dropped(cells[row].image_id, *reasons[row], cells[row].source_label) for row in sorted(reasons)]
+    return [cell for row, cell in enumerate(cells) if row not in reasons], dropped
 
 
 def _described(sources: Sequence[Source], kept: Sequence[Cell]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What a haematologist asks of a classifier: how far off along the maturation line, and is an abnormal cell seen?"""
+"""Metrics a haematologist asks for: distance in maturation stages, detection of abnormal cells, confused classes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,27 +11,27 @@ from .. import taxonomy
 from .intervals import bootstrap, proportion
 from .predictions import Predictions
 
-THRESHOLD = 0.5  # of the summed probability from which a cell counts as abnormal
+THRESHOLD = 0.5  # a cell counts as abnormal from this summed probability on
 # Classes that the original CelluScan project confused most, by its last confusion matrix.
 HARD_SETS: dict[str, tuple[str, ...]] = {
     "/".join(codes): tuple(taxonomy.lookup(code).name for code in codes)
     for codes in (("PMY", "MY", "MMY"), ("BNE", "SNE"), ("EO", "NEU"))
 }
 ABNORMAL = tuple(cell.name for cell in taxonomy.CLASSES if cell.abnormal_in_blood)
-_STAGES = np.array([cell.stage or 0 for cell in taxonomy.CLASSES])  # 0: not on the line
+_STAGES = np.array([cell.stage or 0 for cell in taxonomy.CLASSES])  # 0: no stage
 _PARENTS = np.array([taxonomy.LABEL2ID[cell.parent] if cell.parent else -1 for cell in taxonomy.CLASSES])
 _IS_ABNORMAL = np.array([cell.abnormal_in_blood for cell in taxonomy.CLASSES])
 
 
 def maturation(cells: Predictions) -> dict[str, Any] | None:
-    """Mistakes along the line Myeloblast (1) to Segmented Neutrophil (6); None where no cell is on it.
+    """Count mistakes in maturation stages, Myeloblast (1) to Segmented Neutrophil (6); None if no cell has a stage.
 
     - `n`: cells whose true class has a stage; `on_line`: those of them whose predicted class has one, too.
-    - `exact`, `adjacent`, `distant`: of `on_line`, told 0, 1, or more stages off; `distances`: all of these counts.
+    - `exact`, `adjacent`, `distant`: cells of `on_line` predicted 0, 1, or more stages off; `distances`: all counts.
     - `mean_distance`: mean of the absolute distance in stages, over `on_line`.
-    - `left_line`: the other cells of `n`; `to_parent`: those of them told as the parent of their class, which is
+    - `left_line`: the other cells of `n`; `to_parent`: those of them predicted as the parent of their class, which is
       not wrong but coarser.
-    - `adjacent_share`: of the mistakes on the line, with `ci95`; both None where there are none.
+    - `adjacent_share`: share of the mistakes of `on_line` that are one stage off, with `ci95`; None without mistakes.
     - `rates`: `exact`, `adjacent`, `distant` and `left_line` as shares of `n`, with `ci95` of each.
     """
     true, predicted = _STAGES[cells.labels], _STAGES[cells.predicted]
@@ -58,7 +59,7 @@ def maturation(cells: Predictions) -> dict[str, Any] | None:
 
 
 def _rates(distance: NDArray[np.int64], on_line: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, Any]:
-    """How often cells with a stage were told how far off, with intervals."""
+    """Shares of the cells with a stage by distance of the predicted stage, with intervals."""
     outcomes = {
         "exact": on_line & (distance == 0),
         "adjacent": on_line & (distance == 1),
@@ -70,9 +71,9 @@ def _rates(distance: NDArray[np.int64], on_line: NDArray[np.bool_], groups: NDAr
 
 
 def related_names(cells: Predictions) -> dict[str, Any]:
-    """Cells that were given the parent of their class, or a child: `n`, and `accuracy` with these as right, `ci95`.
+    """Count cells predicted as the parent or a child of their class: `n`, `accuracy` with these as right, `ci95`.
 
-    A source that says only "neutrophil" cannot be told that Segmented Neutrophil is wrong.
+    If a source says only "neutrophil", Segmented Neutrophil is not known to be wrong.
     """
     related = is_related(cells)
     right = related | (cells.predicted == cells.labels)
@@ -84,22 +85,22 @@ def related_names(cells: Predictions) -> dict[str, Any]:
 
 
 def is_related(cells: Predictions) -> NDArray[np.bool_]:
-    """Whether each cell was given the parent of its class, or a child, (n,)."""
-    found: NDArray[np.bool_] = (_PARENTS[cells.labels] == cells.predicted) | (_PARENTS[cells.predicted] == cells.labels)
-    return found
+    """Whether each cell was predicted as the parent or a child of its class, (n,)."""
+    true, predicted = cells.labels, cells.predicted
+    related: NDArray[np.bool_] = (_PARENTS[true] == predicted) | (_PARENTS[predicted] == true)
+    return related
 
 
 def abnormal(cells: Predictions, resamples: int) -> dict[str, Any] | None:
-    """Detection of cells that are abnormal in adult blood, by the summed probability of their classes.
+    """Measure detection of cells that are abnormal in adult blood, by the summed probability of their classes.
 
-    Sensitivity and specificity at `THRESHOLD`, the area under the ROC curve, and `ci95` of each; None where the cells
-    are all abnormal, or all normal.
+    Sensitivity and specificity at `THRESHOLD`, the area under the ROC curve, and `ci95` of each; None if the cells are
+    all abnormal, or all normal.
     """
     positive, score = abnormal_truth(cells), abnormal_score(cells)
     if positive.all() or not positive.any():
         return None
     flagged = score >= THRESHOLD
-    area = _Area(positive, score)
     return {
         "classes": list(ABNORMAL),
         "threshold": THRESHOLD,
@@ -107,11 +108,11 @@ def abnormal(cells: Predictions, resamples: int) -> dict[str, Any] | None:
         "n_normal": int((~positive).sum()),
         "sensitivity": float(flagged[positive].mean()),
         "specificity": float((~flagged[~positive]).mean()),
-        "auc": area(np.ones(len(score))),
+        "auc": area_under_roc(positive, score),
         "ci95": {
             "sensitivity": proportion(flagged[positive], cells.groups[positive]),
             "specificity": proportion(~flagged[~positive], cells.groups[~positive]),
-            "auc": bootstrap(area, cells.groups, resamples),
+            "auc": bootstrap(partial(area_under_roc, positive, score), cells.groups, resamples),
         },
     }
 
@@ -128,40 +129,30 @@ def abnormal_score(cells: Predictions) -> NDArray[np.float64]:
     return score
 
 
-def roc(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The curve of false against true positive rates, from (0, 0) to (1, 1), a point for each distinct score."""
-    _, rank = np.unique(-score, return_inverse=True)
-    hits, misses = np.bincount(rank, positive), np.bincount(rank, ~positive)
-    true, false = np.cumsum(hits) / hits.sum(), np.cumsum(misses) / misses.sum()
-    return np.r_[0.0, false], np.r_[0.0, true]
+def area_under_roc(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> float:
+    """Area under the ROC curve of weighted cells, all (n,); nan if all weight is on one of the two kinds."""
+    from sklearn.metrics import roc_auc_score  # takes a second to import
 
-
-class _Area:
-    """The area under the ROC curve of weighted cells: how often an abnormal cell has the higher score, ties half."""
-
-    def __init__(self, positive: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
-        self.positive = positive
-        _, self.rank = np.unique(score, return_inverse=True)
-
-    def __call__(self, weights: NDArray[np.float64]) -> float:
-        above = np.bincount(self.rank, weights * self.positive)
-        below = np.bincount(self.rank, weights * ~self.positive)
-        pairs = above.sum() * below.sum()
-        return float((above * (np.cumsum(below) - below / 2)).sum() / pairs) if pairs else float("nan")
+    kinds = positive if weights is None else positive[weights > 0]
+    if kinds.all() or not kinds.any():
+        return float("nan")
+    return float(roc_auc_score(positive, score, sample_weight=weights))
 
 
 def hard_sets(cells: Predictions) -> dict[str, dict[str, Any]]:
-    """Each of `HARD_SETS` with cells among the test cells: what became of them.
+    """Count outcomes of the cells in each of `HARD_SETS`; sets without cells are left out.
 
-    - `n` = `right` + `confused` (told as another class of the set) + `left` (told as a class outside of it).
-    - `accuracy_within`: right / (right + confused), None where there are none.
-    - `recall` and `support` of each class; `confusions`: {true class: {told class: count}} inside the set.
+    - `n` = `right` + `confused` (predicted as another class of the set) + `left` (as a class outside of it).
+    - `accuracy_within`: right / (right + confused), None if both are 0.
+    - `recall` and `support` of each class; `confusions`: {true class: {predicted class: count}} inside the set.
     """
-    found = {name: _set(cells, members) for name, members in HARD_SETS.items()}
-    return {name: figures for name, figures in found.items() if figures["n"]}
+    counts = {name: _count_set(cells, members) for name, members in HARD_SETS.items()}
+    return {name: outcomes for name, outcomes in counts.items() if outcomes["n"]}
 
 
-def _set(cells: Predictions, members: Sequence[str]) -> dict[str, Any]:
+def _count_set(cells: Predictions, members: Sequence[str]) -> dict[str, Any]:
     ids = [taxonomy.LABEL2ID[name] for name in members]
     inside = np.isin(cells.labels, ids)
     labels, predicted = cells.labels[inside], cells.predicted[inside]
@@ -179,8 +170,8 @@ def _set(cells: Predictions, members: Sequence[str]) -> dict[str, Any]:
         },
         "confusions": {
             true: {
-                told: int(((labels == taxonomy.LABEL2ID[true]) & (predicted == taxonomy.LABEL2ID[told])).sum())
-                for told in members
+                other: int(((labels == taxonomy.LABEL2ID[true]) & (predicted == taxonomy.LABEL2ID[other])).sum())
+                for other in members
             }
             for true in members
         },

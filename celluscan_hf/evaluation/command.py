@@ -11,9 +11,10 @@ from . import folder
 from .job import EvaluationSettings
 from .job import evaluate as run_evaluation
 from .report import with_interval
+from .wbc_metrics.wbc_metrics import SCALARS
 
 LEAVE_OUT = "--leave-one-source-out"
-HEADLINE = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+HEADLINE = {name: scalar.title for name, scalar in SCALARS.items() if not scalar.needs_probabilities}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,11 @@
-"""Examples to show beside a model: of each class one cell that it recognised, where its licence lets it be passed on.
+"""Example images for a model: of each class one cell that it recognised and whose licence allows redistribution.
 
-It is the recognised cell with the smallest `image_id`, so none is picked for how clear it is or how sure the model was.
-A class whose cells were all mistaken, or may not be passed on, has no example.
+It is the recognised cell with the smallest `image_id`, so none is picked for clarity or confidence. A class whose cells
+were all mistaken, or may not be redistributed, has no example.
 """
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ from . import folder
 from .cells import Cell, Cells
 from .predictions import Predictions
 
-QUALITY = 95  # of the JPEG
+QUALITY = 95  # JPEG quality
 
 
-def chosen(found: Predictions, kept: Sequence[Cell]) -> list[Cell]:
-    """The example of each class that has one, in the order of the taxonomy."""
-    recognised = {
-        image_id for image_id, right in zip(found.image_ids, found.predicted == found.labels, strict=True) if right
-    }
+def choose_examples(predictions: Predictions, kept: Sequence[Cell]) -> list[Cell]:
+    """Choose the example of each class that has one, in the order of the taxonomy."""
+    right = predictions.predicted == predictions.labels
+    recognised = set(compress(predictions.image_ids, right))
     first: dict[int, Cell] = {}
     for cell in sorted(kept, key=lambda cell: cell.image_id):
         if cell.image_id in recognised and redistributable(cell.license):
@@ -29,10 +29,10 @@ def chosen(found: Predictions, kept: Sequence[Cell]) -> list[Cell]:
     return [first[label] for label in sorted(first)]
 
 
-def write_examples(found: Predictions, cells: Cells, output: Path) -> list[dict[str, Any]]:
-    """Write the images of the examples below `output`, as the model's reader gives them; facts on each, as JSON."""
+def write_examples(predictions: Predictions, cells: Cells, output: Path) -> list[dict[str, Any]]:
+    """Write the example images below `output`; return facts on each, as JSON."""
     examples = []
-    for cell in chosen(found, cells.kept):
+    for cell in choose_examples(predictions, cells.kept):
         name = taxonomy.NAMES[cell.label]
         file = Path(folder.IMAGES, folder.IMAGE_FILES[name])
         (output / file.parent).mkdir(exist_ok=True)

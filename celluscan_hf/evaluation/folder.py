@@ -1,7 +1,7 @@
-"""The folder of an evaluation, which appears under its name only when it is whole.
+"""The folder of an evaluation, written atomically.
 
-`<output>.building/` holds the new files until then, `<output>.lock` keeps a second run out. An earlier evaluation is
-replaced as a whole; a folder with any other file in it is refused, so nothing foreign is ever deleted.
+`<output>.building/` holds the new files until all are written, `<output>.lock` keeps a second run out. An earlier
+evaluation is replaced completely; a folder with any other file in it is refused, so nothing foreign is ever deleted.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from ..errors import CelluScanError
 
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
-EXTERNAL = "external.parquet"  # only where external sources were asked for
+EXTERNAL = "external.parquet"  # only if external sources were given
 REPORT = "report.md"
 DROPPED = "dropped.csv"
 CONFUSION = "confusion_matrix.png"
@@ -27,7 +27,7 @@ ROC = "abnormal_roc.png"
 RELIABILITY = "reliability.png"
 RISK = "risk_coverage.png"
 EXAMPLES = "examples.json"
-IMAGES = "examples"  # the one folder in it, with the images that `EXAMPLES` describes
+IMAGES = "examples"  # a subfolder with the images that `EXAMPLES` describes
 IMAGE_FILES = {cell.name: f"{cell.code}.jpg" for cell in taxonomy.CLASSES}
 FILES = frozenset(
     {METRICS, PREDICTIONS, EXTERNAL, REPORT, DROPPED, CONFUSION, RECALL, MISTAKES, ROC, RELIABILITY, RISK, EXAMPLES}
@@ -37,7 +37,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Building:
-    """Where an evaluation is made: `final` becomes the output, `scratch` is deleted."""
+    """Folders of an evaluation in progress: `final` becomes the output, `scratch` is deleted."""
 
     final: Path
     scratch: Path
@@ -45,7 +45,7 @@ class Building:
 
 @contextmanager
 def building(output: Path) -> Iterator[Building]:
-    """Make the folder of an evaluation. Raises `CelluScanError` where `output` is not free for one."""
+    """Create the folder of an evaluation. Raises `CelluScanError` if `output` is not free for one."""
     output = output.resolve()
     work = output.with_name(f"{output.name}.building")
     previous = work / "previous"
@@ -58,27 +58,27 @@ def building(output: Path) -> Iterator[Building]:
         _restore(previous, output)
         check_free(output)
         shutil.rmtree(work, ignore_errors=True)
-        made = Building(work / "final", work / "scratch")
+        folders = Building(work / "final", work / "scratch")
         try:
-            made.final.mkdir(parents=True)
-            made.scratch.mkdir()
-            yield made
+            folders.final.mkdir(parents=True)
+            folders.scratch.mkdir()
+            yield folders
             if output.exists():
                 output.rename(previous)
-            made.final.rename(output)
+            folders.final.rename(output)
         finally:
             _restore(previous, output)
             shutil.rmtree(work, ignore_errors=True)
 
 
 def _restore(previous: Path, output: Path) -> None:
-    """Give an evaluation its name back where a run was stopped between taking it and giving it to the new one."""
+    """Rename an earlier evaluation back if a run was stopped between the two renames."""
     if previous.exists() and not output.exists():
         previous.rename(output)
 
 
 def check_free(output: Path) -> None:
-    """Raise a `CelluScanError` unless there is nothing under that name, or an empty folder, or an evaluation."""
+    """Raise a `CelluScanError` unless `output` is missing, an empty folder, or an evaluation."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -87,13 +87,13 @@ def check_free(output: Path) -> None:
     if foreign:
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise CelluScanError(
-            f"{output} holds {', '.join(foreign[:_SHOWN])}{more}, which no evaluation has written; "
+            f"{output} holds {', '.join(foreign[:_SHOWN])}{more}, which is not from an evaluation; "
             "choose an empty or new --output"
         )
 
 
 def _foreign(output: Path) -> Iterator[str]:
-    """Names of what no evaluation has written, relative to the folder."""
+    """Relative paths of what is not from an evaluation."""
     for path in output.iterdir():
         if path.name == IMAGES and path.is_dir():
             ours = IMAGE_FILES.values()
@@ -103,7 +103,7 @@ def _foreign(output: Path) -> Iterator[str]:
 
 
 def check_outside(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise a `CelluScanError` where the output would lie in one of the folders that are read."""
+    """Raise a `CelluScanError` if the output would lie in one of the folders that are read."""
     for folder in inputs:
         if output.resolve().is_relative_to(folder.resolve()):
             raise CelluScanError(f"--output {output} lies in {folder}, which is read; choose a folder outside of it")

@@ -1,4 +1,4 @@
-"""The most confident mistakes among cells that are hard to tell apart: what they look like."""
+"""Gallery of the most confident mistakes among classes that are hard to distinguish."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,28 +19,28 @@ _INCHES, _TITLE_INCHES, _NAME_INCHES = 1.5, 0.32, 0.3
 
 
 def mistakes(cells: Predictions) -> dict[str, NDArray[np.int64]]:
-    """For each of `HARD_SETS`, and for all other mistakes, its rows, the most confident first, at most `COLUMNS`."""
+    """Rows of the mistakes in each of `HARD_SETS`, and of all others: the most confident first, at most `COLUMNS`."""
     wrong = cells.predicted != cells.labels
-    left = wrong & ~is_related(cells)  # a finer name for what the label says is no mistake to look at
-    found = {}
+    others = wrong & ~is_related(cells)  # a finer or coarser name of the label is not worth showing
+    rows = {}
     for name, members in HARD_SETS.items():
         ids = [taxonomy.LABEL2ID[member] for member in members]
         inside = wrong & np.isin(cells.labels, ids) & np.isin(cells.predicted, ids)
-        left &= ~inside
-        found[name] = _most_confident(cells, inside)
-    found[OTHERS] = _most_confident(cells, left)
-    return {name: rows for name, rows in found.items() if len(rows)}
+        others &= ~inside
+        rows[name] = _most_confident(cells, inside)
+    rows[OTHERS] = _most_confident(cells, others)
+    return {name: chosen for name, chosen in rows.items() if len(chosen)}
 
 
 def draw_mistakes(cells: Predictions, image_of: Callable[[str], Image.Image], path: Path) -> bool:
-    """Draw the images of `mistakes`, a row for each set; whether there were any. `image_of` takes an image_id."""
-    found = mistakes(cells)
-    if not found:
+    """Draw the images of `mistakes`, a row for each set; return whether there are any. `image_of` takes an image_id."""
+    shown = mistakes(cells)
+    if not shown:
         return False
-    height = len(found) * (_INCHES + _TITLE_INCHES + _NAME_INCHES)
+    height = len(shown) * (_INCHES + _TITLE_INCHES + _NAME_INCHES)
     figure = blank(COLUMNS * (_INCHES + 0.08), height)
-    rows = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
-    for part, (name, chosen) in zip(rows, found.items(), strict=True):
+    rows = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
+    for part, (name, chosen) in zip(rows, shown.items(), strict=True):
         part.suptitle(f"{name}: the most confident mistakes", x=0.01, ha="left", fontsize=11, weight="bold")
         _draw_row(part.subplots(1, COLUMNS), cells, chosen, image_of)
     save(figure, path)
@@ -53,9 +53,9 @@ def _draw_row(
     for panel in panels:
         panel.axis("off")
     for panel, row in zip(panels, rows, strict=False):
-        true, told = (taxonomy.CLASSES[label].code for label in (cells.labels[row], cells.predicted[row]))
+        true, predicted = (taxonomy.CLASSES[label].code for label in (cells.labels[row], cells.predicted[row]))
         panel.imshow(np.asarray(image_of(cells.image_ids[row])))
-        panel.set_title(f"{true} → {told}  {percent(cells.confidence[row])}", fontsize=10)
+        panel.set_title(f"{true} → {predicted}  {percent(cells.confidence[row])}", fontsize=10)
 
 
 def _most_confident(cells: Predictions, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

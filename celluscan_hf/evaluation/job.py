@@ -1,4 +1,4 @@
-"""The evaluation: cells -> predictions -> figures -> pictures and report, in one folder."""
+"""The evaluation: cells -> predictions -> metrics -> plots and report, in one folder."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ from ..sources import Dropped
 from . import folder, plots
 from .cells import Cells, load_cells_of_sources, load_cells_of_split
 from .examples import write_examples
-from .external import cells_elsewhere, judged_elsewhere
+from .external import evaluate_external, load_external_cells
 from .gallery import draw_mistakes
 from .measure import measure
 from .predictions import Predictions, columns_of, predict
@@ -51,10 +51,10 @@ _SOFTWARE = ("datasets", "numpy", "pillow", "torch", "transformers")
 class EvaluationSettings:
     """Settings of one evaluation, of a split of a built `dataset` or of raw `sources` (`KEY=PATH` each).
 
-    - `external`: beside `dataset`, raw sources (`KEY=PATH`) of other laboratories, each measured by itself.
+    - `external`: beside `dataset`, raw sources (`KEY=PATH`) of other laboratories, each measured separately.
     - `model`: a checkpoint folder, or the name of a model on the Hub.
-    - `device`: as torch names it; None for the best there is.
-    - `resamples`: of the bootstrap behind the intervals; 0 for none.
+    - `device`: name of a torch device; None for the best one available.
+    - `resamples`: number of bootstrap resamples for the intervals; 0 for none.
     """
 
     model: str
@@ -73,7 +73,7 @@ class EvaluationSettings:
             raise CelluScanError("expected either --dataset or --source; give one of them")
         if self.external and self.dataset is None:
             raise CelluScanError(
-                "--external stands beside the figures of --dataset; give --dataset, or --source for raw files alone"
+                "--external needs --dataset; give --dataset, or evaluate raw files alone with --source"
             )
         for name, lowest in (("batch_size", 1), ("resamples", 0)):
             if getattr(self, name) < lowest:
@@ -82,8 +82,8 @@ class EvaluationSettings:
 
     @property
     def command(self) -> str:
-        """The command line that asks for this evaluation; what has its default is left out."""
-        words = ["python", "scripts/evaluate.py", "--model", self.model]
+        """The command line of this evaluation, without options at their defaults."""
+        words = ["celluscan", "evaluate", "--model", self.model]
         if self.dataset is not None:
             words += ["--dataset", self.dataset, "--split", self.split]
         words += [word for source in self.sources for word in ("--source", source)]
@@ -96,7 +96,7 @@ class EvaluationSettings:
 
 
 def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
-    """Write the folder of an evaluation; the content of its `metrics.json`.
+    """Write the folder of an evaluation; return the content of its `metrics.json`.
 
     Raises:
         CelluScanError: The model, the data or the output cannot be used, or no cell is left to evaluate.
@@ -104,16 +104,16 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     raw = [source.partition("=")[2] for source in (*settings.sources, *settings.external)]
     paths = [settings.dataset or "", *raw]
     folder.check_outside(settings.output, [Path(path) for path in paths if path])
-    with folder.building(settings.output) as made:
+    with folder.building(settings.output) as building:
         model, processor = load_classifier(settings.model, settings.trust_remote_code)
         columns_of(model)  # before anything is read
         model.to(_device(settings.device))
-        cells = _cells(settings, made.scratch)
-        outside = cells_elsewhere(settings.external, settings.dataset or "", made.scratch)
+        cells = _load_cells(settings, building.scratch)
+        external_cells = load_external_cells(settings.external, settings.dataset or "", building.scratch)
         with progress("predicting", len(cells.kept), "cell") as advance:
-            found, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
-        elsewhere = judged_elsewhere(
-            outside,
+            predictions, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
+        external = evaluate_external(
+            external_cells,
             model,
             processor,
             dataset=settings.dataset or "",
@@ -121,25 +121,27 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
             resamples=settings.resamples,
         )
         dropped = [*cells.dropped, *bad]
-        metrics = measure(found, settings.resamples, load_reliability(model)) | {
-            "model": described_model(settings.model, model, processor),
-            "data": {**cells.described, "n": len(found), "dropped": dict(Counter(item.reason for item in dropped))},
-            "external": elsewhere.figures,
+        metrics = measure(predictions, settings.resamples, load_reliability(model)) | {
+            "model": describe_model(settings.model, model, processor),
+            "data": {**cells.described, "n": len(predictions), "dropped": _reasons(dropped)},
+            "external": external.metrics,
             "versions": {name: version(name) for name in _SOFTWARE},
             "command": settings.command,
         }
-        found.write(made.final / folder.PREDICTIONS)
-        if elsewhere.predictions:
-            Predictions.joined(elsewhere.predictions).write(made.final / folder.EXTERNAL)
-        _write_dropped([*dropped, *elsewhere.dropped], made.final / folder.DROPPED)
-        _write_json(metrics, made.final / folder.METRICS)
-        draw(found, metrics, cells, made.final)
-        _write_json(write_examples(found, cells, made.final), made.final / folder.EXAMPLES)
-        (made.final / folder.REPORT).write_text(render(metrics, _pictures(made.final)), "utf-8")
+        final = building.final
+        predictions.write(final / folder.PREDICTIONS)
+        if external.predictions:
+            Predictions.joined(external.predictions).write(final / folder.EXTERNAL)
+        _write_dropped([*dropped, *external.dropped], final / folder.DROPPED)
+        _write_json(metrics, final / folder.METRICS)
+        draw(predictions, metrics, cells, final)
+        _write_json(write_examples(predictions, cells, final), final / folder.EXAMPLES)
+        plot_names = {path.name for path in final.glob("*.png")}
+        (final / folder.REPORT).write_text(render(metrics, plot_names), "utf-8")
     return metrics
 
 
-def _cells(settings: EvaluationSettings, scratch: Path) -> Cells:
+def _load_cells(settings: EvaluationSettings, scratch: Path) -> Cells:
     if settings.dataset is not None:
         return load_cells_of_split(settings.dataset, settings.split)
     return load_cells_of_sources(settings.sources, scratch)
@@ -155,10 +157,10 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def described_model(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, Any]:
-    """What identifies a model: its name, class and size, the SHA-256 of its weights, how images are prepared.
+def describe_model(name: str, model: PreTrainedModel, processor: BaseImageProcessor) -> dict[str, Any]:
+    """Identify a model: its name, class and size, the SHA-256 of its weights, how images are prepared.
 
-    That is of the `.safetensors` files one behind the other, so for one file what `sha256sum` says of it.
+    The SHA-256 is of all `.safetensors` files concatenated; for one file it equals that of `sha256sum`.
     """
     digest = hashlib.sha256()
     files = _weight_files(name, model)
@@ -178,10 +180,10 @@ def described_model(name: str, model: PreTrainedModel, processor: BaseImageProce
 
 
 def preparation(processor: BaseImageProcessor) -> dict[str, Any]:
-    """What a processor does to an image: the settings that change `pixel_values`, as JSON has them."""
-    described = processor.to_dict()
-    found: dict[str, Any] = json.loads(json.dumps({name: described.get(name) for name in _PREPARATION}))
-    return found
+    """Settings of a processor that change `pixel_values`, as JSON values."""
+    settings = processor.to_dict()
+    as_json: dict[str, Any] = json.loads(json.dumps({name: settings.get(name) for name in _PREPARATION}))
+    return as_json
 
 
 def _weight_files(name: str, model: PreTrainedModel) -> list[Path]:
@@ -196,20 +198,20 @@ def _weight_files(name: str, model: PreTrainedModel) -> list[Path]:
     return [single] if single.is_file() else sorted(checkpoint.glob("model-*-of-*.safetensors"))
 
 
-def draw(found: Predictions, metrics: dict[str, Any], cells: Cells, output: Path) -> None:
-    """All pictures of an evaluation that its cells give something to show for."""
+def draw(predictions: Predictions, metrics: dict[str, Any], cells: Cells, output: Path) -> None:
+    """Draw all plots of an evaluation that its cells allow."""
     plots.confusion_matrix(metrics, output / folder.CONFUSION)
     plots.recall(metrics, output / folder.RECALL)
     plots.reliability(metrics, output / folder.RELIABILITY)
     plots.risk_coverage(metrics["risk_coverage"], output / folder.RISK)
     if metrics["abnormal"]:
-        plots.abnormal_roc(found, metrics["abnormal"], output / folder.ROC)
+        plots.abnormal_roc(predictions, metrics["abnormal"], output / folder.ROC)
     images = {cell.image_id: cell.read for cell in cells.kept}
-    draw_mistakes(found, lambda image_id: images[image_id](), output / folder.MISTAKES)
+    draw_mistakes(predictions, lambda image_id: images[image_id](), output / folder.MISTAKES)
 
 
-def _pictures(output: Path) -> set[str]:
-    return {path.name for path in output.glob("*.png")}
+def _reasons(dropped: Sequence[Dropped]) -> dict[str, int]:
+    return dict(Counter(item.reason for item in dropped))
 
 
 def _write_dropped(dropped: Sequence[Dropped], path: Path) -> None:

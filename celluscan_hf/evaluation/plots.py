@@ -1,8 +1,7 @@
-"""The pictures of an evaluation and of a training run, as PNG files.
+"""Plots of an evaluation and of a training run, as PNG files.
 
-Classes stand in the order of `ORDER`: the line of maturation first, so that mistakes between neighbours lie beside the
-diagonal. Colours are those of Okabe & Ito (2008, https://jfly.uni-koeln.de/color/), told apart by the colour-blind;
-nothing is told by colour alone.
+Classes follow `ORDER`: maturation stages first, so that mistakes between neighbours lie beside the diagonal. Colours
+are the colour-blind safe ones of Okabe & Ito (2008, https://jfly.uni-koeln.de/color/); nothing depends on colour alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from scipy.special import log_softmax
 
 from .. import taxonomy
 from ..atomic_io import atomic_write
-from .clinical_metrics import THRESHOLD, abnormal_score, abnormal_truth, roc
+from .clinical_metrics import THRESHOLD, abnormal_score, abnormal_truth
 from .predictions import Predictions
 from .wbc_metrics.wbc_metrics import BINS
 
@@ -29,13 +28,13 @@ BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
 _CODES = ("MYO", "PMY", "MY", "MMY", "IG", "BNE", "SNE", "NEU", "EO", "BA", "MO", "LY", "ERB", "PLT")
 ORDER = tuple(taxonomy.lookup(code) for code in _CODES)
 _IDS = [taxonomy.LABEL2ID[cell.name] for cell in ORDER]
-_LEAST_OF_BIN = 10  # cells; the accuracy of fewer is chance
-_DARK = 0.55  # share from which the text of a field is white
+_MIN_BIN = 10  # cells; the accuracy of fewer is chance
+_DARK = 0.55  # from this share on the text of a field is white
 _NO_CELLS = "no cells in this evaluation"
 
 
 def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
-    """True classes as rows, predicted ones as columns; in each field cells, and their share of the row in percent."""
+    """Draw true classes as rows, predicted ones as columns: number of cells, and percent of the row."""
     counts = np.array(metrics["confusion_matrix"]["matrix"])[np.ix_(_IDS, _IDS)]
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
@@ -67,16 +66,16 @@ def _field(axes: Axes, row: int, column: int, count: int, share: float) -> None:
 
 
 def recall(metrics: Mapping[str, Any], path: Path) -> None:
-    """For each class the share of its cells that were recognised, with its 95 % interval and their number."""
+    """Draw the recall of each class with its 95 % interval and the number of its cells."""
     figure, axes = _figure(9, 6)
     for row, cell in enumerate(ORDER):
-        found, interval = metrics["per_class"][cell.name], metrics["recall_ci95"][cell.name]
-        if found["recall"] is None:
+        scores, interval = metrics["per_class"][cell.name], metrics["recall_ci95"][cell.name]
+        if scores["recall"] is None:
             axes.text(0.01, row, _NO_CELLS, va="center", color=GREY, style="italic", bbox=dict(fc="white", lw=0, pad=1))
             continue
         axes.plot(interval, [row, row], color=BLUE, lw=2, solid_capstyle="butt", clip_on=False)
-        axes.plot(found["recall"], row, "o", color=BLUE, ms=7, clip_on=False)
-        axes.text(1.03, row, f"{percent(found['recall'])} of {found['support']:,}", va="center", fontsize=9)
+        axes.plot(scores["recall"], row, "o", color=BLUE, ms=7, clip_on=False)
+        axes.text(1.03, row, f"{percent(scores['recall'])} of {scores['support']:,}", va="center", fontsize=9)
     mean = metrics["balanced_accuracy"]
     axes.plot([mean, mean], [-0.6, len(ORDER)], color=VERMILION, ls="--", lw=1.2, zorder=0)
     axes.text(mean, -0.75, f"mean {100 * mean:.1f} %", color=VERMILION, ha="center", va="bottom", fontsize=9)
@@ -84,22 +83,22 @@ def recall(metrics: Mapping[str, Any], path: Path) -> None:
     axes.set_ylim(len(ORDER) - 0.4, -1.3)
     axes.set_xlim(0, 1)
     _percent(axes, "x")
-    axes.set_xlabel("recall: share of the cells of a class that were recognised, with 95 % interval")
+    axes.set_xlabel("recall, with 95 % interval")
     axes.grid(axis="x", color="#E0E0E0")
     _bare(axes)
     save(figure, path)
 
 
 def reliability(metrics: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against confidence in bins, and how many cells each bin holds."""
+    """Draw the reliability diagram: accuracy against confidence in bins, and the number of cells in each bin."""
     figure = blank(5.6, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     top.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
     top.text(0.02, 0.05, "perfect", rotation=45, rotation_mode="anchor", color=GREY, fontsize=9)
-    for one in metrics["calibration"]:
-        top.plot([one["confidence"]] * 2, one["ci95"], color=BLUE, lw=1.6, clip_on=False)
-        top.plot(one["confidence"], one["accuracy"], "o", color=BLUE, ms=6, clip_on=False)
-        bottom.bar(one["low"], one["n"], one["high"] - one["low"], align="edge", color=BLUE, ec="white")
+    for bin in metrics["calibration"]:
+        top.plot([bin["confidence"]] * 2, bin["ci95"], color=BLUE, lw=1.6, clip_on=False)
+        top.plot(bin["confidence"], bin["accuracy"], "o", color=BLUE, ms=6, clip_on=False)
+        bottom.bar(bin["low"], bin["n"], bin["high"] - bin["low"], align="edge", color=BLUE, ec="white")
     top.set_xlim(0, 1)
     top.set_ylim(0, 1)
     top.set_ylabel("accuracy, with 95 % interval")
@@ -116,21 +115,21 @@ def reliability(metrics: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], split: str, path: Path) -> None:
-    """Accuracy against confidence, before and after calibration: logits (n, classes) each, labels (n,), of a split."""
+def calibration_change(before: Floats, after: Floats, labels: NDArray[np.int64], split: str, path: Path) -> None:
+    """Draw reliability before and after calibration: logits (n, classes) each and labels (n,) of a split."""
     figure, axes = _figure(5.6, 5.4)
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
     for logits, name, colour, style in ((before, "before", GREY, "s:"), (after, "after", BLUE, "o-")):
         probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=1))
         confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
         bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-        shown = [bins == one for one in np.unique(bins) if (bins == one).sum() >= _LEAST_OF_BIN]
-        points = np.array([(confidence[here].mean(), hit[here].mean()) for here in shown]).reshape(-1, 2)
-        error = sum(abs((hit - confidence)[bins == one].sum()) for one in np.unique(bins)) / len(labels)
+        shown = [bins == bin for bin in np.unique(bins) if (bins == bin).sum() >= _MIN_BIN]
+        points = np.array([(confidence[inside].mean(), hit[inside].mean()) for inside in shown]).reshape(-1, 2)
+        error = sum(abs((hit - confidence)[bins == bin].sum()) for bin in np.unique(bins)) / len(labels)
         axes.plot(*points.T, style, color=colour, ms=6, clip_on=False, label=f"{name}, calibration error {error:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_title(f"{len(labels):,} {split} cells, in bins of {_LEAST_OF_BIN} or more")
+    axes.set_title(f"{len(labels):,} {split} cells, in bins of {_MIN_BIN} or more")
     axes.set_xlabel("confidence: probability of the predicted class")
     axes.set_ylabel("accuracy")
     axes.legend(loc="lower right", frameon=False)
@@ -140,14 +139,14 @@ def calibrated(before: Floats, after: Floats, labels: NDArray[np.int64], split: 
     save(figure, path)
 
 
-def risk_coverage(found: Mapping[str, Any], path: Path) -> None:
-    """Accuracy of those answers that are given, against the share of cells that are answered, surest first."""
+def risk_coverage(curve: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracy among the most confident cells against their share of all cells."""
     figure, axes = _figure(5.6, 4.6)
-    axes.plot(found["share"], found["accuracy"], color=BLUE, lw=2, clip_on=False)
+    axes.plot(curve["share"], curve["accuracy"], color=BLUE, lw=2, clip_on=False)
     axes.set_xlim(0, 1)
-    axes.set_ylim(min(0.5, *found["accuracy"]), 1)
-    axes.set_title(f"mean share of mistakes {found['aurc']:.3f}")
-    axes.set_xlabel("share of cells that are answered, surest first")
+    axes.set_ylim(min(0.5, *curve["accuracy"]), 1)
+    axes.set_title(f"area under the risk–coverage curve {curve['aurc']:.3f}")
+    axes.set_xlabel("coverage: share of cells that are answered, most confident first")
     axes.set_ylabel("accuracy among them")
     axes.grid(color="#E0E0E0")
     _percent(axes, "both")
@@ -155,16 +154,18 @@ def risk_coverage(found: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def abnormal_roc(cells: Predictions, found: Mapping[str, Any], path: Path) -> None:
-    """The ROC curve of abnormal cells by their summed probability, and the point of the threshold."""
-    false, true = roc(abnormal_truth(cells), abnormal_score(cells))
+def abnormal_roc(cells: Predictions, detection: Mapping[str, Any], path: Path) -> None:
+    """Draw the ROC curve of abnormal cells by their summed probability, and the point of the threshold."""
+    from sklearn.metrics import roc_curve  # takes a second to import
+
+    false, true, _ = roc_curve(abnormal_truth(cells), abnormal_score(cells))
     figure, axes = _figure(5.6, 5.4)
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
     axes.text(0.55, 0.5, "chance", rotation=45, rotation_mode="anchor", color=GREY, fontsize=9)
-    point = 1 - found["specificity"], found["sensitivity"]
-    interval = found["ci95"]["auc"]
-    area = f"area {found['auc']:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
-    rates = f"sensitivity {100 * point[1]:.1f} %, specificity {100 * found['specificity']:.1f} %"
+    point = 1 - detection["specificity"], detection["sensitivity"]
+    interval = detection["ci95"]["auc"]
+    area = f"area {detection['auc']:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+    rates = f"sensitivity {100 * point[1]:.1f} %, specificity {100 * detection['specificity']:.1f} %"
     axes.plot(false, true, color=BLUE, lw=2, label=area)
     axes.plot(*point, "D", color=VERMILION, ms=8, clip_on=False, zorder=3, label=f"threshold {THRESHOLD}:\n{rates}")
     axes.legend(loc="lower right", framealpha=1, edgecolor="white")
@@ -172,15 +173,15 @@ def abnormal_roc(cells: Predictions, found: Mapping[str, Any], path: Path) -> No
     axes.set_ylim(0, 1)
     axes.set_aspect("equal")
     _percent(axes, "both")
-    axes.set_xlabel(f"normal cells that were flagged (of {found['n_normal']:,})")
-    axes.set_ylabel(f"abnormal cells that were flagged (of {found['n_abnormal']:,})")
+    axes.set_xlabel(f"normal cells that were flagged (of {detection['n_normal']:,})")
+    axes.set_ylabel(f"abnormal cells that were flagged (of {detection['n_abnormal']:,})")
     axes.grid(color="#E0E0E0")
     _bare(axes)
     save(figure, path)
 
 
 def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Loss, and accuracy and macro-F1 of validation, over the epochs of a `Trainer`'s `log_history`."""
+    """Draw the loss, and accuracy and macro-F1 on validation, over the epochs of a `Trainer`'s `log_history`."""
     figure = blank(10, 4.2)
     left, right = figure.subplots(1, 2)
     lines = [
@@ -214,7 +215,7 @@ def _few_marks(points: NDArray[np.float64]) -> int:
 
 
 def percent(share: float) -> str:
-    """A share in whole percent, in which only none is 0 % and only all are 100 %."""
+    """Format a share in whole percent; only 0 becomes 0 %, only 1 becomes 100 %."""
     if 0 < share < 0.01:
         return "<1 %"
     return ">99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
@@ -232,7 +233,7 @@ def _bare(axes: Axes) -> None:
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, drawn without a window."""
+    """An empty figure, width and height in inches, drawn without a window."""
     figure = Figure((width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,6 +1,6 @@
-"""What a classifier said of each cell: made once, kept in `predictions.parquet`, read by everything that counts.
+"""Predictions of a classifier for each cell: computed once, kept in `predictions.parquet`, read by all metrics.
 
-`external.parquet` has the same of the cells of external sources, one source behind the other.
+`external.parquet` has the same columns for the cells of external sources, one source after the other.
 
 Columns of the file, a row per cell in the order of the data: `image_id`, `source`, `source_label`, `group_id` (cells of
 one group are not independent), `sha256` (of the publisher's file), `label` and `predicted` (class numbers in the order
@@ -30,7 +30,7 @@ from ..sources import Dropped
 from .cells import Cell, Cells
 
 _CLASS = ClassLabel(names=list(taxonomy.NAMES))
-_ROUNDING = 1e-3  # of a sum of probabilities
+_ROUNDING = 1e-3  # tolerance of a sum of probabilities
 FACTS = ("image_id", "source", "source_label", "group_id", "sha256")
 FEATURES = Features(
     {name: Value("string") for name in FACTS}
@@ -41,7 +41,7 @@ SCHEMA: pa.Schema = FEATURES.arrow_schema
 
 @dataclass(frozen=True)
 class Predictions:
-    """Facts on each cell, its class number `labels` (n,), and `probabilities` (n, 14), classes as in the taxonomy."""
+    """Facts on each cell, its class number `labels` (n,), and `probabilities` (n, 14), classes in taxonomy order."""
 
     facts: Mapping[str, list[str]]
     labels: NDArray[np.int64]
@@ -60,36 +60,36 @@ class Predictions:
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
-        """A number for each cell, (n,), equal in one group."""
+        """Group number of each cell, (n,)."""
         numbers: NDArray[np.int64] = np.unique(np.array(self.facts["group_id"], object), return_inverse=True)[1]
         return numbers
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The likeliest class of each cell, (n,)."""
-        likeliest: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
-        return likeliest
+        """Most probable class of each cell, (n,)."""
+        best: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
+        return best
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
-        """The probability of the likeliest class, (n,)."""
+        """Probability of the predicted class, (n,)."""
         highest: NDArray[np.float32] = self.probabilities.max(axis=1)
         return highest
 
     def where(self, chosen: Sequence[bool]) -> "Predictions":
-        """Those of some cells."""
+        """Select cells by a mask (n,)."""
         facts = {name: list(compress(values, chosen)) for name, values in self.facts.items()}
         return Predictions(facts, self.labels[list(chosen)], self.probabilities[list(chosen)])
 
     @classmethod
     def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """Those of all parts, one behind the other; there must be one part or more."""
+        """Concatenate one part or more."""
         facts = {name: [value for part in parts for value in part.facts[name]] for name in FACTS}
         labels, rows = ([getattr(part, name) for part in parts] for name in ("labels", "probabilities"))
         return cls(facts, np.concatenate(labels), np.concatenate(rows))
 
     def write(self, path: Path) -> None:
-        """Write the file that the head of this module describes."""
+        """Write `predictions.parquet`; the columns are in the module's docstring."""
         columns = dict(self.facts) | {
             "label": pa.array(self.labels),
             "predicted": pa.array(self.predicted),
@@ -100,7 +100,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":
-        """Read such a file. Raises a `CelluScanError` where it is none."""
+        """Read `predictions.parquet`. Raises a `CelluScanError` if the file is another one."""
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
@@ -123,10 +123,10 @@ def predict(
     batch_size: int = 64,
     advance: Callable[[int], object] = lambda done: None,
 ) -> tuple[Predictions, list[Dropped]]:
-    """The predictions of all cells, and the cells whose image could not be used, each with its reason.
+    """Predict all cells; return predictions, and the cells whose image could not be used, each with its reason.
 
-    `advance` is told of each cell that is done. Raises `CelluScanError`: the model has other classes than ours, no
-    cell is left, or the model gives no probabilities.
+    `advance` is called with 1 after each cell. Raises `CelluScanError` if the model has other classes than ours, no
+    cell is left, or the model does not give probabilities.
     """
     columns = columns_of(model)
     waiting: deque[Cell] = deque()
@@ -153,24 +153,24 @@ def predict(
 
 
 def columns_of(model: PreTrainedModel) -> list[int]:
-    """Where the model puts each class of the taxonomy. Raises `CelluScanError` where its classes are others."""
+    """Column of each class of the taxonomy in the model's output. Raises `CelluScanError` if its classes differ."""
     labels: Mapping[int, str] = model.config.id2label
-    where = {name: int(number) for number, name in labels.items()}
-    lacking = [name for name in taxonomy.NAMES if name not in where]
-    unknown = [name for name in where if name not in taxonomy.LABEL2ID]
-    if lacking or len(labels) != len(taxonomy.NAMES):
+    column_of = {name: int(number) for number, name in labels.items()}
+    missing = [name for name in taxonomy.NAMES if name not in column_of]
+    extra = [name for name in column_of if name not in taxonomy.LABEL2ID]
+    if missing or len(labels) != len(taxonomy.NAMES):
         raise CelluScanError(
-            f"the model does not tell the {len(taxonomy.NAMES)} classes of CelluScan apart: "
-            f"it lacks {_few(lacking)}, and it has {_few(unknown)} besides; "
-            "train one on a data set of this project, or set id2label in its config.json"
+            f"expected a model with the {len(taxonomy.NAMES)} classes of CelluScan, got one that "
+            f"lacks {_few(missing)} and has {_few(extra)} in addition; "
+            "train one on a dataset of this project, or set id2label in its config.json"
         )
-    return [where[name] for name in taxonomy.NAMES]
+    return [column_of[name] for name in taxonomy.NAMES]
 
 
 def _checked(cells: list[Cell], values: NDArray[np.float32]) -> Predictions:
     if np.abs(values.sum(axis=1) - 1).max() > _ROUNDING:
         raise CelluScanError(
-            "the model gives each class a score of its own, not probabilities that add up to one; "
+            "the model scores each class independently, without probabilities that add up to one; "
             "expected one that was trained to choose one class for each image"
         )
     facts = {name: [getattr(cell, name) for cell in cells] for name in FACTS}

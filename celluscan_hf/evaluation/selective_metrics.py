@@ -1,4 +1,4 @@
-"""How far answers can be trusted: scores of probabilities, the sets they give, and what not answering would spare.
+"""Metrics of probabilities, of prediction sets, and of abstention.
 
 The Brier score is that of Brier 1950, summed over classes; risk and coverage as El-Yaniv & Wiener 2010, the area under
 their curve as Geifman et al. 2019 (https://arxiv.org/abs/1805.08206).
@@ -12,41 +12,64 @@ from scipy.special import log_softmax
 
 from .. import taxonomy
 from ..modeling.reliability_celluscan import Reliability, conformity
+from .intervals import proportion
 from .predictions import Predictions
-from .wbc_metrics.wbc_metrics import figures
+from .wbc_metrics.wbc_metrics import BINS, compute_metrics
 
 COVERAGES = (0.9, 0.95)
 _POINTS = 101  # of a curve
-_SURE_AT_LEAST, _SURE_AT_MOST = 0.5, 0.99
+_LOWEST_THRESHOLD, _HIGHEST_THRESHOLD = 0.5, 0.99
 Floats = NDArray[np.floating]
 
 
 def brier(probabilities: Floats, labels: NDArray[np.int64]) -> float:
-    """Mean squared distance of probabilities (n, classes) from the truth, 0 to 2."""
+    """Compute the mean squared distance of probabilities (n, classes) from the truth, 0 to 2."""
     truth = np.eye(probabilities.shape[1])[labels]
     return float(((probabilities - truth) ** 2).sum(axis=1).mean())
 
 
-def scalars(logits: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
-    """`accuracy`, `nll`, `ece`, `brier` of logits (n, classes)."""
+def calibration_metrics(logits: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
+    """Compute `accuracy`, `nll`, `ece` and `brier` of logits (n, classes)."""
     probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=1))
     names = [str(number) for number in range(probabilities.shape[1])]
-    found = figures(probabilities, labels, names, resamples=0)
-    return {name: found[name] for name in ("accuracy", "nll", "ece")} | {"brier": brier(probabilities, labels)}
+    metrics = compute_metrics(probabilities, labels, names, resamples=0)
+    return {name: metrics[name] for name in ("accuracy", "nll", "ece")} | {"brier": brier(probabilities, labels)}
 
 
-def least_sure(probabilities: Floats, labels: NDArray[np.int64], right: float) -> float:
-    """The smallest highest probability from which on a share `right` of answers is right, 0.5 to 0.99."""
+def calibration_bins(cells: Predictions) -> list[dict[str, Any]]:
+    """Bin the cells by confidence, as for `ece`; empty bins are left out.
+
+    For each bin its edges `low` and `high`, `n`, mean `confidence`, `accuracy` and its `ci95`.
+    """
+    right = cells.predicted == cells.labels
+    number = np.minimum((cells.confidence * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "low": bin / BINS,
+            "high": (bin + 1) / BINS,
+            "n": int(inside.sum()),
+            "confidence": float(cells.confidence[inside].mean()),
+            "accuracy": float(right[inside].mean()),
+            "ci95": proportion(right[inside], cells.groups[inside]),
+        }
+        for bin in range(BINS)
+        for inside in [number == bin]
+        if inside.any()
+    ]
+
+
+def fit_confidence_threshold(probabilities: Floats, labels: NDArray[np.int64], right: float) -> float:
+    """Find the lowest confidence from which on a share `right` of the answers is right; clipped to 0.5–0.99."""
     confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     order = np.argsort(-confidence)
     share = np.cumsum(hit[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(share >= right)
-    least = confidence[order[enough[-1]]] if len(enough) else _SURE_AT_MOST
-    return float(np.clip(least, _SURE_AT_LEAST, _SURE_AT_MOST))
+    lowest = confidence[order[enough[-1]]] if len(enough) else _HIGHEST_THRESHOLD
+    return float(np.clip(lowest, _LOWEST_THRESHOLD, _HIGHEST_THRESHOLD))
 
 
 def risk_coverage(cells: Predictions) -> dict[str, Any]:
-    """What remains wrong where only the surest cells are answered.
+    """Compute the risk–coverage curve: cells are answered in order of confidence.
 
     `share` of cells answered, `accuracy` among them, in equal steps, and `aurc`, the mean share of mistakes.
     """
@@ -60,18 +83,19 @@ def risk_coverage(cells: Predictions) -> dict[str, Any]:
     }
 
 
-def sets(cells: Predictions, known: Reliability, by_class: bool = False) -> list[dict[str, Any]]:
-    """For each of `COVERAGES` what sets do on cells: `asked`, `coverage`, `size` (mean), `single` (share), `per_class`.
+def set_metrics(cells: Predictions, reliability: Reliability, by_class: bool = False) -> list[dict[str, Any]]:
+    """Measure prediction sets for each of `COVERAGES`.
 
-    `per_class` has the coverage of each class that occurs.
+    `asked` and measured `coverage`, mean `size`, share `single` of sets of one class, and `per_class`, the coverage of
+    each class that occurs.
     """
-    found = []
-    order = [[cell.name for cell in known.classes].index(name) for name in taxonomy.NAMES]
+    rows = []
+    order = [[cell.name for cell in reliability.classes].index(name) for name in taxonomy.NAMES]
     for asked in COVERAGES:
-        limits = known.thresholds(asked, by_class)[order]
+        limits = reliability.thresholds(asked, by_class)[order]
         within = conformity(cells.probabilities) <= limits
         covered, size = within[np.arange(len(cells)), cells.labels], within.sum(axis=1)
-        found.append(
+        rows.append(
             {
                 "asked": asked,
                 "by_class": by_class,
@@ -85,4 +109,4 @@ def sets(cells: Predictions, known: Reliability, by_class: bool = False) -> list
                 },
             }
         )
-    return found
+    return rows

@@ -15,7 +15,7 @@ from ..errors import CelluScanError
 from ..evaluation import folder
 from ..evaluation.cells import CONFIG
 from ..evaluation.plots import ORDER
-from ..evaluation.report import environment, largest_confusions, places
+from ..evaluation.report import environment, largest_confusions, results_table
 from ..sources import KEYS, READERS
 from .training_facts import TrainingFacts
 
@@ -95,7 +95,7 @@ def render(facts: ModelFacts) -> str:
         sources=_sources(facts.metrics["data"]["sources"]),
         external=facts.external,
         elsewhere=_sources(facts.external),
-        places=places(facts.metrics, _home(facts)),
+        places=results_table(facts.metrics, _home(facts)),
         name=facts.repository.rpartition("/")[2],
         classes=ORDER,
         confusions=largest_confusions(facts.metrics)[:_CONFUSIONS],

@@ -22,7 +22,7 @@ from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.key_mapping import WeightsError
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
-from ..reliability.calibrate import PICTURE as CALIBRATION
+from ..reliability.calibrate import PLOT as CALIBRATION
 from ..training.record import ASKED, DONE
 from .model_card import ModelFacts, evaluation_results, render
 

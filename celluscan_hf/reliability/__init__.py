@@ -1,1 +1,1 @@
-"""What a trained model is worth: its probabilities calibrated, sets that cover, doubt, and what it does not know."""
+"""Calibration, conformal prediction sets, abstention and out-of-distribution detection for a trained model."""

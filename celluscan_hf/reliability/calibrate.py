@@ -1,4 +1,4 @@
-"""The job of `celluscan calibrate`, and the last step of a training: validation cells -> what the model is worth.
+"""`celluscan calibrate`, also the last step of a training: calibrate a model on validation cells.
 
 The temperature goes into the head's weights. Everything else goes into `reliability.json` and
 `reliability.safetensors` beside them, which plain pipelines ignore. No test cell is read.
@@ -23,11 +23,12 @@ from ..atomic_io import atomic_write
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..evaluation.cells import Cell, load_cells_of_split
-from ..evaluation.plots import calibrated
+from ..evaluation.plots import calibration_change
 from ..evaluation.predictions import columns_of
-from ..evaluation.selective_metrics import least_sure, scalars
+from ..evaluation.selective_metrics import calibration_metrics, fit_confidence_threshold
 from ..inference.loading import load_classifier
-from ..inference.prediction import best_device, outputs
+from ..inference.prediction import best_device
+from ..inference.prediction import outputs as model_outputs
 from ..modeling.reliability_celluscan import (
     ARRAYS,
     FACTS,
@@ -41,19 +42,19 @@ from ..modeling.reliability_celluscan import (
     stored,
 )
 from .head import fold
-from .outliers import QUANTILE, fit_nearby, some_of_each
+from .outliers import QUANTILE, fit_scorers, sample_per_class
 from .temperature import Adjustment, fit_temperature
 
 logger = logging.getLogger(__name__)
-PICTURE = "calibration.png"
-RIGHT = 0.95  # share of plain answers that are to be right, on validation
+PLOT = "calibration.png"
+RIGHT = 0.95  # target accuracy of confident answers, on validation
 _DECIMALS = 6
 _SOFTWARE = ("numpy", "scipy", "torch", "transformers")
 
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a model gives for cells: `logits` (n, classes), `features` (n, D + 9), `labels` (n,), in its order."""
+    """Outputs of a model for cells: `logits` (n, classes), `features` (n, D + 9), `labels` (n,), in its class order."""
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
@@ -64,51 +65,59 @@ class ModelOutputs:
 
 
 def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str = "") -> dict[str, Any]:
-    """Calibrate a checkpoint folder on the validation cells of a built data set; the content of `reliability.json`.
+    """Calibrate a checkpoint folder on validation cells of a built dataset; return the content of `reliability.json`.
 
-    Done twice it gives the same: the second temperature is 1. Centres of known cells come from some train cells.
+    A second calibration changes nothing: its temperature is 1. Class centres are fitted on a sample of train cells.
 
     Raises:
-        CelluScanError: The folder is none of a classifier of our 14 classes that ends in one linear map, or the data
-            set cannot be used.
+        CelluScanError: The folder does not hold a classifier of our 14 classes that ends in one linear layer, or the
+            dataset cannot be used.
     """
     classifier, processor = load_folder(model)
     cells, train = load_cells_of_split(dataset, "validation"), load_cells_of_split(dataset, "train")
-    chosen = some_of_each(np.array([cell.label for cell in train.kept], np.int64))
-    seen = run_model(cells.kept, classifier, processor, batch_size)
-    known = run_model([train.kept[row] for row in chosen.tolist()], classifier, processor, batch_size)
-    temperature = fit_temperature(seen.logits, seen.labels)
-    adjustment = Adjustment(temperature, np.zeros(seen.logits.shape[1]))
-    before, after = (scalars(logits, seen.labels) for logits in (seen.logits, adjustment(seen.logits)))
+    sample = sample_per_class(np.array([cell.label for cell in train.kept], np.int64))
+    outputs = run_model(cells.kept, classifier, processor, batch_size)
+    train_outputs = run_model([train.kept[row] for row in sample.tolist()], classifier, processor, batch_size)
+    temperature = fit_temperature(outputs.logits, outputs.labels)
+    adjustment = Adjustment(temperature, np.zeros(outputs.logits.shape[1]))
+    adjusted = adjustment(outputs.logits)
+    before, after = (calibration_metrics(logits, outputs.labels) for logits in (outputs.logits, adjusted))
     record = {
         "temperature": round(temperature, _DECIMALS),
         "total_temperature": round(temperature * total_temperature(classifier), _DECIMALS),
-        "validation": {"n": len(seen.labels), "before": before, "after": after},
+        "validation": {"n": len(outputs.labels), "before": before, "after": after},
         "data": {"dataset": dataset, "split": "validation", "fingerprint": cells.described["fingerprint"]},
         "command": command or f"celluscan calibrate {model} --dataset {dataset}",
     }
-    calibrated(seen.logits, adjustment(seen.logits), seen.labels, "validation", model / PICTURE)
+    calibration_change(outputs.logits, adjusted, outputs.labels, "validation", model / PLOT)
     fold(model, adjustment)
-    nearby = fit_nearby(known.features, known.labels, seen.features)
-    found = measured(seen, adjustment, nearby, classes_of(classifier))
-    return write(model, classifier, found, temperature, record)
+    scorers = fit_scorers(train_outputs.features, train_outputs.labels, outputs.features)
+    reliability = fit_reliability(outputs, adjustment, scorers, classes_of(classifier))
+    return write(model, classifier, reliability, temperature, record)
 
 
 def summary(record: dict[str, Any]) -> str:
-    """What was done, in a few lines."""
-    found = record["validation"]
-    changed = ", ".join(f"{name} {found['before'][name]:.3f} -> {found['after'][name]:.3f}" for name in found["after"])
+    """Summarize a calibration in a few lines."""
+    validation = record["validation"]
     return (
-        f"temperature {record['temperature']:.3f} (in all {record['total_temperature']:.3f})\n"
-        f"{found['n']:,} validation cells: {changed}\n"
-        f"plain answers from a probability of {record['sure']['threshold']:.2f} on"
+        f"temperature {record['temperature']:.3f} (in total {record['total_temperature']:.3f})\n"
+        f"{validation['n']:,} validation cells: {metric_changes(validation)}\n"
+        f"confidence threshold {record['confidence_threshold']['threshold']:.2f}; below it the model abstains"
     )
 
 
+def metric_changes(metrics: dict[str, Any]) -> str:
+    """Format `before` and `after` of each metric."""
+    before, after = metrics["before"], metrics["after"]
+    return ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after)
+
+
 def load_folder(model: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The classifier of a folder here, on the best device, and its processor. Raises as `calibrate`."""
+    """Load the classifier of a local folder, on the best device, and its processor. Raises as `calibrate`."""
     if not model.is_dir():
-        raise CelluScanError(f"{model} is no folder here: fetch the model first (hf download NAME --local-dir FOLDER)")
+        raise CelluScanError(
+            f"{model} is not a directory: download the model first (hf download NAME --local-dir FOLDER)"
+        )
     classifier, processor = load_classifier(model)
     columns_of(classifier)
     try:
@@ -122,15 +131,15 @@ def load_folder(model: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
 def run_model(
     cells: Sequence[Cell], model: PreTrainedModel, processor: BaseImageProcessor, batch_size: int = 64
 ) -> ModelOutputs:
-    """What a model gives for cells. Those whose image cannot be used are left out. Raises where none is left."""
+    """Run a model on cells; unusable images are left out. Raises a `CelluScanError` if none is left."""
     columns, labels, rows = columns_of(model), [], []
     reads = (cell.read for cell in cells)
-    with progress("looking", len(cells), "cell") as advance:
-        found = outputs(reads, model, processor, batch_size=batch_size, with_features=True)
-        for cell, outcome in zip(cells, found, strict=True):
-            if not isinstance(outcome, BadImage):
+    with progress("predicting", len(cells), "cell") as advance:
+        results = model_outputs(reads, model, processor, batch_size=batch_size, with_features=True)
+        for cell, output in zip(cells, results, strict=True):
+            if not isinstance(output, BadImage):
                 labels.append(columns[cell.label])
-                rows.append((outcome.logits, outcome.features))
+                rows.append((output.logits, output.features))
             advance(1)
     if not rows:
         raise CelluScanError("no cell is left to calibrate on; check the images")
@@ -139,55 +148,56 @@ def run_model(
 
 
 def total_temperature(classifier: PreTrainedModel) -> float:
-    """What the head was divided by before, as far as it is recorded."""
+    """Product of the temperatures of earlier calibrations, as far as it is recorded."""
     path = Path(classifier.name_or_path) / FACTS
     if not path.is_file():
         return 1.0
-    try:  # of whatever version the files are
+    try:  # whatever the version of the files
         record = json.loads(path.read_text("utf-8"))
         if same_head(classifier, float(record["head_norm"])):
             return float(record["total_temperature"])
-        logger.warning("%s is of other weights than the model has, and is not counted", path)
+        logger.warning("%s belongs to other weights; its temperature is ignored", path)
     except (ValueError, KeyError, TypeError) as error:
-        logger.warning("%s cannot be read (%r), and is not counted", path, error)
+        logger.warning("%s cannot be read (%r); its temperature is ignored", path, error)
     return 1.0
 
 
-def measured(
-    seen: ModelOutputs,
+def fit_reliability(
+    outputs: ModelOutputs,
     adjustment: Adjustment,
-    nearby: tuple[MahalanobisScorer, ...],
+    scorers: tuple[MahalanobisScorer, ...],
     classes: Sequence[taxonomy.CellClass],
 ) -> Reliability:
-    """Sets, ood_score and the least sure probability, from validation cells."""
-    probabilities = softmax(adjustment(seen.logits), axis=1)
-    scores = conformity(probabilities)[np.arange(len(seen.labels)), seen.labels]
-    sure = least_sure(probabilities, seen.labels, RIGHT)
-    found = Reliability(tuple(classes), scores, seen.labels, nearby, np.inf, sure)
-    return replace(found, ood_threshold=float(np.quantile(found.ood_score(seen.features), QUANTILE)))
+    """Fit prediction sets, the OOD threshold and the confidence threshold on validation cells."""
+    probabilities = softmax(adjustment(outputs.logits), axis=1)
+    scores = conformity(probabilities)[np.arange(len(outputs.labels)), outputs.labels]
+    confidence_threshold = fit_confidence_threshold(probabilities, outputs.labels, RIGHT)
+    reliability = Reliability(tuple(classes), scores, outputs.labels, scorers, np.inf, confidence_threshold)
+    ood_scores = reliability.ood_score(outputs.features)
+    return replace(reliability, ood_threshold=float(np.quantile(ood_scores, QUANTILE)))
 
 
 def write(
-    folder: Path, classifier: PreTrainedModel, found: Reliability, temperature: float, said: dict[str, Any]
+    folder: Path, classifier: PreTrainedModel, reliability: Reliability, temperature: float, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the two files, `reliability.json` last; its content.
+    """Write the two files, `reliability.json` last; return its content.
 
-    `temperature` is what the head on disk was divided by since the classifier was loaded; `said` goes into the record.
+    The head on disk was divided by `temperature` since the classifier was loaded; `facts` go into the record.
     """
     record = {
         "version": VERSION,
-        **said,
-        "classes": stored(found.classes),
-        "confidence_threshold": {"threshold": found.confidence_threshold, "right": RIGHT},
-        "ood_threshold": {"threshold": found.ood_threshold, "quantile": QUANTILE},
+        **facts,
+        "classes": stored(reliability.classes),
+        "confidence_threshold": {"threshold": reliability.confidence_threshold, "right": RIGHT},
+        "ood_threshold": {"threshold": reliability.ood_threshold, "quantile": QUANTILE},
         "head_norm": head_norm(classifier) / temperature,
         "versions": {"celluscan_hf": __version__} | {name: version(name) for name in _SOFTWARE},
     }
     arrays: dict[str, NDArray[Any]] = {
-        "scores": found.scores,
-        "labels": found.labels.astype(np.int32),
+        "scores": reliability.scores,
+        "labels": reliability.labels.astype(np.int32),
     }
-    for name, part in zip(PARTS, found.nearby, strict=True):
+    for name, part in zip(PARTS, reliability.nearby, strict=True):
         arrays |= {f"{name}_centres": part.centres.astype(np.float32)}
         arrays |= {f"{name}_whitening": part.whitening.astype(np.float32)}
     with atomic_write(folder / ARRAYS) as partial:
@@ -198,6 +208,6 @@ def write(
 
 
 def classes_of(classifier: PreTrainedModel) -> list[taxonomy.CellClass]:
-    """The classes of a model in its own order."""
+    """Classes of a model in its own order."""
     labels = classifier.config.id2label
     return [taxonomy.CLASSES[taxonomy.LABEL2ID[labels[number]]] for number in range(len(labels))]

@@ -1,4 +1,4 @@
-"""The head of a checkpoint on disk: temperature and bias become part of its weights, for any reader."""
+"""Fold temperature and bias into the head of a checkpoint on disk, so that any reader gets calibrated logits."""
 
 import json
 from pathlib import Path
@@ -12,33 +12,34 @@ from ..errors import CelluScanError
 from ..modeling.checkpoints import INDEX, WEIGHTS
 from .temperature import Adjustment
 
-_HEADS = ("classifier.linear.", "classifier.")  # of ours, of the library's ViT
+_HEADS = ("classifier.linear.", "classifier.")  # of ours, of transformers' ViT
 
 
 def fold(folder: Path, adjustment: Adjustment) -> None:
-    """Make the logits of a checkpoint folder those of the adjustment: W / T, and b / T + its bias.
+    """Apply an adjustment to the head of a checkpoint folder: W / T, and b / T + its bias.
 
-    Only the file that holds the head is written, whole; all other tensors stay bit for bit as they are.
+    Only the file that holds the head is written, atomically; all other tensors stay bit for bit as they are.
 
     Raises:
-        CelluScanError: The folder has no safetensors file with a head of so many classes.
+        CelluScanError: The folder has no safetensors file with a head of that many classes.
     """
-    prefix, file = _find(folder)
+    prefix, file = _find_head(folder)
     tensors = load_file(file)
     weight, bias = tensors[f"{prefix}weight"], tensors.get(f"{prefix}bias")
     if bias is None or len(bias) != len(adjustment.bias):
-        raise CelluScanError(f"{file} has no bias of {len(adjustment.bias)} classes at {prefix}")
-    added = torch.from_numpy(adjustment.bias)
+        count = None if bias is None else len(bias)
+        raise CelluScanError(f"{file}: expected {prefix}bias of {len(adjustment.bias)} classes, got {count}")
+    shift = torch.from_numpy(adjustment.bias)
     tensors[f"{prefix}weight"] = (weight.double() / adjustment.temperature).to(weight.dtype)
-    tensors[f"{prefix}bias"] = (bias.double() / adjustment.temperature + added).to(bias.dtype)
+    tensors[f"{prefix}bias"] = (bias.double() / adjustment.temperature + shift).to(bias.dtype)
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata() or {"format": "pt"}
     with atomic_write(file) as partial:
         save_file(tensors, partial, metadata)
 
 
-def _find(folder: Path) -> tuple[str, Path]:
-    """The prefix of the head's tensors, and the file that holds them."""
+def _find_head(folder: Path) -> tuple[str, Path]:
+    """Find the prefix of the head's tensors and the file that holds them."""
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(folder)
     for file in files:
         with safe_open(file, "pt") as opened:
@@ -52,5 +53,5 @@ def _find(folder: Path) -> tuple[str, Path]:
 def _shards(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         return []
-    named = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
-    return [folder / Path(name).name for name in sorted(set(named.values()))]
+    weight_map = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+    return [folder / Path(name).name for name in sorted(set(weight_map.values()))]

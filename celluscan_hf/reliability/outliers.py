@@ -1,7 +1,7 @@
-"""What known cells look like, to the classifier and by their colours, so that what is none of them can be told.
+"""Fit out-of-distribution scores on train cells, by the features of the classifier and by colours.
 
-Mahalanobis' distance from the nearest class, all classes sharing one covariance (Lee et al. 2018,
-https://arxiv.org/abs/1807.03888), shrunken towards a round one so that it can be inverted.
+Mahalanobis distance to the nearest class mean, with one covariance for all classes (Lee et al. 2018,
+https://arxiv.org/abs/1807.03888), shrunk towards a multiple of the identity so that it can be inverted.
 """
 
 import numpy as np
@@ -9,54 +9,56 @@ from numpy.typing import NDArray
 
 from ..modeling.reliability_celluscan import COLOURS, MahalanobisScorer
 
-PER_CLASS = 100  # train cells of a class that are enough; more changed nothing that was measured
-SHRINKAGE = 0.01  # of the covariance, share that is round
-LEAST = 5  # cells from which a class has a centre of its own
-QUANTILE = 0.98  # of validation cells that are not strange; at 0.99 a tenth of the made-up strangers more pass
+PER_CLASS = 100  # train cells per class; more did not improve any metric
+SHRINKAGE = 0.01  # weight of the identity in the covariance
+MIN_CELLS = 5  # a class with fewer has no centre of its own
+QUANTILE = 0.98  # of validation scores, as threshold; at 0.99 a tenth more of the out-of-distribution images pass
 
 
-def fit_nearby(
-    read: NDArray[np.floating], labels: NDArray[np.int64], validation: NDArray[np.floating]
+def fit_scorers(
+    features: NDArray[np.floating], labels: NDArray[np.int64], validation: NDArray[np.floating]
 ) -> tuple[MahalanobisScorer, MahalanobisScorer]:
-    """From what is read of train cells, (n, D + `COLOURS`), their classes (n,), and what is read of validation cells.
+    """Fit one scorer on the classifier's features and one on colours, from train and validation cells.
 
-    By what the classifier reads, and by colours. Of each a share `QUANTILE` of the validation cells lies within 1.
+    `features` of train cells (n, D + `COLOURS`), their `labels` (n,), and the same features of `validation` cells. Each
+    scorer is scaled so that a share `QUANTILE` of the validation cells has a distance within 1.
     """
-    features, colours = (
-        _scaled(fit_known(values, labels), others)
-        for values, others in zip(_parts(read), _parts(validation), strict=True)
+    by_features, by_colours = (
+        _scaled(fit_mahalanobis(train_part, labels), validation_part)
+        for train_part, validation_part in zip(_parts(features), _parts(validation), strict=True)
     )
-    return features, colours
+    return by_features, by_colours
 
 
-def _parts(read: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    return read[:, :-COLOURS], read[:, -COLOURS:]
+def _parts(features: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    return features[:, :-COLOURS], features[:, -COLOURS:]
 
 
-def _scaled(known: MahalanobisScorer, validation: NDArray[np.floating]) -> MahalanobisScorer:
-    usual = max(float(np.quantile(known.distance(validation), QUANTILE)), 1e-12)
-    return MahalanobisScorer(known.centres, known.whitening / usual**0.5)
+def _scaled(scorer: MahalanobisScorer, validation: NDArray[np.floating]) -> MahalanobisScorer:
+    limit = max(float(np.quantile(scorer.distance(validation), QUANTILE)), 1e-12)
+    return MahalanobisScorer(scorer.centres, scorer.whitening / limit**0.5)
 
 
-def fit_known(values: NDArray[np.floating], labels: NDArray[np.int64]) -> MahalanobisScorer:
-    """From numbers of train cells, (n, D), and their classes (n,); the spread within classes is then of size 1.
+def fit_mahalanobis(values: NDArray[np.floating], labels: NDArray[np.int64]) -> MahalanobisScorer:
+    """Fit class centres and whitening on values of train cells (n, D) and their labels (n,).
 
-    Classes with fewer than `LEAST` cells have no centre; where no class has more, all cells have one together.
+    After whitening the variance within classes is 1. Classes with fewer than `MIN_CELLS` cells have no centre; if all
+    have fewer, all cells share one.
     """
     wide = values.astype(np.float64)
     groups = [wide[labels == label] for label in np.unique(labels)]
-    groups = [group for group in groups if len(group) >= LEAST] or [wide]
+    groups = [group for group in groups if len(group) >= MIN_CELLS] or [wide]
     centres = np.stack([group.mean(axis=0) for group in groups])
-    spread = np.concatenate([group - centre for group, centre in zip(groups, centres, strict=True)])
-    covariance = spread.T @ spread / len(spread)
-    size = max(np.trace(covariance) / len(covariance), 1e-12)
-    shrunken = (1 - SHRINKAGE) * covariance + SHRINKAGE * size * np.eye(len(covariance))
-    whitening = np.linalg.cholesky(np.linalg.inv(shrunken))  # |x W|^2 = x (W W') x'
+    residuals = np.concatenate([group - centre for group, centre in zip(groups, centres, strict=True)])
+    covariance = residuals.T @ residuals / len(residuals)
+    mean_variance = max(np.trace(covariance) / len(covariance), 1e-12)
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * mean_variance * np.eye(len(covariance))
+    whitening = np.linalg.cholesky(np.linalg.inv(shrunk))  # |x W|^2 = x (W W') x'
     return MahalanobisScorer(centres, whitening)
 
 
-def some_of_each(labels: NDArray[np.int64], count: int = PER_CLASS, seed: int = 0) -> NDArray[np.int64]:
-    """Rows of at most `count` cells of each class, in their order."""
+def sample_per_class(labels: NDArray[np.int64], count: int = PER_CLASS, seed: int = 0) -> NDArray[np.int64]:
+    """Sample the rows of at most `count` cells of each class, in their order."""
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    return np.sort(np.concatenate([rng.permutation(one)[:count] for one in rows]))
+    return np.sort(np.concatenate([rng.permutation(rows_of_class)[:count] for rows_of_class in rows]))

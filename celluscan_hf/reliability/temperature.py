@@ -1,8 +1,8 @@
-"""One number that makes probabilities mean what they say, and for a new microscope a shrunken bias beside it.
+"""Temperature scaling, and for a new microscope a shrunk bias of each class in addition.
 
-Temperature scaling is that of Guo et al. 2017 (https://arxiv.org/abs/1706.04599). Logits z become z / T, and for a new
-microscope z / T + b, "bias-corrected" (Alexandari et al. 2020, https://arxiv.org/abs/1901.06852), with both held near
-doing nothing by Gaussian priors: where cells are few, little changes.
+Temperature scaling: Guo et al. 2017 (https://arxiv.org/abs/1706.04599), logits z become z / T. For a new microscope
+"bias-corrected" (Alexandari et al. 2020, https://arxiv.org/abs/1901.06852), z / T + b, with Gaussian priors on both
+that favour no change: with few cells, little changes.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from ..errors import CelluScanError
 
-_RANGE = (0.02, 50.0)  # of a temperature
+_TEMPERATURES = (0.02, 50.0)  # bounds of the fit
 TEMPERATURE_SPREAD = 0.5  # prior standard deviation of the logarithm of the temperature
 BIAS_SPREAD = 0.5  # prior standard deviation of a class's bias, in logits
 Floats = NDArray[np.floating]
@@ -28,32 +28,32 @@ class Adjustment:
     bias: NDArray[np.float64]
 
     def __call__(self, logits: Floats) -> NDArray[np.float64]:
-        """Logits (n, classes), adjusted."""
+        """Adjust logits (n, classes)."""
         adjusted: NDArray[np.float64] = logits.astype(np.float64) / self.temperature + self.bias
         return adjusted
 
 
 def nll(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """The mean negative log-likelihood of the true classes, in nats: logits (n, classes), labels (n,)."""
+    """Compute the mean negative log-likelihood of the true classes, in nats: logits (n, classes), labels (n,)."""
     likelihood = log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     return float(-likelihood.mean())
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """The temperature with the smallest `nll`. Raises `CelluScanError` where there is nothing to fit it on."""
+    """Find the temperature with the smallest `nll`. Raises `CelluScanError` if there is no cell."""
     if len(labels) == 0:
-        raise CelluScanError("no cell to calibrate on; give a data set with validation cells")
-    low, high = np.log(_RANGE)
-    found = minimize_scalar(
+        raise CelluScanError("no cell to calibrate on; give a dataset with validation cells")
+    low, high = np.log(_TEMPERATURES)
+    optimum = minimize_scalar(
         lambda log_t: nll(logits / np.exp(log_t), labels), bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(optimum.x))
 
 
 def fit_adjustment(logits: Floats, labels: NDArray[np.int64]) -> Adjustment:
-    """Temperature and bias of a new microscope, from a few of its cells: the most probable under both priors.
+    """Fit temperature and bias for a new microscope to a few of its cells: the maximum a posteriori.
 
-    Cells without a class among them leave its bias near 0.
+    The bias of a class without cells stays near 0.
     """
     classes = logits.shape[1]
 
@@ -62,6 +62,6 @@ def fit_adjustment(logits: Floats, labels: NDArray[np.int64]) -> Adjustment:
         prior = (log_t / TEMPERATURE_SPREAD) ** 2 + ((bias / BIAS_SPREAD) ** 2).sum()
         return len(labels) * nll(logits / np.exp(log_t) + bias, labels) + float(prior) / 2
 
-    bounds = [tuple(np.log(_RANGE)), *[(None, None)] * classes]
-    found = minimize(energy, np.zeros(1 + classes), method="L-BFGS-B", bounds=bounds)
-    return Adjustment(float(np.exp(found.x[0])), found.x[1:])
+    bounds = [tuple(np.log(_TEMPERATURES)), *[(None, None)] * classes]
+    optimum = minimize(energy, np.zeros(1 + classes), method="L-BFGS-B", bounds=bounds)
+    return Adjustment(float(np.exp(optimum.x[0])), optimum.x[1:])

@@ -21,7 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from .. import taxonomy
 from ..errors import CelluScanError
-from ..evaluation.wbc_metrics.wbc_metrics import figures
+from ..evaluation.wbc_metrics import wbc_metrics
 from .augmentation import View
 from .images import Batch, CellImages, as_batch
 from .optimisation import MuonWithAdamW, averaging, parameter_groups, running_statistics
@@ -29,7 +29,7 @@ from .sampling import CellSampler
 from .settings import TrainingSettings
 from .streaming import StreamedCells
 
-SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+SCALARS = ("n", *wbc_metrics.SCALARS)
 
 
 class CellTrainer(Trainer):
@@ -223,5 +223,5 @@ def _mixing(args: TrainingSettings) -> v2.Transform | None:
 
 def _metrics(outputs: EvalPrediction) -> dict[str, float]:
     probabilities = softmax(outputs.predictions.astype(np.float64), axis=-1)
-    metrics = figures(probabilities, outputs.label_ids, taxonomy.NAMES, resamples=0)
+    metrics = wbc_metrics.compute_metrics(probabilities, outputs.label_ids, taxonomy.NAMES, resamples=0)
     return {name: metrics[name] for name in SCALARS}

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,19 @@ def protocols(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The two data sets of the audit."""
     folder, data = tmp_path_factory.mktemp("leak"), open_dataset(data_set)
     settings = leak.LeakSettings(folder, "none", 1.0, TARGET, 1, False, 42, 1)
-    return {name: leak.data_set(name, data, folder / name, settings) for name in leak.PROTOCOLS}
+    return {name: leak.protocol_dataset(name, data, folder / name, settings) for name in leak.PROTOCOLS}
 
 
 def test_copies_stand_on_both_sides_of_a_random_split_and_on_one_of_ours(protocols: dict[str, CellDataset]) -> None:
-    assert leak.kinship(protocols["random"])["related_share"] > 0.5
-    assert leak.kinship(protocols["grouped"])["related_share"] == 0
+    assert leak.group_overlap(protocols["random"])["related_share"] > 0.5
+    assert leak.group_overlap(protocols["grouped"])["related_share"] == 0
 
 
-def test_cells_put_aside_are_in_neither(protocols: dict[str, CellDataset], data_set: Path) -> None:
-    aside = set(open_dataset(data_set).split("originals", "test")["group_id"])
+def test_held_out_cells_are_in_neither(protocols: dict[str, CellDataset], data_set: Path) -> None:
+    held_out = set(open_dataset(data_set).split("originals", "test")["group_id"])
     for made in protocols.values():
         for split in ("train", "test"):
-            assert not aside & set(made.split(derived.CONFIG, split)["group_id"])
+            assert not held_out & set(made.split(derived.CONFIG, split)["group_id"])
 
 
 def test_classes_are_filled_up_before_the_random_split_and_only_in_train_of_ours(
@@ -48,7 +49,7 @@ def test_of_a_share_of_the_cells_whole_groups_of_every_class_are_used(
     protocols: dict[str, CellDataset], data_set: Path, tmp_path: Path
 ) -> None:
     settings = leak.LeakSettings(tmp_path, "none", 0.5, TARGET, 1, False, 42, 1)
-    half = leak.data_set("random", open_dataset(data_set), tmp_path, settings)
+    half = leak.protocol_dataset("random", open_dataset(data_set), tmp_path, settings)
     groups, labels = (
         [set(made.split(derived.CONFIG, "train")[column]) for made in (half, protocols["random"])]
         for column in ("group_id", "label")
@@ -58,29 +59,23 @@ def test_of_a_share_of_the_cells_whole_groups_of_every_class_are_used(
     assert None in half.split(derived.CONFIG, "test")["parent_id"]  # else nothing could be said of its originals
 
 
-def test_a_data_set_that_is_there_is_not_made_again(protocols: dict[str, CellDataset], data_set: Path) -> None:
-    made, data = protocols["random"], open_dataset(data_set)
-    settings = leak.LeakSettings(made.folder.parent, "none", 1.0, TARGET, 1, False, 42, 1)
-    before = {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")}
-    leak.data_set("random", data, made.folder, settings)
-    assert {file: file.stat().st_mtime_ns for file in made.folder.rglob("*.parquet")} == before
-
-
-def test_a_data_set_made_with_other_settings_is_kept_and_refused(
+def test_a_derived_dataset_is_reused_and_refused_with_other_settings(
     protocols: dict[str, CellDataset], data_set: Path
 ) -> None:
-    made, data = protocols["random"], open_dataset(data_set)
-    settings = leak.LeakSettings(made.folder.parent, "none", 1.0, TARGET + 1, 1, False, 42, 1)
-    with pytest.raises(CelluScanError, match=r"was made with other settings, .*; choose another --output"):
-        leak.data_set("random", data, made.folder, settings)
-    assert list(made.folder.rglob("*.parquet"))
+    folder, data = protocols["random"].folder, open_dataset(data_set)
+    settings = leak.LeakSettings(folder.parent, "none", 1.0, TARGET, 1, False, 42, 1)
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.parquet")}
+    leak.protocol_dataset("random", data, folder, settings)
+    with pytest.raises(CelluScanError, match=r"was made with other settings: .*; choose another --output"):
+        leak.protocol_dataset("random", data, folder, replace(settings, target_per_class=TARGET + 1))
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.parquet")} == before
 
 
 def test_a_folder_that_no_audit_has_written_is_kept_and_refused(data_set: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("dear")
     settings = leak.LeakSettings(tmp_path, "none", 1.0, TARGET, 1, False, 42, 1)
-    with pytest.raises(CelluScanError, match="holds something that no audit has written"):
-        leak.data_set("random", open_dataset(data_set), tmp_path, settings)
+    with pytest.raises(CelluScanError, match="holds files that are not from an audit"):
+        leak.protocol_dataset("random", open_dataset(data_set), tmp_path, settings)
     assert (tmp_path / "thesis.tex").read_text() == "dear"
 
 
@@ -102,34 +97,18 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "leak.json")]
-    assert (
-        main(
-            [
-                "leak",
-                *given,
-                "--recipe",
-                tiny,
-                "--steps",
-                "2",
-                "--target-per-class",
-                "18",
-                "--num-proc",
-                "1",
-                "--as-stored",
-            ]
-        )
-        == 0
-    )
+    options = ["--steps", "2", "--target-per-class", "18", "--num-proc", "1", "--as-stored"]
+    assert main(["leak", *given, "--recipe", tiny, *options]) == 0
     assert "| random |" in capsys.readouterr().out
     written = json.loads((tmp_path / "leak.json").read_text())
     settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "as_stored": True}
     assert written["settings"] == settings
     assert written["data"]["fingerprint"] == open_dataset(data_set).fingerprint
-    for figures in written["figures"].values():
-        gap = figures["own_originals"]["accuracy"] - figures["aside"]["accuracy"]
-        assert figures["optimism"]["accuracy"] == pytest.approx(gap, abs=1e-4)
-        assert figures["aside"]["n"] == 56
-        assert figures["training_seconds"] > 0
+    for metrics in written["metrics"].values():
+        gap = metrics["own_originals"]["accuracy"] - metrics["held_out"]["accuracy"]
+        assert metrics["optimism"]["accuracy"] == pytest.approx(gap, abs=1e-4)
+        assert metrics["held_out"]["n"] == 56
+        assert metrics["training_seconds"] > 0
     for name in leak.PROTOCOLS:  # whatever a recipe does
         settings = json.loads((tmp_path / "out" / name / "run" / "settings.json").read_text())["settings"]
         assert settings["background_randomization"] == 0

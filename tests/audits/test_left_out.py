@@ -45,7 +45,7 @@ def test_nothing_of_what_is_left_out_is_learned_from(two_sources: CellDataset) -
         assert not groups & set(table["group_id"].to_pylist())
 
 
-def test_kin_of_what_is_left_out_is_not_learned_from_either(two_sources: CellDataset, tmp_path: Path) -> None:
+def test_groups_of_left_out_cells_are_not_learned_from_either(two_sources: CellDataset, tmp_path: Path) -> None:
     """The data set again, with one group that has cells of both sources."""
     shutil.copytree(two_sources.folder, tmp_path / "wbc")
     (file,) = (tmp_path / "wbc" / "data" / "originals").glob("train-tier100-*.parquet")
@@ -65,13 +65,26 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
     two_sources: CellDataset, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(two_sources.folder), "--output", str(tmp_path / "out"), "--recipe", tiny, "--steps", "2"]
-    assert main(["left-out", *given, "--background_randomization", "0.5", "--json", str(tmp_path / "left.json")]) == 0
-    assert "| surroundings |" in capsys.readouterr().out
-    figures = json.loads((tmp_path / "left.json").read_text())["figures"]
-    assert set(figures) == set(two_sources.split("originals", "train")["source"])
-    assert sorted(name for found in figures.values() for name in found["unseen"]) == ["Monocyte", "Platelet"]
-    for found in figures.values():
-        assert found["unseen"] == dict.fromkeys(found["unseen"], 20)
+    assert (
+        main(
+            [
+                "left-out",
+                *given,
+                "--only",
+                "elsewhere",
+                "--background_randomization",
+                "0.5",
+                "--json",
+                str(tmp_path / "left.json"),
+            ]
+        )
+        == 0
+    )
+    assert "| background_randomization |" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "left.json").read_text())["metrics"]
+    assert list(metrics) == ["elsewhere"]
+    for found in metrics.values():
+        assert found["unseen"] == {"Platelet": 20}
         for training in left_out.TRAININGS:
             assert found[training]["left_out"]["n"] == 40
             assert found[training]["training_seconds"] > 0

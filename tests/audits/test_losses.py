@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,15 @@ def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split
     data_set: Path, tmp_path: Path
 ) -> None:
     data = open_dataset(data_set)
-    made = losses.data_set(data, losses.LossesSettings(tmp_path, "none", 1, 1, 0.5, 42))
+    made = losses.coarse_dataset(data, losses.LossesSettings(tmp_path, "none", 1, 1, 0.5, 42))
     changed = 0
     for split in ("train", "validation", "test"):
         before = {row["image_id"]: row["label"] for row in data.split("originals", split).remove_columns("image")}
         for row in made.split(derived.CONFIG, split).remove_columns("image"):
-            was, told = before.pop(row["image_id"]), row["label"]
-            if was != told:
+            was, is_now = before.pop(row["image_id"]), row["label"]
+            if was != is_now:
                 assert split == "train"
-                assert taxonomy.NAMES[told] == taxonomy.CLASSES[was].parent
+                assert taxonomy.NAMES[is_now] == taxonomy.CLASSES[was].parent
                 changed += 1
         assert not before
     with_parent = sum(taxonomy.CLASSES[label].parent is not None for label in data.split("originals", "train")["label"])
@@ -43,23 +44,36 @@ def test_among_the_finest_classes_a_parent_is_neither_asked_nor_told() -> None:
     assert found.probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-6)
 
 
+def test_the_gain_is_the_mean_difference_of_equal_seeds(predicted: Callable[..., Predictions]) -> None:
+    def run(right: int) -> Predictions:
+        outcomes = [("MY", "MY", 0.9)] * right + [("MY", "PMY", 0.9)] * (10 - right)
+        return predicted([*outcomes, ("PMY", "PMY", 0.9)])
+
+    runs, flat = [run(9), run(10)], [run(5), run(9)]
+    adjacent = losses._over_seeds(runs, flat)["adjacent"]
+    assert adjacent["values"] == pytest.approx([1 / 11, 0], abs=1e-4)
+    assert adjacent["gain"] == pytest.approx(np.mean([1 / 11 - 5 / 11, 0 - 1 / 11]), abs=1e-4)
+    gain = losses._over_seeds(runs, flat)["macro_f1"]
+    assert gain["gain_ci95"][0] <= gain["gain"] <= gain["gain_ci95"][1]
+
+
 @pytest.mark.slow
 def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "losses.json")]
-    assert main(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "2", "--coarse", "0.5"]) == 0
+    assert main(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", "--coarse", "0.5"]) == 0
     assert "| hierarchical |" in capsys.readouterr().out
     written = json.loads((tmp_path / "losses.json").read_text())
-    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 2, "coarse": 0.5}
-    assert set(written["figures"]) == {"flat", "hierarchical", "maturation"}
-    for found in written["figures"].values():
-        assert set(found) == {*losses.FIGURES, "training_seconds"}
-        assert len(found["training_seconds"]) == 2
-        assert len(found["macro_f1"]["values"]) == 2
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse": 0.5}
+    assert set(written["metrics"]) == {"flat", "hierarchical", "maturation"}
+    for found in written["metrics"].values():
+        assert set(found) == {*losses.METRICS, "training_seconds"}
+        assert len(found["training_seconds"]) == 1
+        assert len(found["macro_f1"]["values"]) == 1
         low, high = found["macro_f1"]["gain_ci95"]
         assert low <= found["macro_f1"]["gain"] <= high
-        gain = found["distant"]["mean"] - written["figures"]["flat"]["distant"]["mean"]
+        gain = found["distant"]["mean"] - written["metrics"]["flat"]["distant"]["mean"]
         assert found["distant"]["gain"] == pytest.approx(gain, abs=2e-4)
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 

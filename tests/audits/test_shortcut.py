@@ -10,7 +10,14 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from celluscan_hf.audits.command import main
-from celluscan_hf.audits.shortcut import PICTURES, REPAINTED, _view, acquisition_probe_accuracy, cover, repaint
+from celluscan_hf.audits.model_shortcuts import (
+    IMAGES,
+    acquisition_probe_accuracy,
+    cover,
+    randomize_background,
+    view_share,
+)
+from celluscan_hf.audits.shortcut_plots import RANDOMIZED
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
@@ -18,7 +25,7 @@ from celluscan_hf.modeling.processor import build_image_processor
 from celluscan_hf.sources.drawing import draw_cell
 
 
-def test_a_covered_picture_keeps_its_border_and_loses_its_middle() -> None:
+def test_a_covered_image_keeps_its_border_and_loses_its_middle() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     covered = np.asarray(cover(Image.fromarray(noise), (200, 190, 180)))
     assert (covered[50, 24:76] == (200, 190, 180)).all()
@@ -26,11 +33,11 @@ def test_a_covered_picture_keeps_its_border_and_loses_its_middle() -> None:
     assert (covered[:, :10] == noise[:, :10]).all()
 
 
-def test_a_repainted_picture_keeps_its_cell_and_follows_from_seed_and_number() -> None:
+def test_a_randomized_background_keeps_the_cell_and_follows_from_seed_and_number() -> None:
     cell = draw_cell("Basophil", np.random.default_rng(0), 96)
-    painted = np.asarray(repaint(cell, 3, 42), int)
-    assert np.array_equal(painted, np.asarray(repaint(cell, 3, 42), int))
-    assert np.abs(painted - np.asarray(repaint(cell, 4, 42), int)).mean() > 3
+    painted = np.asarray(randomize_background(cell, 3, 42), int)
+    assert np.array_equal(painted, np.asarray(randomize_background(cell, 3, 42), int))
+    assert np.abs(painted - np.asarray(randomize_background(cell, 4, 42), int)).mean() > 3
     assert np.abs(painted - np.asarray(cell, int))[44:52, 44:52].max() < 4
 
 
@@ -68,8 +75,8 @@ def test_a_rare_acquisition_is_told_as_well_as_a_frequent_one() -> None:
 
 
 def test_the_view_of_other_stock_processors_is_known() -> None:
-    assert _view(CLIPImageProcessor(size={"shortest_edge": 256}, crop_size=224)) == 0.875
-    assert _view(CLIPImageProcessor(do_center_crop=False)) == 1
+    assert view_share(CLIPImageProcessor(size={"shortest_edge": 256}, crop_size=224)) == 0.875
+    assert view_share(CLIPImageProcessor(do_center_crop=False)) == 1
 
 
 def test_the_command_tells_of_data_and_model(
@@ -84,17 +91,17 @@ def test_the_command_tells_of_data_and_model(
     given = ["--dataset", str(data_set), "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
     assert main(["shortcut", *given, "--num-proc", "1"]) == 0
     assert "outer ring of pixels" in capsys.readouterr().out
-    figures = json.loads((tmp_path / "out" / "shortcut.json").read_text())["figures"]
-    assert set(figures["background_randomization"]) == {"ring", "background", "size", "coding", "source", "all"}
-    for name in REPAINTED:
-        assert set(figures[name]) == {"ring", "background"}
-    (found,) = figures["models"].values()
+    metrics = json.loads((tmp_path / "out" / "shortcut.json").read_text())["metrics"]
+    assert set(metrics["background_accuracy"]) == {"ring", "background", "size", "coding", "source", "all"}
+    for name in RANDOMIZED:
+        assert set(metrics[name]) == {"ring", "background"}
+    (found,) = metrics["models"].values()
     assert set(found["acquisition_probe_accuracy"]) == {"acquisition"}  # of one source, drawn on several backgrounds
-    for kind in PICTURES:
+    for kind in IMAGES:
         assert found[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
         assert 0 <= found[kind]["macro_f1"] < 0.3  # a model that has learned nothing
     assert found["view"] == 0.5
-    assert set(found["border"]) == {"as_is", "repainted"}
+    assert set(found["border"]) == {"as_is", "randomized"}
     assert (tmp_path / "out" / "shortcut.png").is_file()
 
 

@@ -63,7 +63,7 @@ def test_a_damaged_row_names_itself_and_what_to_do(built, tmp_path):
     images[0]["bytes"] = images[0]["bytes"][:100]
     pq.write_table(table.set_column(0, table.schema.field(0), pa.array(images, table.schema.field(0).type)), path)
     cell = load_cells_of_split(str(damaged), "test").kept[0]
-    with pytest.raises(CelluScanError, match=rf"damaged.*{cell.image_id}.*build the data set again"):
+    with pytest.raises(CelluScanError, match=rf"damaged.*{cell.image_id}.*build the dataset again"):
         cell.read()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from celluscan_hf import taxonomy
 from celluscan_hf.evaluation.cells import Cell, Cells
-from celluscan_hf.evaluation.examples import chosen, write_examples
+from celluscan_hf.evaluation.examples import choose_examples, write_examples
 
 
 @pytest.fixture
@@ -40,25 +40,25 @@ def ids(cells):
 
 def test_each_class_has_the_first_of_its_recognised_cells_by_name(cell, told):
     kept = [cell("d/3", "MO"), cell("d/2", "BA"), cell("d/1", "BA"), cell("d/0", "BA")]
-    assert ids(chosen(told(kept, ["MO", "BA", "BA", "LY"]), kept)) == ["d/1", "d/3"]
+    assert ids(choose_examples(told(kept, ["MO", "BA", "BA", "LY"]), kept)) == ["d/1", "d/3"]
 
 
 def test_none_is_picked_for_how_sure_the_model_was(cell, told, predicted):
     kept = [cell("d/1", "BA"), cell("d/2", "BA")]
     found = predicted([("BA", "BA", 0.4), ("BA", "BA", 0.99)])
     found.facts["image_id"][:] = ids(kept)
-    assert ids(chosen(found, kept)) == ["d/1"]
+    assert ids(choose_examples(found, kept)) == ["d/1"]
 
 
 @pytest.mark.parametrize("license", ["unknown", "free for research", ""])
 def test_a_cell_that_may_not_be_passed_on_is_not_shown(license, cell, told):
     kept = [cell("d/1", "BA", license), cell("d/2", "BA", "MIT"), cell("d/3", "LY", license)]
-    assert ids(chosen(told(kept, ["BA", "BA", "LY"]), kept)) == ["d/2"]
+    assert ids(choose_examples(told(kept, ["BA", "BA", "LY"]), kept)) == ["d/2"]
 
 
 def test_a_cell_whose_image_could_not_be_used_is_not_shown(cell, told):
     kept = [cell("d/1", "BA"), cell("d/2", "BA")]
-    assert ids(chosen(told(kept[1:], ["BA"]), kept)) == ["d/2"]
+    assert ids(choose_examples(told(kept[1:], ["BA"]), kept)) == ["d/2"]
 
 
 def test_files_and_facts_of_the_examples_agree(cell, told, tmp_path):

@@ -14,10 +14,10 @@ import pytest
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.evaluation.command import add_arguments, run, summary
-from celluscan_hf.evaluation.external import cells_elsewhere
+from celluscan_hf.evaluation.external import load_external_cells
 from celluscan_hf.evaluation.job import EvaluationSettings
 from celluscan_hf.evaluation.predictions import Predictions
-from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import figures
+from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import compute_metrics
 from celluscan_hf.sources import Record, open_source
 from celluscan_hf.taxonomy import NAMES
 
@@ -63,7 +63,7 @@ def test_each_source_has_its_figures_beside_those_of_the_split(evaluated, metric
     assert list(metrics["external"]) == ["far", "near"]
     for name, found in metrics["external"].items():
         own = cells.where([source == name for source in cells.sources])
-        again = figures(own.probabilities.astype(float), own.labels, NAMES, own.groups.tolist(), resamples=20)
+        again = compute_metrics(own.probabilities.astype(float), own.labels, NAMES, own.groups.tolist(), resamples=20)
         measured = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece", "ci95")
         assert {key: found[key] for key in measured} == {key: again[key] for key in measured}
         assert found.keys() >= {"groups", "related", "classes", "title", "license", "caution", "fingerprint", "dropped"}
@@ -113,7 +113,7 @@ def test_a_file_of_the_data_set_is_no_external_cell(built, labs, tmp_path):
     record = next(item for item in drawn.records() if isinstance(item, Record))
     copied = shutil.copytree(labs / "far", tmp_path / "copied")
     (copied / "Monocyte" / "known.png").write_bytes(drawn.read(record))
-    cells = cells_elsewhere([f"imagefolder:lab={copied}"], str(built), tmp_path)["lab"]
+    cells = load_external_cells([f"imagefolder:lab={copied}"], str(built), tmp_path)["lab"]
     assert [cell.image_id for cell in cells.kept] == ["lab/Monocyte/30.png", "lab/Monocyte/31.png"]
     assert [(item.path, item.reason) for item in cells.dropped] == [("lab/Monocyte/known.png", "in_dataset")]
 
@@ -144,11 +144,11 @@ def test_what_is_not_external_or_not_told_apart_is_refused(specs, inside, told, 
     path = data / "curation" / "statistics.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"sources": {inside: {}}}))
     with pytest.raises(CelluScanError, match=told):
-        cells_elsewhere([spec.format(labs / "near") for spec in specs], str(data), tmp_path)
+        load_external_cells([spec.format(labs / "near") for spec in specs], str(data), tmp_path)
 
 
 def test_external_sources_stand_beside_a_data_set_alone():
-    with pytest.raises(CelluScanError, match="give --dataset, or --source"):
+    with pytest.raises(CelluScanError, match="give --dataset, or evaluate raw files alone with --source"):
         EvaluationSettings("m", Path("out"), sources=("pbc=here",), external=("bccd=there",))
 
 

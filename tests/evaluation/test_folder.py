@@ -61,7 +61,7 @@ def test_an_evaluation_gets_its_name_back_after_a_kill_between_the_renames(tmp_p
 def test_a_folder_with_other_files_is_refused_and_kept(name, tmp_path):
     write(tmp_path / "eval", "first")
     (tmp_path / "eval" / name).write_text("mine")
-    with pytest.raises(CelluScanError, match=f"holds {name}, which no evaluation has written"):
+    with pytest.raises(CelluScanError, match=f"holds {name}, which is not from an evaluation"):
         write(tmp_path / "eval", "second")
     assert names(tmp_path / "eval") == {METRICS, name}
 
@@ -80,14 +80,14 @@ def test_a_foreign_file_among_the_examples_is_refused_and_kept(name, tmp_path):
     foreign = tmp_path / "eval" / IMAGES / name
     foreign.parent.mkdir(parents=True)
     foreign.write_text("mine")
-    with pytest.raises(CelluScanError, match=f"holds {IMAGES}/{Path(name).parts[0]}, which no evaluation has written"):
+    with pytest.raises(CelluScanError, match=f"holds {IMAGES}/{Path(name).parts[0]}, which is not from an evaluation"):
         write(tmp_path / "eval", "second")
     assert foreign.read_text() == "mine"
 
 
 def test_a_folder_named_like_a_file_of_ours_is_foreign(tmp_path):
     (tmp_path / "eval" / METRICS).mkdir(parents=True)
-    with pytest.raises(CelluScanError, match="which no evaluation has written"):
+    with pytest.raises(CelluScanError, match="which is not from an evaluation"):
         write(tmp_path / "eval", "new")
 
 

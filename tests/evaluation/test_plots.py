@@ -1,4 +1,4 @@
-"""The pictures show the figures they are given, all of them, inside the picture."""
+"""The plots show the metrics they are given, all of them, with nothing cut off."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def texts(figure: Figure) -> list[str]:
 
 
 def is_cut_off(figure: Figure) -> bool:
-    """Whether anything that is drawn reaches over the edge of the picture, by more than a hundredth of an inch."""
+    """Whether anything that is drawn reaches over the edge of the plot, by more than a hundredth of an inch."""
     figure.draw_without_rendering()
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     return min(drawn.x0, drawn.y0) < -0.01 or drawn.x1 > width + 0.01 or drawn.y1 > height + 0.01
@@ -52,21 +52,17 @@ def draw_all(everything, metrics, folder: Path) -> None:
     gallery.draw_mistakes(everything, lambda _: Image.new("RGB", (32, 40)), folder / "mistakes.png")
 
 
-def test_every_picture_is_a_png_with_nothing_cut_off(drawn, everything, metrics, tmp_path):
-    draw_all(everything, metrics, tmp_path)
-    assert len(drawn) == len(list(tmp_path.iterdir())) == 5
-    for figure, path in zip(drawn, ["confusion", "recall", "reliability", "roc", "mistakes"], strict=True):
-        assert not is_cut_off(figure)
-        with Image.open(tmp_path / f"{path}.png") as image:
-            assert image.format == "PNG" and 400 < image.width < 1400
-
-
-def test_equal_figures_give_equal_bytes(everything, metrics, tmp_path):
+def test_every_plot_is_a_png_with_nothing_cut_off_and_the_same_bytes_again(drawn, everything, metrics, tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         draw_all(everything, metrics, tmp_path / name)
-    for path in (tmp_path / "first").iterdir():
+    paths = sorted((tmp_path / "first").iterdir())
+    assert len(drawn) == 2 * len(paths) == 10
+    assert not any(is_cut_off(figure) for figure in drawn[:5])
+    for path in paths:
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+        with Image.open(path) as image:
+            assert image.format == "PNG" and 400 < image.width < 1400
 
 
 def test_a_matrix_has_its_counts_in_the_rows_and_columns_of_its_axes(drawn, metrics, tmp_path):

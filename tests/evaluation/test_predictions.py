@@ -62,9 +62,9 @@ def test_classes_in_another_order_are_mapped_by_name(checkpoint, tmp_path, cell_
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (["Basophil", "Blast"], r"lacks Band Neutrophil, Eosinophil, .* and 9 more, and it has Blast besides"),
-        ([*taxonomy.NAMES[:13], "SNE"], "lacks Segmented Neutrophil, and it has SNE besides"),
-        ([*taxonomy.NAMES, "Artefact"], "lacks none, and it has Artefact besides"),
+        (["Basophil", "Blast"], r"lacks Band Neutrophil, Eosinophil, .* and 9 more and has Blast in addition"),
+        ([*taxonomy.NAMES[:13], "SNE"], "lacks Segmented Neutrophil and has SNE in addition"),
+        ([*taxonomy.NAMES, "Artefact"], "lacks none and has Artefact in addition"),
     ],
 )
 def test_a_model_with_other_classes_is_refused_with_what_differs(labels, told, tmp_path):
@@ -76,7 +76,7 @@ def test_a_model_with_other_classes_is_refused_with_what_differs(labels, told, t
 def test_scores_that_are_no_probabilities_are_refused(checkpoint, cell_image):
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, image_size=32)
     config = ViTConfig(**sizes, patch_size=8, id2label=taxonomy.ID2LABEL, problem_type="multi_label_classification")
-    with pytest.raises(CelluScanError, match="a score of its own"):
+    with pytest.raises(CelluScanError, match="scores each class independently"):
         predict(cells(lambda: cell_image(0)), ViTForImageClassification(config).eval(), classifier(checkpoint)[1])
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from celluscan_hf import taxonomy
 from celluscan_hf.evaluation.folder import FILES
-from celluscan_hf.evaluation.measure import measure, measure_place
+from celluscan_hf.evaluation.measure import measure, measure_external
 from celluscan_hf.evaluation.report import largest_confusions, render
 
-PICTURES = {name for name in FILES if name.endswith(".png")}
+PLOTS = {name for name in FILES if name.endswith(".png")}
 SOURCE = {"title": "Drawn cells", "license": "MIT", "caution": "", "path": "/data/drawn"}
 
 
@@ -23,9 +23,9 @@ def report(cells, resamples: int = 20, external: Any = None, **data: Any) -> str
         "data": {"n": len(cells), "fingerprint": "cd" * 32} | described,
         "external": external or {},
         "versions": {"torch": "2"},
-        "command": "python scripts/evaluate.py",
+        "command": "celluscan evaluate",
     }
-    return render(metrics, PICTURES)
+    return render(metrics, PLOTS)
 
 
 def words(text: str) -> str:
@@ -43,7 +43,7 @@ def test_headline_and_notice_stand_first(everything):
 
 def test_every_picture_there_is_is_shown_once(everything):
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", report(everything))
-    assert sorted(shown) == sorted(PICTURES)
+    assert sorted(shown) == sorted(PLOTS)
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -64,14 +64,14 @@ def test_no_value_is_left_unformatted(external, everything):
 
 def test_a_class_without_cells_is_named_and_has_no_score(everything):
     text = report(everything)
-    assert "No cells were at hand of **Myeloblast**" in text
+    assert "There were no cells of **Myeloblast**" in text
     assert "| Myeloblast | MYO | 0 | no cells | | | |" in text
 
 
 def test_what_cannot_be_measured_is_said(predicted):
     text = words(report(predicted([("LY", "LY", 0.9), ("MO", "LY", 0.8)])))
     assert "None of the classes PMY/MY/MMY, BNE/SNE and EO/NEU has cells here." in text
-    assert "No cell here has a stage on the line of maturation." in text
+    assert "No cell here has a maturation stage." in text
     assert "detection cannot be measured" in text
     assert "All cells come from one source, `drawn`." in text
 
@@ -101,8 +101,8 @@ def test_several_sources_have_a_table(everything):
 
 def test_names_finer_than_the_label_are_told_apart_from_mistakes(predicted):
     text = words(report(predicted([("NEU", "SNE", 0.9), ("LY", "LY", 0.9)])))
-    assert "1 more were given a finer or coarser name" in text
-    assert "share is 100.0" in text
+    assert "1 more were predicted as a finer or coarser class" in text
+    assert "accuracy is 100.0" in text
 
 
 @pytest.mark.parametrize(("groups", "told"), [(None, "too narrow"), (["a", "a"], "come in 1 groups")])
@@ -129,7 +129,7 @@ def test_a_raw_source_is_named_with_what_is_not_known(predicted):
 def elsewhere(cells, resamples: int = 20, learned: Any = range(14), **facts: Any) -> dict[str, Any]:
     """What `metrics.json` says of one external source."""
     said = {"title": "Another laboratory", "license": "MIT", "caution": "", "fingerprint": "ef" * 32, "dropped": {}}
-    return measure_place(cells, resamples, learned) | said | facts
+    return measure_external(cells, resamples, learned) | said | facts
 
 
 def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laboratories(everything, predicted):
@@ -140,7 +140,7 @@ def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laborat
     assert lines[first + 1].startswith("| Another laboratory (`far`) | 2 | 2 | 0.500 (")
     assert "expect lower" not in text
     assert re.search(
-        r"its accuracy is \*\*50\.0.%\*\* \([^)]*\) of 2 cells of Another laboratory \(`far`\)\.", words(text)
+        r"its accuracy is \*\*50\.0.%\*\* \([^)]*\) on 2 cells of Another laboratory \(`far`\)\.", words(text)
     )
     assert f"| external source `far` | Another laboratory, licence MIT, fingerprint `{'ef' * 32}` |" in text
     assert "| left out of `far`: `truncated` | 2 |" in text
@@ -151,13 +151,13 @@ def test_cells_of_classes_that_were_not_learned_are_counted_apart(everything, pr
     far = elsewhere(cells, learned={taxonomy.LABEL2ID[name] for name in ("Lymphocyte", "Monocyte")})
     assert far["unlearned"] == {"Myeloblast": 1}
     text = words(report(everything, external={"far": far}))
-    assert re.search(r"1 cells of `far` are of classes that train has no cell of \(Myeloblast\).* is 66\.7.%", text)
+    assert re.search(r"1 cells of `far` are of classes without a training cell \(Myeloblast\).* is 66\.7.%", text)
 
 
 def test_where_no_other_laboratory_was_measured_the_table_says_so(everything):
     text = report(everything)
     assert "| other laboratories: not measured; expect lower | – |" in text
-    assert "expect lower figures there" in text
+    assert "expect it to be lower" in text
     assert "## Other laboratories" not in text
 
 
@@ -172,7 +172,7 @@ def test_several_external_sources_are_listed_with_their_cautions(everything, pre
     found = {name: elsewhere(cells, 0, title=name.title(), caution=f"Of {name}.") for name in ("b", "c", "d")}
     text = report(everything, external=found)
     assert (
-        "of 1 cells of B (`b`), " in words(text) and "of C (`c`) and " in words(text) and "of D (`d`)." in words(text)
+        "on 1 cells of B (`b`), " in words(text) and "of C (`c`) and " in words(text) and "of D (`d`)." in words(text)
     )
     assert "**Caution with `c`**: Of c." in text
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from celluscan_hf.evaluation.selective_metrics import brier, least_sure, risk_coverage, sets
+from celluscan_hf.evaluation.selective_metrics import brier, fit_confidence_threshold, risk_coverage, set_metrics
 from celluscan_hf.modeling.reliability_celluscan import MahalanobisScorer, Reliability
 from celluscan_hf.taxonomy import CLASSES
 
@@ -12,9 +12,9 @@ def test_the_brier_score_is_the_squared_distance_from_the_truth() -> None:
 
 def test_answers_from_the_least_sure_probability_on_are_right_as_often_as_wanted() -> None:
     probabilities = np.array([[p, 1 - p] for p in (0.95, 0.9, 0.8, 0.7, 0.6)])
-    assert least_sure(probabilities, np.array([0, 0, 0, 1, 1]), 0.95) == 0.8
-    assert least_sure(probabilities, np.array([0, 0, 0, 1, 0]), 0.8) == 0.6
-    assert least_sure(probabilities, np.array([1, 1, 1, 1, 1]), 0.95) == 0.99
+    assert fit_confidence_threshold(probabilities, np.array([0, 0, 0, 1, 1]), 0.95) == 0.8
+    assert fit_confidence_threshold(probabilities, np.array([0, 0, 0, 1, 0]), 0.8) == 0.6
+    assert fit_confidence_threshold(probabilities, np.array([1, 1, 1, 1, 1]), 0.95) == 0.99
 
 
 def test_the_surest_are_answered_first(predicted) -> None:
@@ -30,7 +30,7 @@ def test_sets_are_counted_over_all_and_by_class_in_the_order_of_the_model(predic
     known = Reliability(
         model, np.linspace(0, 0.95, 99), np.zeros(99, int), (MahalanobisScorer(np.zeros((1, 1)), np.eye(1)),), 1.0, 0.7
     )
-    found = sets(cells, known)
+    found = set_metrics(cells, known)
     assert [one["asked"] for one in found] == [0.9, 0.95]
     assert found[0]["coverage"] == pytest.approx(2 / 3)
     assert found[0]["per_class"] == {"Basophil": 1.0, "Lymphocyte": 0.0, "Monocyte": 1.0}

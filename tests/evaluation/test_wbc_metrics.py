@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics
 
 from celluscan_hf.evaluation.wbc_metrics import wbc_metrics
-from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import figures
+from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import compute_metrics
 from celluscan_hf.taxonomy import NAMES
 
 # The seed's last confusion matrix: true classes as rows, predicted ones as columns, in the order of the taxonomy.
@@ -52,7 +52,7 @@ def letters(classes: int) -> list[str]:
 
 def test_the_published_matrix_of_the_seed_has_its_published_accuracy():
     predictions, references = pairs(SEED)
-    found = figures(predictions, references, NAMES, resamples=0)
+    found = compute_metrics(predictions, references, NAMES, resamples=0)
     assert found["n"] == 14530
     assert round(found["accuracy"], 4) == 0.8893
     assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
@@ -62,7 +62,7 @@ def test_the_published_matrix_of_the_seed_has_its_published_accuracy():
 def test_scalars_and_classes_are_those_of_scikit_learn():
     probabilities, references = guesses()
     predicted = probabilities.argmax(axis=1)
-    found = figures(probabilities, references, letters(5), resamples=0)
+    found = compute_metrics(probabilities, references, letters(5), resamples=0)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(references, predicted))
     assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(references, predicted))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(references, predicted, average="macro"))
@@ -74,12 +74,17 @@ def test_scalars_and_classes_are_those_of_scikit_learn():
 
 def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.62, 0.38], [0.38, 0.62]])
-    found = figures(probabilities, np.array([0, 1, 0, 1]), ["a", "b"], resamples=0)
+    found = compute_metrics(probabilities, np.array([0, 1, 0, 1]), ["a", "b"], resamples=0)
     assert found["ece"] == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.62))
 
 
+def test_the_two_highest_bins_are_apart():
+    found = compute_metrics(np.array([[0.95, 0.05], [0.9, 0.1]]), np.array([0, 1]), ["a", "b"], resamples=0)
+    assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.9)
+
+
 def test_a_class_without_images_counts_neither_way():
-    found = figures(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "b", "c"], resamples=0)
+    found = compute_metrics(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "b", "c"], resamples=0)
     assert found["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["per_class"]["c"] == {"precision": 0.0, "recall": None, "f1": None, "support": 0}
@@ -87,17 +92,17 @@ def test_a_class_without_images_counts_neither_way():
 
 def test_intervals_hold_the_figure_and_repeat():
     probabilities, references = guesses()
-    found = figures(probabilities, references, letters(5), resamples=200, seed=3)
+    found = compute_metrics(probabilities, references, letters(5), resamples=200, seed=3)
     for name in SCALARS:
         low, high = found["ci95"][name]
         assert low < high
         assert name == "ece" or low < found[name] < high  # resampling noise adds to a calibration error
-    assert figures(probabilities, references, letters(5), resamples=200, seed=3) == found
+    assert compute_metrics(probabilities, references, letters(5), resamples=200, seed=3) == found
 
 
 def test_an_interval_of_accuracy_is_as_wide_as_the_binomial_says():
     probabilities, references = guesses(2000)
-    found = figures(probabilities, references, letters(5), resamples=500)
+    found = compute_metrics(probabilities, references, letters(5), resamples=500)
     low, high = found["ci95"]["accuracy"]
     error = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / 2000)
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
@@ -106,22 +111,22 @@ def test_an_interval_of_accuracy_is_as_wide_as_the_binomial_says():
 def test_copies_of_a_cell_do_not_make_an_interval_narrower():
     probabilities, references = guesses(200)
     names = letters(5)
-    once = figures(probabilities, references, names, resamples=300)
+    once = compute_metrics(probabilities, references, names, resamples=300)
     copied = np.repeat(probabilities, 10, axis=0), np.repeat(references, 10)
     groups = np.repeat(np.arange(200), 10)
-    together = figures(*copied, names, groups=groups, resamples=300)
-    apart = figures(*copied, names, resamples=300)
+    together = compute_metrics(*copied, names, groups=groups, resamples=300)
+    apart = compute_metrics(*copied, names, resamples=300)
     widths = [np.diff(one["ci95"]["accuracy"])[0] for one in (once, together, apart)]
     assert widths[1] == pytest.approx(widths[0])
     assert widths[2] < 0.5 * widths[0]
 
 
-def test_each_source_has_its_own_figures():
+def test_each_source_has_its_own_compute_metrics():
     probabilities, references = guesses(300)
     sources = np.array(["one", "two", "two"] * 100)
-    found = figures(probabilities, references, letters(5), sources=sources, resamples=50)["per_source"]
+    found = compute_metrics(probabilities, references, letters(5), sources=sources, resamples=50)["per_source"]
     assert {name: part["n"] for name, part in found.items()} == {"one": 100, "two": 200}
-    alone = figures(probabilities[sources == "one"], references[sources == "one"], letters(5), resamples=50)
+    alone = compute_metrics(probabilities[sources == "one"], references[sources == "one"], letters(5), resamples=50)
     assert found["one"] == {name: alone[name] for name in ("n", *SCALARS, "ci95")}
 
 
@@ -131,7 +136,7 @@ BECOMES = np.array([0, 0, 1, 1, 2])  # a b | c d | e
 
 def test_children_count_as_their_parent():
     told, true = [0, 1, 3, 2, 4, 4], [1, 1, 2, 0, 4, 1]
-    found = figures(np.array(told), np.array(true), letters(5), resamples=0, parents=PARENTS)["parent_level"]
+    found = compute_metrics(np.array(told), np.array(true), letters(5), resamples=0, parents=PARENTS)["parent_level"]
     assert found["classes"] == ["a", "c", "e"]
     assert found["confusion_matrix"] == {"labels": ["a", "c", "e"], "matrix": [[2, 1, 1], [0, 1, 0], [0, 0, 1]]}
     assert (found["n"], found["accuracy"]) == (6, pytest.approx(4 / 6))
@@ -142,7 +147,7 @@ def test_children_count_as_their_parent():
 
 def test_the_parent_is_told_by_the_sum_of_its_children():
     probabilities = np.array([[0.1, 0.3, 0.0, 0.35, 0.25], [0.0, 0.0, 0.3, 0.3, 0.4]])
-    found = figures(probabilities, np.array([0, 4]), letters(5), resamples=0, parents=PARENTS)["parent_level"]
+    found = compute_metrics(probabilities, np.array([0, 4]), letters(5), resamples=0, parents=PARENTS)["parent_level"]
     assert found["confusion_matrix"]["matrix"] == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert found["nll"] == pytest.approx(-(np.log(0.4) + np.log(0.4)) / 2)
 
@@ -150,12 +155,12 @@ def test_the_parent_is_told_by_the_sum_of_its_children():
 def test_parent_level_has_the_figures_of_merged_classes_and_changes_no_other():
     probabilities, references = guesses()
     options: dict[str, Any] = {"groups": np.arange(300) // 2, "sources": ["one"] * 300, "resamples": 50}
-    found = figures(probabilities, references, letters(5), **options, parents=PARENTS)
+    found = compute_metrics(probabilities, references, letters(5), **options, parents=PARENTS)
     coarse = found.pop("parent_level")
-    assert found == figures(probabilities, references, letters(5), **options)
+    assert found == compute_metrics(probabilities, references, letters(5), **options)
     del options["sources"]
     merged = np.stack([probabilities[:, np.equal(BECOMES, label)].sum(axis=1) for label in range(3)], axis=1)
-    alone = figures(merged, BECOMES[references], ["a", "c", "e"], **options)
+    alone = compute_metrics(merged, BECOMES[references], ["a", "c", "e"], **options)
     assert list(coarse["ci95"]) == list(SCALARS)
     assert coarse["ci95"]["macro_f1"] == pytest.approx(alone["ci95"]["macro_f1"])
     assert coarse["per_class"] == alone["per_class"]
@@ -169,7 +174,7 @@ def test_the_folder_loads_offline_as_a_metric_of_evaluate(probabilities, tmp_pat
     found = metric.compute(
         predictions=given, references=references, label_names=letters(5), resamples=20, parents=PARENTS
     )
-    assert found == figures(given, references, letters(5), resamples=20, parents=PARENTS)
+    assert found == compute_metrics(given, references, letters(5), resamples=20, parents=PARENTS)
 
 
 PROBABILITIES, REFERENCES = guesses(4, 3)
@@ -195,7 +200,7 @@ PROBABILITIES, REFERENCES = guesses(4, 3)
 def test_what_does_not_fit_is_told(changes, told):
     given: dict[str, Any] = {"predictions": PROBABILITIES, "references": REFERENCES} | changes
     with pytest.raises(ValueError, match=told):
-        figures(**given, label_names=letters(3))
+        compute_metrics(**given, label_names=letters(3))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from jinja2 import UndefinedError
 from celluscan_hf import taxonomy
 from celluscan_hf.dataset.card import template_path
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.evaluation.measure import measure, measure_place
+from celluscan_hf.evaluation.measure import measure, measure_external
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
 from celluscan_hf.hub.model_card import ModelFacts, evaluation_results, render
 from celluscan_hf.hub.training_facts import TrainingFacts
@@ -120,7 +120,7 @@ def from_raw(facts: ModelFacts) -> ModelFacts:
 
 def with_external(facts: ModelFacts, resamples: int = 20, **titles: str) -> ModelFacts:
     """With external sources of these titles, each of two wrong cells, one named finer, and one right."""
-    metrics = measure_place(predicted([("NEU", "SNE", 0.9), ("LY", "MO", 0.8), ("EO", "EO", 0.9)]), resamples)
+    metrics = measure_external(predicted([("NEU", "SNE", 0.9), ("LY", "MO", 0.8), ("EO", "EO", 0.9)]), resamples)
     metrics |= {"license": "CC-BY-4.0", "caution": "Other stain.", "fingerprint": "ef" * 32}
     metrics |= {"dropped": {"truncated": 4}}
     external = {name: metrics | {"title": title} for name, title in (titles or {"lab": "Far lab"}).items()}

@@ -11,7 +11,7 @@ from transformers import pipeline
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier, load_reliability
 from celluscan_hf.reliability.calibrate import ModelOutputs
-from celluscan_hf.reliability.examine import noticed, outputs_of, recalibration_gain
+from celluscan_hf.reliability.examine import detection_rates, outputs_of, recalibration_gain
 from celluscan_hf.reliability.recalibrate import recalibrate
 from celluscan_hf.taxonomy import NAMES
 
@@ -50,7 +50,7 @@ def test_a_new_folder_fits_and_the_old_one_stays(
 def test_what_cannot_be_fitted_is_refused(
     calibrated: Path, cells: str, tmp_path: Path, write_image: Callable[..., Path]
 ) -> None:
-    with pytest.raises(CelluScanError, match="exists already"):
+    with pytest.raises(CelluScanError, match="already exists"):
         recalibrate(calibrated, [cells], tmp_path)
     write_image(tmp_path / "few" / "Basophil" / "a.png", 1)
     with pytest.raises(CelluScanError, match="1 usable cells: expected at least 8"):
@@ -67,9 +67,9 @@ def test_the_gain_is_judged_on_cells_of_other_groups() -> None:
     assert all(one["gain"]["nll"]["mean"] < 0 for one in found)
 
 
-def test_what_is_noticed_lies_above_a_share_of_validation() -> None:
+def test_what_is_detection_rates_lies_above_a_share_of_validation() -> None:
     usual = np.arange(100.0)
-    found = noticed(np.array([98.0, 200.0]), usual, usual)
+    found = detection_rates(np.array([98.0, 200.0]), usual, usual)
     assert (found["0.95"], found["0.99"]) == (1, 0.5)
     assert found["auroc"] == pytest.approx(0.9925)
-    assert noticed(usual, usual, usual)["auroc"] == pytest.approx(0.5)
+    assert detection_rates(usual, usual, usual)["auroc"] == pytest.approx(0.5)

@@ -1,13 +1,15 @@
-"""Figures of a classifier of blood cells: accuracy, balanced accuracy, macro-F1, likelihood and calibration.
+"""Metrics of a classifier of blood cells: accuracy, balanced accuracy, macro-F1, likelihood and calibration.
 
-Every scalar comes with a 95 % interval: percentiles of a bootstrap (Efron & Tibshirani 1993, chapter 13) over groups,
-since cells of one patient, slide or cluster of duplicates are not independent. Calibration is the expected calibration
-error over 15 equal bins of the highest probability (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+Each scalar is one entry of `SCALARS`; reports, summaries and training logs list what stands there. It comes with a
+95 % interval: percentiles of a bootstrap (Efron & Tibshirani 1993, chapter 13) over groups, since cells of one patient,
+slide or cluster of duplicates are not independent. Calibration is the expected calibration error over 15 equal bins of
+the highest probability (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
 
 This file is an `evaluate` metric that stands alone: `evaluate.load("<this folder>")` works offline.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -41,22 +43,22 @@ Args:
     predictions: Probabilities (n, classes), rows that sum to one; or class indices (n,), which give no nll and no ece.
     references: True class indices (n,).
     label_names: All classes, in their order; by default the 14 of CelluScan.
-    groups: What belongs together (n,), such as patients; by default every image is a group of its own.
+    groups: The group of each image (n,), such as its patient; by default every image is a group of its own.
     sources: The data set of each image (n,); by default `per_source` is left out.
-    resamples: Of the bootstrap; 0 leaves `ci95` out.
-    seed: Of the bootstrap.
+    resamples: Number of bootstrap resamples; 0 leaves `ci95` out.
+    seed: Seed of the bootstrap.
     parents: The coarser class of each class that has one, {name: name}; by default `parent_level` is left out.
 Returns:
     n; accuracy; balanced_accuracy and macro_f1, over the classes that occur among the references; nll, in nats, and
     ece; ci95 {metric: [low, high]}; per_class {name: precision, recall, f1, support}, None where not defined;
     confusion_matrix {labels, matrix}, true classes as rows; per_source {source: n, the scalars, ci95};
-    parent_level {classes, n, the scalars, ci95, per_class, confusion_matrix}: all of this where each class counts as
-    its parent, probabilities of one parent are added up, and the class with the largest sum is the predicted one.
+    parent_level {classes, n, the scalars, ci95, per_class, confusion_matrix}: the same with each class replaced by its
+    parent; probabilities of one parent are summed, and the class with the largest sum is the predicted one.
 """
 
 
 class WBCMetrics(evaluate.Metric):
-    """The metric of this file; its inputs and figures are described in `INPUTS`."""
+    """An `evaluate` metric; `INPUTS` describes what it takes and returns."""
 
     def _info(self) -> evaluate.MetricInfo:
         probabilities = datasets.Sequence(datasets.Value("float64"))
@@ -76,11 +78,11 @@ class WBCMetrics(evaluate.Metric):
         predictions, references = np.asarray(predictions), np.asarray(references)
         if label_names is None:
             label_names = _default_names(predictions, references)
-        return figures(predictions, references, label_names, **options)
+        return compute_metrics(predictions, references, label_names, **options)
 
 
 def _default_names(predictions: NDArray[Any], references: NDArray[np.int64]) -> Sequence[str]:
-    """The 14 classes. Raises a ValueError if columns or class indices are of other classes."""
+    """Return the 14 classes. Raises a ValueError if columns or class indices do not fit them."""
     classes = len(LABEL_NAMES)
     indices = [references, predictions] if predictions.ndim == 1 else [references]
     largest = max(values.max(initial=0) for values in indices)
@@ -94,7 +96,7 @@ def _default_names(predictions: NDArray[Any], references: NDArray[np.int64]) -> 
     return LABEL_NAMES
 
 
-def figures(
+def compute_metrics(
     predictions: NDArray[Any],
     references: NDArray[np.int64],
     label_names: Sequence[str],
@@ -104,7 +106,7 @@ def figures(
     seed: int = 0,
     parents: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All figures of one evaluation, without `evaluate` around them. Arguments and result as `INPUTS` says.
+    """Compute all metrics of one evaluation, without `evaluate` around them. Arguments and result: see `INPUTS`.
 
     Raises:
         ValueError: No images; lengths, classes, groups or parents that do not fit; or rows that are not probabilities.
@@ -118,22 +120,22 @@ def figures(
     result["confusion_matrix"] = {"labels": list(label_names), "matrix": matrix.astype(int).tolist()}
     if sources is not None:
         result["per_source"] = {
-            str(source): _of_source(predictions[here], references[here], len(label_names), members, resamples, seed)
+            str(source): {"n": int(inside.sum())} | _with_intervals(outcomes.rows(inside), members, resamples, seed)
             for source in sorted(set(sources))
-            for here in [np.asarray(sources) == source]
-            for members in [None if groups is None else np.asarray(groups)[here].tolist()]
+            for inside in [np.asarray(sources) == source]
+            for members in [None if groups is None else np.asarray(groups)[inside].tolist()]
         }
     if parents is not None:
-        merged, true, classes = _merged(predictions, references, label_names, parents)
-        coarse = figures(merged, true, classes, groups, resamples=resamples, seed=seed)
+        merged, true, classes = _merge_children(predictions, references, label_names, parents)
+        coarse = compute_metrics(merged, true, classes, groups, resamples=resamples, seed=seed)
         result["parent_level"] = {"classes": classes} | coarse
     return result
 
 
-def _merged(
+def _merge_children(
     predictions: NDArray[Any], references: NDArray[np.int64], label_names: Sequence[str], parents: Mapping[str, str]
 ) -> tuple[NDArray[Any], NDArray[np.int64], list[str]]:
-    """Predictions and references where each class is its parent, and the classes that are left, in their order."""
+    """Replace each class by its parent: predictions, references, and the remaining classes in their order."""
     classes = [name for name in label_names if name not in parents]
     becomes = np.array([classes.index(parents.get(name, name)) for name in label_names])
     if predictions.ndim == 1:
@@ -141,21 +143,71 @@ def _merged(
     return predictions @ np.eye(len(classes))[becomes], becomes[references], classes
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """R weightings of n images, summed up for `SCALARS`.
+
+    - `weights` (R, n), `total` (R,): weight of each image and of all of them.
+    - `right`, `true`, `predicted` (R, classes): weight of the images of each class that were recognised, that are of
+      it, and that were predicted as it.
+    - `nll` (n,): negative log-likelihood of each image, in nats.
+    - `gaps` (n, BINS): hit minus confidence, in the column of the bin of the image.
+    """
+
+    weights: NDArray[np.float64]
+    right: NDArray[np.float64]
+    true: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    gaps: NDArray[np.float64]
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        return self.weights.sum(axis=1)
+
+    def mean_over_classes(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average (R, classes) over the classes that occur among the references: (R,)."""
+        occurs = np.where(self.true > 0, 1.0, np.nan)
+        mean: NDArray[np.float64] = np.nanmean(occurs * values, axis=1)
+        return mean
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A scalar metric: its title in tables, how `Resamples` give R values of it, whether it needs probabilities."""
+
+    title: str
+    compute: Callable[[Resamples], NDArray[np.float64]]
+    needs_probabilities: bool = False
+
+
+SCALARS = {  # a new scalar is one entry here
+    "accuracy": Scalar("accuracy", lambda r: r.right.sum(axis=1) / r.total),
+    "balanced_accuracy": Scalar("balanced accuracy", lambda r: r.mean_over_classes(r.right / np.maximum(r.true, TINY))),
+    "macro_f1": Scalar("macro-F1", lambda r: r.mean_over_classes(2 * r.right / np.maximum(r.true + r.predicted, TINY))),
+    "nll": Scalar("NLL", lambda r: r.weights @ r.nll / r.total, needs_probabilities=True),
+    "ece": Scalar("ECE", lambda r: np.abs(r.weights @ r.gaps).sum(axis=1) / r.total, needs_probabilities=True),
+}
+
+
 class Outcomes:
-    """What became of each image, from which any weighting of the images gives its figures."""
+    """The outcome of each image, from which any weighting of the images gives its metrics."""
 
     def __init__(self, predictions: NDArray[Any], references: NDArray[np.int64], classes: int) -> None:
-        has_probabilities = predictions.ndim == 2
-        self.classes = classes
+        self.predictions = predictions
         self.references = references
-        self.predicted: NDArray[np.int64] = predictions.argmax(axis=1) if has_probabilities else predictions
-        self.likelihood: NDArray[np.float64] | None = None  # negative logarithm of
-        self.calibration: NDArray[np.float64] | None = None  # (n, BINS), hit less confidence in the bin of each image
-        if has_probabilities:
+        self.classes = classes
+        self.has_probabilities = predictions.ndim == 2
+        self.predicted: NDArray[np.int64] = predictions.argmax(axis=1) if self.has_probabilities else predictions
+        self.nll, self.gaps = np.empty(len(references)), np.empty((len(references), 0))
+        if self.has_probabilities:
             true, confidence = predictions[np.arange(len(references)), references], predictions.max(axis=1)
-            self.likelihood = -np.log(np.maximum(true, TINY))
+            self.nll = -np.log(np.maximum(true, TINY))
             bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-            self.calibration = np.eye(BINS)[bins] * ((self.predicted == references) - confidence)[:, None]
+            self.gaps = np.eye(BINS)[bins] * ((self.predicted == references) - confidence)[:, None]
+
+    def rows(self, inside: NDArray[np.bool_]) -> "Outcomes":
+        return Outcomes(self.predictions[inside], self.references[inside], self.classes)
 
     def confusion(self, weights: NDArray[Any]) -> NDArray[np.float64]:
         """Weights of images (R, n) -> R matrices of classes x classes, true classes as rows."""
@@ -167,17 +219,12 @@ class Outcomes:
         """Weights of images (R, n) -> R values of each scalar."""
         matrices = self.confusion(weights)
         right = np.diagonal(matrices, axis1=1, axis2=2)
-        true, predicted, total = matrices.sum(axis=2), matrices.sum(axis=1), weights.sum(axis=1)
-        occurs = np.where(true > 0, 1.0, np.nan)
-        found = {
-            "accuracy": right.sum(axis=1) / total,
-            "balanced_accuracy": np.nanmean(occurs * right / np.maximum(true, TINY), axis=1),
-            "macro_f1": np.nanmean(occurs * 2 * right / np.maximum(true + predicted, TINY), axis=1),
+        resamples = Resamples(weights, right, matrices.sum(axis=2), matrices.sum(axis=1), self.nll, self.gaps)
+        return {
+            name: scalar.compute(resamples)
+            for name, scalar in SCALARS.items()
+            if self.has_probabilities or not scalar.needs_probabilities
         }
-        if self.likelihood is not None and self.calibration is not None:
-            found["nll"] = weights @ self.likelihood / total
-            found["ece"] = np.abs(weights @ self.calibration).sum(axis=1) / total
-        return found
 
 
 def _with_intervals(outcomes: Outcomes, groups: Sequence[Any] | None, resamples: int, seed: int) -> dict[str, Any]:
@@ -187,36 +234,24 @@ def _with_intervals(outcomes: Outcomes, groups: Sequence[Any] | None, resamples:
         _, member_of = np.unique(np.arange(count) if groups is None else np.asarray(groups), return_inverse=True)
         sizes = int(member_of.max()) + 1
         rng = np.random.default_rng(seed)
-        drawn = [outcomes.scalars(_resample(rng, sizes)[member_of][None]) for _ in range(resamples)]
+        resampled = [outcomes.scalars(_resample(rng, sizes)[member_of][None]) for _ in range(resamples)]
         result["ci95"] = {
-            name: [float(edge) for edge in np.percentile([one[name][0] for one in drawn], INTERVAL)]
-            for name in drawn[0]
+            name: [float(end) for end in np.percentile([scalars[name][0] for scalars in resampled], INTERVAL)]
+            for name in resampled[0]
         }
     return result
 
 
 def _resample(rng: np.random.Generator, groups: int) -> NDArray[np.float64]:
-    """How often each group is drawn when as many are drawn with replacement."""
+    """Draw as many groups as there are, with replacement; return how often each was drawn, (groups,)."""
     return np.bincount(rng.integers(0, groups, groups), minlength=groups).astype(float)
-
-
-def _of_source(
-    predictions: NDArray[Any],
-    references: NDArray[np.int64],
-    classes: int,
-    groups: Sequence[Any] | None,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    outcomes = Outcomes(predictions, references, classes)
-    return {"n": len(references)} | _with_intervals(outcomes, groups, resamples, seed)
 
 
 def _per_class(matrix: NDArray[np.float64], label_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     right, true, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
-    def ratio(part: float, whole: float) -> float | None:
-        return float(part / whole) if whole else None
+    def ratio(part: float, total: float) -> float | None:
+        return float(part / total) if total else None
 
     return {
         name: {
@@ -236,7 +271,7 @@ def _check(
     groups: Sequence[Any] | None,
     sources: Sequence[Any] | None,
 ) -> None:
-    """Raises a ValueError that says what was expected and what came."""
+    """Raise a ValueError that says what was expected and what came."""
     count = len(references)
     if count == 0:
         raise ValueError("expected at least one image, got none")
@@ -259,7 +294,7 @@ def _check(
 
 
 def _check_parents(parents: Mapping[str, str], label_names: Sequence[str]) -> None:
-    """Raises a ValueError where a class or its parent is unknown, or a parent has a parent."""
+    """Raise a ValueError if a class or its parent is unknown, or a parent has a parent."""
     for name, parent in parents.items():
         if name not in label_names or parent not in label_names:
             raise ValueError(f"parents: expected names among label_names, got {name!r}: {parent!r}")

@@ -1,6 +1,6 @@
-"""Pictures that are no cell a model can know, made from what is at hand: to see how many of them it notices.
+"""Out-of-distribution images, to measure how many of them a model detects.
 
-Drawn cells; red cells cut from smear fields of BCCD; cells in other stains (hue turned, grey, inverted); noise.
+Synthetic cells; red cells cut from smear fields of BCCD; cells in other stains (hue turned, grey, inverted); noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,41 +9,41 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from .. import taxonomy
+from celluscan_hf import taxonomy
+
 from ..curation.decoding import crop, decode
 from ..sources.bccd import red_cells
 from ..sources.drawing import draw_cell
 from ..sources.tree import FolderTree
 
-Picture = Image.Image
-_HUES = 256  # of Pillow's HSV, for a full turn
+_HUES = 256  # values of a full turn in Pillow's HSV
 
 
-def turned(cell: Picture, degrees: float) -> Picture:
-    """A cell with its hue turned, as another stain would have it."""
+def turn_hue(cell: Image.Image, degrees: float) -> Image.Image:
+    """Turn the hue of a cell, as another stain would."""
     hue, saturation, value = cell.convert("HSV").split()
     shift = round(degrees / 360 * _HUES)
     return Image.merge("HSV", (hue.point(lambda old: (old + shift) % _HUES), saturation, value)).convert("RGB")
 
 
-STAINS: Mapping[str, Callable[[Picture], Picture]] = {
-    "hue turned by 30 degrees": lambda cell: turned(cell, 30),
-    "hue turned by 120 degrees": lambda cell: turned(cell, 120),
-    "hue turned by 240 degrees": lambda cell: turned(cell, 240),
+STAINS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "hue turned by 30 degrees": lambda cell: turn_hue(cell, 30),
+    "hue turned by 120 degrees": lambda cell: turn_hue(cell, 120),
+    "hue turned by 240 degrees": lambda cell: turn_hue(cell, 240),
     "grey": lambda cell: cell.convert("L").convert("RGB"),
     "inverted": lambda cell: ImageOps.invert(cell.convert("RGB")),
 }
 
 
-def drawn_cells(each: int, seed: int = 0) -> Iterator[Picture]:
-    """`each` drawn cells of every class."""
+def synthetic_cells(per_class: int, seed: int = 0) -> Iterator[Image.Image]:
+    """Draw `per_class` synthetic cells of every class."""
     for label, name in enumerate(taxonomy.NAMES):
-        for number in range(each):
+        for number in range(per_class):
             yield draw_cell(name, np.random.default_rng([seed, label, number]))
 
 
-def noise(count: int, side: int = 128, seed: int = 0) -> Iterator[Picture]:
-    """Half of even noise, half of noise about a colour."""
+def noise(count: int, side: int = 128, seed: int = 0) -> Iterator[Image.Image]:
+    """Draw noise images, half of them uniform, half around a colour."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         if number % 2:
@@ -53,20 +53,20 @@ def noise(count: int, side: int = 128, seed: int = 0) -> Iterator[Picture]:
         yield Image.fromarray(pixels.astype(np.uint8))
 
 
-def pieces(photographs: Sequence[Picture], each: int, seed: int = 0) -> Iterator[Picture]:
-    """`each` random squares of every photograph, a quarter to all of its shorter side."""
+def random_crops(photographs: Sequence[Image.Image], per_image: int, seed: int = 0) -> Iterator[Image.Image]:
+    """Cut `per_image` random squares out of every photograph, a quarter to all of its shorter side."""
     rng = np.random.default_rng(seed)
     for photograph in photographs:
-        for _ in range(each):
+        for _ in range(per_image):
             side = int(rng.integers(min(photograph.size) // 4, min(photograph.size) + 1))
             x, y = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
             yield photograph.crop((x, y, x + side, y + side))
 
 
-def red_cells_of(fields: Path, each: int = 4) -> Iterator[Picture]:
-    """At most `each` red cells of every field of BCCD, windows without any other cell than red ones."""
+def bccd_red_cells(fields: Path, per_field: int = 4) -> Iterator[Image.Image]:
+    """Cut at most `per_field` red cells out of every field of BCCD, from windows that hold no other kind of cell."""
     tree = FolderTree(fields)
     for member, windows in red_cells(tree):
         image = decode(tree.read(member)).image
-        for window in windows[:each]:
+        for window in windows[:per_field]:
             yield crop(image, window)
