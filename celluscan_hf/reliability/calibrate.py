@@ -187,7 +187,7 @@ def write(
         "scores": found.scores,
         "labels": found.labels.astype(np.int32),
     }
-    for name, part in zip(PARTS, found.nearby, strict=True):
+    for name, part in zip(PARTS, found.scorers, strict=True):
         arrays |= {f"{name}_centres": part.centres.astype(np.float32)}
         arrays |= {f"{name}_whitening": part.whitening.astype(np.float32)}
     with atomic_write(folder / ARRAYS) as partial:

@@ -91,12 +91,12 @@ def _fitted(known: Reliability, seen: ModelOutputs, held_out: NDArray[np.float64
     A picture is strange where it lies farther than before, and than all these cells.
     """
     scores = conformity(softmax(held_out, axis=1))[np.arange(len(seen.labels)), seen.labels]
-    ends = np.cumsum([part.centres.shape[1] for part in known.nearby])
+    ends = np.cumsum([part.centres.shape[1] for part in known.scorers])
     means = np.split(seen.features.mean(axis=0), ends[:-1])
     nearby = tuple(
-        replace(part, centres=np.vstack((part.centres, mean))) for part, mean in zip(known.nearby, means, strict=True)
+        replace(part, centres=np.vstack((part.centres, mean))) for part, mean in zip(known.scorers, means, strict=True)
     )
-    found = replace(known, scores=scores, labels=seen.labels, nearby=nearby)
+    found = replace(known, scores=scores, labels=seen.labels, scorers=nearby)
     return replace(found, ood_threshold=max(known.ood_threshold, float(found.ood_score(seen.features).max())))
 
 
