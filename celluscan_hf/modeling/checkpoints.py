@@ -103,9 +103,9 @@ def start_model(
 
 
 def _require_known(fields: Mapping[str, Any]) -> None:
-    known = {field.name for field in dataclasses.fields(CelluScanConfig)} | {"image_mean", "image_std"}
-    if unknown := sorted(set(fields) - known):
-        raise WeightsError(f"CelluScanConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    allowed = {field.name for field in dataclasses.fields(CelluScanConfig)} | {"image_mean", "image_std"}
+    if unknown := sorted(set(fields) - allowed):
+        raise WeightsError(f"CelluScanConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(allowed))}")
 
 
 def _from_torchvision(name: str, fields: Mapping[str, Any]) -> Checkpoint:
