@@ -1,8 +1,8 @@
-"""Tells the Auto classes of transformers about our model, without importing transformers or torch for it.
+"""Register our model with the Auto classes of transformers, without importing transformers or torch for it.
 
 After `import celluscan_hf`, `AutoModelForImageClassification.from_pretrained` knows the hand-built model and needs no
-`trust_remote_code`. Whoever only curates images never loads torch: our classes are imported and registered when, and
-only when, the Auto classes themselves are imported, by import hooks of wrapt.
+`trust_remote_code`. Plain `AutoConfig.register` calls would import transformers and torch for every command, also for
+dataset builds, which need neither. So import hooks of wrapt register our classes once the Auto classes are imported.
 """
 
 import sys
@@ -21,7 +21,7 @@ NEEDED_BY_OUR_MODELS = ("transformers.modeling_utils", "transformers.modeling_la
 
 
 def register() -> None:
-    """Registers config and models with the Auto classes, and the pipeline, now or when those are imported."""
+    """Register config, models and pipeline, now or as soon as the Auto classes are imported."""
     register_post_import_hook(_register_config, AUTO_CONFIG)
     register_post_import_hook(_register_models, OUR_MODELS)
     for name in (AUTO_MODELS, *NEEDED_BY_OUR_MODELS):
@@ -47,12 +47,12 @@ def _register_pipeline(pipelines: ModuleType) -> None:
 
 
 def _import_our_models(finished: ModuleType) -> None:
-    """Imports them once the Auto classes are there, unless an import under way would be entered a second time.
+    """Import our models once the Auto classes exist, unless a needed module is still being imported.
 
     `transformers.modeling_layers` imports the Auto classes while it is itself half imported; its own hook follows.
     """
-    under_way = {name for name in (OUR_MODELS, *NEEDED_BY_OUR_MODELS) if _is_being_imported(name)}
-    if AUTO_MODELS in sys.modules and not under_way - {finished.__name__}:
+    unfinished = {name for name in (OUR_MODELS, *NEEDED_BY_OUR_MODELS) if _is_being_imported(name)}
+    if AUTO_MODELS in sys.modules and not unfinished - {finished.__name__}:
         import_module(OUR_MODELS)
 
 

@@ -1,6 +1,6 @@
 """The Auto classes know our model after `import celluscan_hf`, whatever is imported first, and nothing heavy is loaded.
 
-A child process forks itself for every order of imports, so that each begins anew; the tests read what came out.
+A child process forks for every order of imports, so that each starts fresh; the tests read the results.
 """
 
 import json
@@ -20,11 +20,9 @@ LEAN = {
     "the package and transformers": "import celluscan_hf, transformers",
 }
 ORDERS = {
-    "package, Auto classes": "import celluscan_hf; from transformers import AutoModel",
-    "Auto classes, package": "from transformers import AutoModel; import celluscan_hf",
-    "package, another model": "import celluscan_hf; from transformers import ViTForImageClassification",
+    "package, Auto classes": "import celluscan_hf; from transformers import AutoModel, pipeline",
+    "Auto classes, package": "from transformers import AutoModel, pipeline; import celluscan_hf",
     "package, our models": "import celluscan_hf; import celluscan_hf.modeling.modeling_celluscan",
-    "package, our config": "import celluscan_hf; import celluscan_hf.modeling.configuration_celluscan",
     "package, layers": "import celluscan_hf; import transformers.modeling_layers",
     "layers, package": "import transformers.modeling_layers; import celluscan_hf",
 }
@@ -39,47 +37,37 @@ for name, statements in cases.items():
         continue
     try:
         exec(statements, {})
-        found = look()
+        result = measure()
     except BaseException:
-        found = traceback.format_exc()
+        result = traceback.format_exc()
     with open(os.path.join(results, name), "w") as file:
-        json.dump(found, file)
+        json.dump(result, file)
     os._exit(0)
 """
-LOOK_FOR_WEIGHT = """
+HEAVY_MODULES = """
 import sys
 
-def run_model():
+def measure():
     return sorted({"torch", "transformers.models.auto.configuration_auto", "datasets"} & set(sys.modules))
 """
-LOOK_FOR_THE_TASK = """
+OUR_CLASSES = """
 import huggingface_hub.dataclasses, torch.distributed.tensor, torchvision  # heavy: once for all forks
 
-def run_model():
-    from transformers.pipelines import PIPELINE_REGISTRY, check_task
-
-    return check_task("wbc-classification")[1]["impl"].__name__
-"""
-PIPELINES = {
-    "package, pipeline": "import celluscan_hf; from transformers import pipeline",
-    "pipeline, package": "from transformers import pipeline; import celluscan_hf",
-}
-LOOK_FOR_OURS = """
-import huggingface_hub.dataclasses, torch.distributed.tensor, torchvision  # heavy: once for all forks
-
-def run_model():
+def measure():
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+    from transformers.pipelines import check_task
 
     config = AutoConfig.for_model("celluscan_vit", hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
     models = [auto.from_config(config) for auto in (AutoModel, AutoModelForImageClassification)]
-    return [f"{type(thing).__module__}.{type(thing).__name__}" for thing in (config, *models)]
+    classes = [type(config), *map(type, models), check_task("wbc-classification")[1]["impl"]]
+    return [f"{kind.__module__}.{kind.__name__}" for kind in classes]
 """
 
 
-def in_forks(look: str, cases: Mapping[str, str], results: Path) -> dict[str, Any]:
-    """What `look` returns after each of these imports, or the traceback of an error."""
+def in_forks(program: str, cases: Mapping[str, str], results: Path) -> dict[str, Any]:
+    """Run `measure` of a program after each of these imports; its results, or the traceback of an error."""
     subprocess.run(
-        [sys.executable, "-c", look + IN_FORKS, json.dumps([cases, str(results)])],
+        [sys.executable, "-c", program + IN_FORKS, json.dumps([cases, str(results)])],
         cwd=results,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         check=True,
@@ -88,31 +76,16 @@ def in_forks(look: str, cases: Mapping[str, str], results: Path) -> dict[str, An
     return {path.name: json.loads(path.read_text()) for path in results.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> dict[str, Any]:
-    return in_forks(LOOK_FOR_WEIGHT, LEAN, tmp_path_factory.mktemp("lean"))
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory) -> dict[str, Any]:
-    return in_forks(LOOK_FOR_OURS, ORDERS, tmp_path_factory.mktemp("orders"))
-
-
-@pytest.mark.parametrize("name", LEAN)
-def test_imports_without_the_model_load_no_torch(loaded, name):
-    assert loaded[name] == []
+def test_imports_without_the_model_load_no_torch(tmp_path):
+    assert in_forks(HEAVY_MODULES, LEAN, tmp_path) == {name: [] for name in LEAN}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_auto_classes_know_our_models_in_every_order_of_imports(registered, order):
-    assert registered[order] == [
+def test_the_auto_classes_and_the_pipeline_are_registered_in_every_order_of_imports(tmp_path):
+    ours = [
         "celluscan_hf.modeling.configuration_celluscan.CelluScanConfig",
         "celluscan_hf.modeling.modeling_celluscan.CelluScanModel",
         "celluscan_hf.modeling.modeling_celluscan.CelluScanForImageClassification",
+        "celluscan_hf.modeling.pipeline_celluscan.WhiteBloodCellPipeline",
     ]
-
-
-@pytest.mark.slow
-def test_the_pipeline_is_known_in_either_order_of_imports(tmp_path):
-    assert in_forks(LOOK_FOR_THE_TASK, PIPELINES, tmp_path) == dict.fromkeys(PIPELINES, "WhiteBloodCellPipeline")
+    assert in_forks(OUR_CLASSES, ORDERS, tmp_path) == dict.fromkeys(ORDERS, ours)

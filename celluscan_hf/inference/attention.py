@@ -1,6 +1,6 @@
-"""Where a Vision Transformer looks: attention of each head, and attention rollout through all layers.
+"""Attention maps of a Vision Transformer: single heads, and attention rollout through all layers.
 
-Rollout is that of Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers"
+Rollout follows Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers"
 (https://arxiv.org/abs/2005.00928). Attention says which patches were mixed into the result, not why a class was chosen.
 
 Letters in the comments on shapes: B images, h heads, N tokens = the class token and then the patches, row by row.
@@ -17,12 +17,12 @@ from ..errors import CelluScanError
 
 @dataclass(frozen=True, slots=True)
 class AttentionRecord:
-    """What a model attended to in a batch of images.
+    """The attention of a model for a batch of images.
 
     Attributes:
-        logits: (B, labels), of the same forward pass.
+        logits: (B, labels) from the same forward pass.
         layers: The attention of every layer, first to last, each (B, h, N, N); rows sum to one.
-        grid: Rows and columns of patches.
+        grid: Numbers of rows and columns of patches.
         pooling: What the classifier reads: the class token (`"cls"`) or the mean of the patch tokens (`"mean"`).
     """
 
@@ -32,14 +32,14 @@ class AttentionRecord:
     pooling: str
 
     def rollout(self) -> torch.Tensor:
-        """How much each patch flowed into what the classifier reads, (B, rows, columns); each image sums to one."""
+        """Compute how much each patch contributes to what the classifier reads, (B, rows, columns), summing to one."""
         share = self._on_patches(rollout(self.layers))
         return share / share.sum(dim=(-2, -1), keepdim=True)
 
     def heads(self, layer: int = -1) -> torch.Tensor:
-        """Attention of each head of one layer, from what the classifier reads to each patch: (B, h, rows, columns).
+        """Return each head's attention in one layer, from what the classifier reads to patches: (B, h, rows, columns).
 
-        Each map sums to one less the attention to the class token.
+        Each map sums to one minus the attention to the class token.
 
         Args:
             layer: From 1 (first) to the number of layers, or from -1 (last) backwards.
@@ -55,16 +55,16 @@ class AttentionRecord:
         return self._on_patches(self.layers[layer - 1 if layer > 0 else layer].float())
 
     def _on_patches(self, attention: torch.Tensor) -> torch.Tensor:
-        """(…, N, N) to (…, rows, columns): the row of the class token or the mean row of the patches, less its own."""
+        """(…, N, N) -> (…, rows, columns): the class token's row, or the mean row of the patches, over patches only."""
         row = attention[..., 0, :] if self.pooling == "cls" else attention[..., 1:, :].mean(dim=-2)  # (…, N)
         return row[..., 1:].reshape(*row.shape[:-1], *self.grid)
 
 
 def rollout(layers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Attention followed through all layers: `layers`, first to last, each (B, h, N, N) -> (B, N, N).
+    """Multiply attention through all layers: `layers`, first to last, each (B, h, N, N) -> (B, N, N).
 
-    Heads are averaged, the identity is added for the residual connection, rows are scaled back to one, and the layers
-    are multiplied. Row i says how much each input token flowed into token i of the last layer; it sums to one.
+    Heads are averaged, the identity is added for the residual connection, rows are normalised to one, and the layers
+    are multiplied. Row i holds the contribution of each input token to token i of the last layer; it sums to one.
     """
     flow: torch.Tensor | None = None
     for attention in layers:
@@ -78,20 +78,20 @@ def rollout(layers: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def record_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> AttentionRecord:
-    """One forward pass, in evaluation mode, with every attention kept.
+    """Run the model once, in evaluation mode, and keep the attention of all layers.
 
     Args:
         model: `CelluScanForImageClassification` or `ViTForImageClassification`, with `attn_implementation="eager"`.
-        pixel_values: (B, channels, height, width), as the image processor makes them.
+        pixel_values: (B, channels, height, width), from the image processor.
 
     Raises:
-        CelluScanError: The model runs with a fused kernel, which keeps no attention, or is not such a ViT.
+        CelluScanError: The model uses a fused kernel, which does not return attention, or is not such a ViT.
     """
     kernel = getattr(model.config, "_attn_implementation", None)
     if kernel != "eager":
         raise CelluScanError(
-            f'attn_implementation "{kernel}" keeps no attention; load the model with attn_implementation="eager", or '
-            'call model.set_attn_implementation("eager")'
+            f'attn_implementation "{kernel}" returns no attention; load the model with attn_implementation="eager", '
+            'or call model.set_attn_implementation("eager")'
         )
     was_training = model.training
     model.eval()
@@ -106,7 +106,7 @@ def record_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> Atte
 
 
 def _patch_grid(model: PreTrainedModel, pixel_values: torch.Tensor, layers: Sequence[torch.Tensor]) -> tuple[int, int]:
-    """Rows and columns of patches. Raises a `CelluScanError` where the attention is not over these patches."""
+    """Return rows and columns of patches. Raises a `CelluScanError` if the attention is not over these patches."""
     patch_size = getattr(model.config, "patch_size", None)
     if isinstance(patch_size, int):
         rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
@@ -115,5 +115,5 @@ def _patch_grid(model: PreTrainedModel, pixel_values: torch.Tensor, layers: Sequ
             return rows, columns
     raise CelluScanError(
         f"{type(model).__name__} is not a ViT with one class token and one token for each patch, so its attention "
-        "cannot be laid over the image"
+        "cannot be drawn over the image"
     )

@@ -1,4 +1,4 @@
-"""One figure for one cell: what the model was shown, what it said, and where it looked."""
+"""Draw a figure for one cell: the model's input, its prediction and its attention."""
 
 import math
 import textwrap
@@ -27,10 +27,10 @@ from .loading import load_classifier
 
 RESOLUTION = 120  # dots per inch
 PANEL_INCHES, PANEL_TITLE_INCHES, LINE_INCHES, LEGEND_INCHES = 2.3, 0.3, 0.2, 0.9
-LETTERS_PER_PANEL = 24  # of a title that is no wider than its panels
-LEAST_TOP = 2.0  # the colour scale of a panel ends no lower, in multiples of an even spread
-LEGEND = "attention; 1 × is what each patch gets when attention is spread evenly"
-TINT = np.c_[colormaps["YlOrRd"](np.linspace(0, 1, 256))[:, :3], np.linspace(0, 0.8, 256)]  # clear where there is none
+LETTERS_PER_PANEL = 24  # letters of a title that fit above one panel
+MIN_SCALE = 2.0  # least upper end of a colour scale, in multiples of even attention
+LEGEND = "attention; 1 × is the share of each patch if attention is spread evenly"
+TINT = np.c_[colormaps["YlOrRd"](np.linspace(0, 1, 256))[:, :3], np.linspace(0, 0.8, 256)]  # zero is transparent
 Pixels = NDArray[np.float32]
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luminance, ITU-R BT.601
@@ -45,15 +45,15 @@ def explain(
     *,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Draw one cell as the model sees it, the attention rollout, and each head of one layer, into a PNG file.
+    """Draw one cell as the model sees it, the attention rollout and each head of one layer, as a PNG file.
 
     Args:
         image_path: An image file of one cell.
         model: A checkpoint folder, the name of a model on the Hub, or a model with `attn_implementation="eager"`.
-        output_png: Where to write; must end in `.png`.
-        layer: Whose heads are drawn, from 1 (first) to the number of layers, or from -1 (last) backwards.
-        processor: The image processor of a model that is given as such.
-        trust_remote_code: Run code that lies in the checkpoint.
+        output_png: Output file; must end in `.png`.
+        layer: Layer whose heads are drawn, from 1 (first) to the number of layers, or from -1 (last) backwards.
+        processor: The image processor, if `model` is a model object.
+        trust_remote_code: Run code from the checkpoint.
 
     Returns:
         The file that was written.
@@ -69,7 +69,7 @@ def explain(
     if isinstance(model, (str, Path)):
         model, processor = load_classifier(model, trust_remote_code, attn_implementation="eager")
     elif processor is None:
-        raise CelluScanError("a model that is not given by name needs its image processor: explain(…, processor=…)")
+        raise CelluScanError("a model object needs its image processor: explain(…, processor=…)")
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
     record = record_attention(model, pixel_values)
     cell = displayed(pixel_values[0], processor)
@@ -81,7 +81,7 @@ def explain(
 
 
 def read_image(path: Path) -> Image.Image:
-    """An upright RGB image from an untrusted file. Raises a `CelluScanError` that says why it cannot be used."""
+    """Read an upright RGB image from an untrusted file. Raises a `CelluScanError` that says why it cannot be used."""
     try:
         return decode(path.read_bytes()).image
     except FileNotFoundError as error:
@@ -93,7 +93,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def displayed(pixels: torch.Tensor, processor: BaseImageProcessor) -> Pixels:
-    """The prepared image as it looks, from one image's `pixel_values` (3, H, W): (H, W, 3) in [0, 1]."""
+    """Undo the normalisation of one image's `pixel_values` (3, H, W): (H, W, 3) in [0, 1]."""
     image: Pixels = pixels.permute(1, 2, 0).float().cpu().numpy()
     if processor.do_normalize:
         image = image * np.asarray(processor.image_std, np.float32) + np.asarray(processor.image_mean, np.float32)
@@ -101,7 +101,7 @@ def displayed(pixels: torch.Tensor, processor: BaseImageProcessor) -> Pixels:
 
 
 def predictions(logits: torch.Tensor, id2label: Mapping[int, str], count: int = 3) -> str:
-    """The likeliest labels of one image, logits (labels), with probabilities: `Monocyte 71.2 %, then …`."""
+    """List the likeliest labels of one image, logits (labels,), with probabilities: `Monocyte 71.2 %, then …`."""
     best = logits.float().softmax(dim=-1).topk(min(count, len(logits)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     first, *others = [f"{id2label[index]} {100 * probability:.1f}{_NO_BREAK}%" for index, probability in pairs]
@@ -109,38 +109,38 @@ def predictions(logits: torch.Tensor, id2label: Mapping[int, str], count: int = 
 
 
 def draw(cell: Pixels, record: AttentionRecord, layer: int, title: str) -> Figure:
-    """The figure of the first image of a record: the cell (H, W, 3), and over it rollout and every head of `layer`.
+    """Draw the first image of a record: the cell (H, W, 3), then rollout and every head of `layer` over it.
 
-    Every map has its own scale of colours, from none to its highest value, which its title says. Where attention is
-    about even, the scale ends at twice that, so that noise does not look like a finding.
+    Every map has its own colour scale, from zero to its maximum, which is in its title. If attention is about even, the
+    scale ends at twice the even share, so that noise does not look like a finding.
     """
     heads = record.heads(layer)[0]  # (h, rows, columns)
     grids = torch.cat([record.rollout()[:1], heads]) * heads[0].numel()  # an even spread is 1
     names = ["rollout", *(f"head {number}" for number in range(1, 1 + len(heads)))]
     count = len(record.layers)
-    which = f"Rollout through all {count} layers; heads of layer {layer if layer > 0 else count + 1 + layer}."
-    figure, axes = _panels(1 + len(grids), f"{title}\n{which}")
+    subtitle = f"Rollout through all {count} layers; heads of layer {layer if layer > 0 else count + 1 + layer}."
+    figure, axes = _panels(1 + len(grids), f"{title}\n{subtitle}")
     axes[0].imshow(cell)
     axes[0].set_title("as the model sees it", fontsize=9)
     grey = np.repeat((cell @ _GREY)[..., None], 3, axis=2)
     for panel, name, grid in zip(axes[1:], names, grids, strict=False):
         top = float(grid.max())
         panel.imshow(grey)
-        panel.imshow(smooth(grid, cell.shape[:2]), cmap=ListedColormap(TINT), vmin=0, vmax=max(top, LEAST_TOP))
+        panel.imshow(smooth(grid, cell.shape[:2]), cmap=ListedColormap(TINT), vmin=0, vmax=max(top, MIN_SCALE))
         panel.set_title(f"{name}, up to {top:.1f} ×", fontsize=9)
     _legend(figure, axes)
     return figure
 
 
 def smooth(grid: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map of patches (rows, columns), enlarged to the image's (H, W) without edges between patches."""
+    """Enlarge a map of patches (rows, columns) to the image's (H, W), without edges between patches."""
     enlarged = nn.functional.interpolate(grid[None, None].float(), size=size, mode="bicubic", align_corners=False)
-    values: NDArray[np.float32] = enlarged[0, 0].clamp(min=0).cpu().numpy()  # bicubic swings below zero
+    values: NDArray[np.float32] = enlarged[0, 0].clamp(min=0).cpu().numpy()  # bicubic overshoots below zero
     return values
 
 
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A titled figure with at least `count` panels without ticks, in rows that leave as few empty as can be."""
+    """Create a titled figure with at least `count` panels without axes, with as few empty panels as possible."""
     columns = min(range(3, 7), key=lambda columns: (-count % columns, abs(columns - 5)))
     rows = math.ceil(count / columns)
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, LETTERS_PER_PANEL * columns)]
@@ -155,9 +155,9 @@ def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _legend(figure: Figure, axes: list[Axes]) -> None:
-    """What the colours mean, below the panels: the tint as it looks over white."""
+    """Add a colour bar below the panels, with the tint as it looks over white."""
     colours, opacity = TINT[:, :3], TINT[:, 3:]
     scale = ScalarMappable(cmap=ListedColormap(colours * opacity + 1 - opacity))
     bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.6, aspect=50)
-    bar.set_ticks([0, 1], labels=["none", f"the panel's highest, or {LEAST_TOP:.0f} × where that is more"], fontsize=9)
+    bar.set_ticks([0, 1], labels=["none", f"the panel's maximum, at least {MIN_SCALE:.0f} ×"], fontsize=9)
     bar.set_label(LEGEND, fontsize=9)

@@ -1,14 +1,15 @@
-"""What a user names, as a sequence of named images: files, folders, patterns, parquet files.
+"""Find the images that a user names by files, folders, patterns or parquet files.
 
-- A file is read whatever it is called. One that ends in `.parquet`, or begins as parquet does, is a table of images.
-- A folder stands for the image files below it, by their endings and in the order of their paths. Hidden files and what
-  systems leave behind are passed over. One that holds parquet files is refused: a built data set would mix its train
-  and test rows, and the picture of its card is no cell.
-- A pattern (`'cells/**/*.png'`, quoted) stands for what the shell would have found, of that the image files and those
-  with the ending that it spells out. Its leading folders that exist as they are spelled are no patterns, and where
-  nothing matches, neither are its brackets.
+- A file is read whatever its name. One that ends in `.parquet`, or starts with parquet's magic bytes, is a table of
+  images.
+- A folder stands for the image files below it, by their endings and in the order of their paths. Hidden and system
+  files are skipped. A folder with parquet files is refused: a built dataset would mix its train and test rows, and its
+  card's image is not a cell.
+- A pattern (`'cells/**/*.png'`, quoted) stands for the matching image files, and for files with the ending that the
+  pattern itself ends in. Leading folders that exist as spelled are not treated as patterns; if nothing matches, neither
+  are brackets.
 
-Files that folders and patterns stand for, but that do not end as images do, are passed over and counted.
+Files in folders and patterns without an image ending are skipped and counted.
 """
 
 import glob
@@ -33,28 +34,28 @@ from ..sources.tree import FolderTree
 IMAGE_SUFFIXES = frozenset(  # of the formats that `decode` reads
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
 )
-ROWS_AT_ONCE = 32  # of a parquet file
-_BUFFER_BYTES = 2**20  # a column is read in such pieces, not a row group at once
+ROWS_AT_ONCE = 32  # rows of a parquet file in memory
+_BUFFER_BYTES = 2**20  # a column is read in pieces of this size, not a row group at once
 _PARQUET, _PARQUET_MAGIC = ".parquet", b"PAR1"
-_HIDING = {"unreadable_folder", "broken_link"}  # of a tree's problems: there may be images behind
+_HIDING = {"unreadable_folder", "broken_link"}  # problems of a tree that may hide images
 _EXPECTED = "expected image files, folders of them, patterns such as 'cells/*.jpg', or parquet files"
 
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """`decode` reads it in whatever thread, or raises `BadImage`."""
+    """An image with its name; `decode` reads it, in any thread, or raises `BadImage`."""
 
     name: str
     decode: Callable[[], Decoded]
 
     def read(self) -> Image.Image:
-        """The image alone. Raises `BadImage`."""
+        """Read the image without its notes. Raises `BadImage`."""
         return self.decode().image
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file; `problem` is set where it cannot be opened."""
+    """One file; `problem` says why it cannot be opened, if so."""
 
     path: Path
     problem: str = ""
@@ -67,49 +68,49 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """A parquet file with a column `image`. An image is called by its `image_id`, else `<path>#<row>`, from 0."""
+    """A parquet file with a column `image`. Images are named by their `image_id`, else `<path>#<row>`, from 0."""
 
     path: Path
     rows: int
     columns: tuple[str, ...]
 
     def images(self) -> Iterator[NamedImage]:
-        """Row by row. Where a row group turns out to be damaged, its rows from there on are unreadable images."""
+        """Yield the images row by row. If a row group is damaged, its remaining rows become unreadable images."""
         with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES) as file:
             end = 0
             for group in range(file.num_row_groups):
                 row, end = end, end + file.metadata.row_group(group).num_rows
                 try:
                     for cell, name in self._cells(file, group):
-                        yield NamedImage(self._called(row) if name is None else str(name), partial(_read_cell, cell))
+                        yield NamedImage(self._row_name(row) if name is None else str(name), partial(_read_cell, cell))
                         row += 1
                 except (pa.ArrowException, OSError) as error:
                     refuse = partial(_refuse, "unreadable", str(error).partition("\n")[0])
-                    yield from (NamedImage(self._called(rest), refuse) for rest in range(row, end))
+                    yield from (NamedImage(self._row_name(rest), refuse) for rest in range(row, end))
 
     def _cells(self, file: pq.ParquetFile, group: int) -> Iterator[tuple[Any, Any]]:
-        """The image of each row, and its `image_id` or None."""
+        """Yield the image of each row, and its `image_id` or None."""
         for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(self.columns)):
             names = batch.column("image_id").to_pylist() if "image_id" in self.columns else [None] * len(batch)
             yield from zip(batch.column("image").to_pylist(), names, strict=True)
 
-    def _called(self, row: int) -> str:
+    def _row_name(self, row: int) -> str:
         return f"{_readable(self.path)}#{row}"
 
 
 class Images:
-    """Named images in the order in which they were named, each once; `len` needs no reading.
+    """Named images in the given order, each once; `len` reads no image.
 
-    `passed_over` counts the files of folders and patterns that do not end as images do, by their endings.
+    `skipped` counts files in folders and patterns without an image ending, by ending.
     """
 
     def __init__(self, places: Iterable[ImageFile | ImageTable], others: Iterable[Path] = ()) -> None:
         unique: dict[tuple[str, str], ImageFile | ImageTable] = {}
         real = lru_cache(os.path.realpath)
-        for place in places:  # not resolved itself: in the Hub's cache, equal files are links to one
+        for place in places:  # the file itself is not resolved: in the Hub's cache, equal files are links to one blob
             unique.setdefault((real(place.path.parent), place.path.name), place)
         self._places = list(unique.values())
-        self.passed_over = _endings({(real(path.parent), path.name) for path in others})
+        self.skipped = _endings({(real(path.parent), path.name) for path in others})
 
     def __len__(self) -> int:
         return sum(place.rows for place in self._places)
@@ -120,7 +121,7 @@ class Images:
 
 
 def find_images(named: Iterable[str | Path]) -> Images:
-    """The images that files, folders, patterns and parquet files stand for. No image is opened yet.
+    """Find the images that files, folders, patterns and parquet files stand for. No image is opened yet.
 
     Raises:
         CelluScanError: One of them does not exist or stands for no image, or a parquet file is damaged or has no column
@@ -129,18 +130,18 @@ def find_images(named: Iterable[str | Path]) -> Images:
     others: list[Path] = []
     images = Images([place for name in named for place in _places(str(name), others)], others)
     if not len(images):
-        raise CelluScanError(f"no image was named, or only parquet files without rows; {_EXPECTED}")
+        raise CelluScanError(f"no image was given, or only parquet files without rows; {_EXPECTED}")
     return images
 
 
 def refuse_address(name: str) -> None:
-    """Raise a `CelluScanError` for an address of the web."""
+    """Raise a `CelluScanError` for a web address."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-        raise CelluScanError(f"{name} is an address; download the image and name its file")
+        raise CelluScanError(f"{name} is a web address; download the image and give its file")
 
 
 def counted(endings: Counter[str]) -> str:
-    """How many files there are of each ending, the most frequent first: `3 .heic, 1 without an ending`."""
+    """List the number of files with each ending, most frequent first: `3 .heic, 1 without an ending`."""
     return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common())
 
 
@@ -149,25 +150,25 @@ def _endings(files: Iterable[tuple[str, str]]) -> Counter[str]:
 
 
 def _places(name: str, others: list[Path]) -> list[ImageFile | ImageTable]:
-    """What a name stands for; `others` takes files that are passed over."""
+    """Return the files and tables that a name stands for; skipped files are appended to `others`."""
     path = Path(name)
     if not name:
         raise CelluScanError(f"an empty name; {_EXPECTED}")
     refuse_address(name)
     if path.is_dir():
-        passed: list[Path] = []
-        if found := _in_folder(path, passed):
-            others += passed
-            return found
+        skipped: list[Path] = []
+        if places := _in_folder(path, skipped):
+            others += skipped
+            return places
         endings = " ".join(sorted(IMAGE_SUFFIXES))
-        holds = counted(_endings(("", file.name) for file in passed))
+        holds = counted(_endings(("", file.name) for file in skipped))
         raise CelluScanError(
-            f"{_readable(path)} holds no image file ({endings}){f', but {holds}' if holds else ''}; {_EXPECTED}"
+            f"{_readable(path)} contains no image file ({endings}){f', but {holds}' if holds else ''}; {_EXPECTED}"
         )
     if path.exists():
         return [_place(path)]
     if os.path.lexists(path):
-        raise CelluScanError(f"{_readable(path)} is a link to a file that is gone; {_EXPECTED}")
+        raise CelluScanError(f"{_readable(path)} is a broken link; {_EXPECTED}")
     if glob.has_magic(name):
         return _matching(name, others)
     raise CelluScanError(f"{_readable(path)} does not exist; {_EXPECTED}")
@@ -185,7 +186,7 @@ def _in_folder(folder: Path, others: list[Path]) -> list[ImageFile | ImageTable]
     if tables:
         example = next((path for path in tables if PurePath(path).name.startswith("test")), tables[0])
         raise CelluScanError(
-            f"{_readable(folder)} holds {len(tables)} parquet files, maybe of train and test; name those you mean, "
+            f"{_readable(folder)} contains {len(tables)} parquet files, maybe of train and test; give those you mean, "
             f"such as {_readable(folder / example)}, or the images, such as '{_readable(folder)}/**/*.jpg'"
         )
     places: list[ImageFile | ImageTable] = []
@@ -202,7 +203,7 @@ def _matching(pattern: str, others: list[Path]) -> list[ImageFile | ImageTable]:
     places: list[ImageFile | ImageTable] = []
     for match in _matches(os.path.expanduser(pattern)):
         path = Path(match)
-        matched = set(path.parts) - set(PurePath(os.path.expanduser(pattern)).parts)  # not spelled out by the user
+        matched = set(path.parts) - set(PurePath(os.path.expanduser(pattern)).parts)  # by a wildcard
         if any(is_hidden_folder(part) or is_system_file(part) for part in matched):
             continue
         if path.is_dir():
@@ -217,13 +218,13 @@ def _matching(pattern: str, others: list[Path]) -> list[ImageFile | ImageTable]:
 
 
 def _matches(pattern: str) -> list[str]:
-    """The paths that match. Names often hold `[2]`, which to a pattern is any one of the characters between."""
+    """Return the paths that match. Names often contain `[2]`, which a pattern takes for a set of characters."""
     parts = Path(pattern).parts
     depth = next(depth for depth in range(len(parts), -1, -1) if depth == 0 or os.path.lexists(Path(*parts[:depth])))
     above, below = [glob.escape(part) for part in parts[:depth]], parts[depth:]
     for rest in (below, [re.sub(r"\[", "[[]", part) for part in below]):
-        if found := sorted(glob.glob(os.path.join(*above, *rest), recursive=True)):
-            return found
+        if paths := sorted(glob.glob(os.path.join(*above, *rest), recursive=True)):
+            return paths
     return []
 
 
@@ -235,7 +236,7 @@ def _is_parquet(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
     except OSError:
-        return False  # its row will say so
+        return False  # reported when the image is read
 
 
 def _table(path: Path) -> ImageTable:
@@ -244,16 +245,16 @@ def _table(path: Path) -> ImageTable:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise CelluScanError(f"{_readable(path)} is no parquet file, or damaged ({reason}); write it again") from error
+        raise CelluScanError(f"{_readable(path)} is not a parquet file, or damaged ({reason}); rewrite it") from error
     if "image" not in schema.names or not _holds_bytes(schema.field("image").type):
-        found = (
+        content = (
             f"a column image of {schema.field('image').type}"
             if "image" in schema.names
             else f"the columns {', '.join(schema.names)}"
         )
         raise CelluScanError(
-            f"{_readable(path)} has {found}; expected a column image with the bytes of image files (binary, or a "
-            "struct with bytes, as data sets on the Hub have)"
+            f"{_readable(path)} has {content}; expected a column image with the bytes of image files (binary, or a "
+            "struct with bytes, as in datasets on the Hub)"
         )
     return ImageTable(path, rows, tuple(name for name in ("image", "image_id") if name in schema.names))
 
@@ -269,9 +270,9 @@ def _read_file(path: Path) -> Decoded:
 
 
 def _read_cell(cell: bytes | dict[str, Any] | None) -> Decoded:
-    """The image of one cell of a table: the bytes of a file, or a struct of them and a path."""
+    """Decode one table cell: the bytes of an image file, or a struct with bytes and path."""
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    if data is None and path:  # a path that a stranger wrote: not opened
+    if data is None and path:  # an untrusted path is not opened
         raise BadImage("not_embedded", f"the row has no bytes, only the path {path}")
     return decode(data or b"")
 
@@ -281,5 +282,5 @@ def _refuse(reason: str, detail: str = "") -> NoReturn:
 
 
 def _readable(path: Path) -> str:
-    """The path itself where it is UTF-8; else with the foreign bytes written as `\\xNN`."""
+    """Return the path as text; bytes that are not UTF-8 are written as `\\xNN`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""The one place where a trained classifier and its image processor are loaded, and where a failed load is explained."""
+"""Load a trained classifier with its image processor and calibration; explain failed loads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,27 +20,26 @@ from transformers import (
 
 from ..errors import CelluScanError
 from ..modeling.configuration_celluscan import CelluScanConfig
-from ..modeling.reliability_celluscan import Reliability, find
+from ..modeling.reliability_celluscan import Reliability, find_reliability
 
 _SAVE = "save it with model.save_pretrained(folder) and processor.save_pretrained(folder)"
 
-# Words of the library's message, and what to tell instead.
+# Words of the library's message -> our explanation.
 _KNOWN_FAILURES = {
-    "trust_remote_code": "needs code that lies in the checkpoint; where you trust its author, let it run with "
+    "trust_remote_code": "needs code from the checkpoint; if you trust its author, allow it with "
     "--trust-remote-code (in Python: trust_remote_code=True)",
     "unrecognized configuration class": "is not an image classification model",
-    "does not recognize this architecture": "is a kind of model that this version of transformers does not know; a "
-    "newer one may: pip install --upgrade transformers",
+    "does not recognize this architecture": "has a model type that this version of transformers does not know; try "
+    "pip install --upgrade transformers",
     "unrecognized model": "has a config.json without model_type; " + _SAVE,
     "valid json": "has a configuration file that is not valid JSON; " + _SAVE,
     "repo id must": "does not exist; expected a checkpoint folder, or the name of a model on the Hub",
     "not a local folder": "is neither a folder here nor a model on the Hub; check the name (and, for a private model, "
     "log in: hf auth login)",
     "couldn't connect": "is not a folder here, and the Hub could not be reached; check the path, or the connection",
-    "no file named model.safetensors": "has no model.safetensors, and other weights (pickles can run code) are not "
-    "read; " + _SAVE,
+    "no file named model.safetensors": "has no model.safetensors; pickles are not read, as they can run code; " + _SAVE,
     "ignore_mismatched_sizes": "has weights of other sizes than its config.json says; " + _SAVE,
-    "load image processor": "has no preprocessor_config.json, so nothing says how to prepare an image; " + _SAVE,
+    "load image processor": "has no preprocessor_config.json, which says how to prepare an image; " + _SAVE,
 }
 _ONE_SIZE = (CelluScanConfig.model_type, ViTConfig.model_type)  # other models may take images of any size
 _DAMAGED = (SafetensorError, StrictDataclassError, JSONDecodeError, UnicodeDecodeError)
@@ -49,17 +48,17 @@ _DAMAGED = (SafetensorError, StrictDataclassError, JSONDecodeError, UnicodeDecod
 def load_classifier(
     name: str | Path, trust_remote_code: bool = False, *, revision: str | None = None, **kwargs: Any
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """An image classification model, ready for inference, and its image processor.
+    """Load an image classification model, ready for inference, and its image processor.
 
     Args:
         name: A checkpoint folder, or the name of a model on the Hub.
-        trust_remote_code: Run code that lies in the checkpoint. The hand-built CelluScan model does not need it.
-        revision: Commit, branch or tag on the Hub; give a commit where remote code is trusted.
-        **kwargs: For the model's `from_pretrained`, such as `attn_implementation` or `dtype`.
+        trust_remote_code: Run code from the checkpoint. The hand-built CelluScan model does not need it.
+        revision: Commit, branch or tag on the Hub; give a commit if you trust remote code.
+        **kwargs: Arguments for the model's `from_pretrained`, such as `attn_implementation` or `dtype`.
 
     Raises:
         CelluScanError: The checkpoint is missing, incomplete, damaged, of another kind, needs remote code that is not
-            trusted, or cannot be fetched; or its processor makes images that its model does not take.
+            trusted, or cannot be downloaded; or its processor makes images of a size that the model does not accept.
     """
     _check_name(name)
     hub = {"trust_remote_code": trust_remote_code, "revision": revision}
@@ -71,14 +70,14 @@ def load_classifier(
     if missing := sorted(report["missing_keys"]):
         raise CelluScanError(
             f"{name} is not a trained classifier: it lacks {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another"
+            f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another model"
         )
     _check_images(name, model.config, processor)
     return model.eval(), processor
 
 
 def _check_images(name: str | Path, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:
-    """Raises where the processor makes images of another shape than the model takes."""
+    """Raise a `CelluScanError` if processor and model disagree on the shape of images."""
     if config.model_type not in _ONE_SIZE:
         return
     sides = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
@@ -87,7 +86,7 @@ def _check_images(name: str | Path, config: PreTrainedConfig, processor: BaseIma
     prepared = tuple(processor(blank, return_tensors="pt").pixel_values.shape[1:])
     if prepared != expected:
         raise CelluScanError(
-            f"{name} has a processor that makes images of {_shape(prepared)}, its model takes {_shape(expected)} "
+            f"{name} has a processor that makes images of {_shape(prepared)}, its model expects {_shape(expected)} "
             "(channels x height x width); save the processor of its training with processor.save_pretrained(folder)"
         )
 
@@ -97,19 +96,19 @@ def _shape(sides: tuple[int, ...]) -> str:
 
 
 def load_reliability(model: PreTrainedModel) -> Reliability | None:
-    """What is known of how far to trust a model that `load_classifier` gave; None where it was not calibrated.
+    """Load the calibration of a model from `load_classifier`; None if it was not calibrated.
 
     Raises:
-        CelluScanError: What lies beside its weights cannot be used, or is of other weights.
+        CelluScanError: The calibration cannot be used, or belongs to other weights.
     """
     try:
-        return find(model)
+        return find_reliability(model)
     except ValueError as error:
         raise CelluScanError(f"{error} (celluscan calibrate MODEL --dataset FOLDER)") from error
 
 
 def _check_name(name: str | Path) -> None:
-    """Raises what the library would not say clearly, or only after asking the Hub."""
+    """Raise errors that the library would report unclearly, or only after a request to the Hub."""
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -120,7 +119,7 @@ def _check_name(name: str | Path) -> None:
 
 @contextmanager
 def _failures_explained(name: str | Path) -> Iterator[None]:
-    """Turns what a bad checkpoint raises into a `CelluScanError`; anything else is a bug and passes."""
+    """Turn the errors of a bad checkpoint into a `CelluScanError`; anything else is a bug and propagates."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, *_DAMAGED) as error:

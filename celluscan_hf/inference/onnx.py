@@ -1,7 +1,7 @@
-"""A classifier as an ONNX file that runs without PyTorch, checked against PyTorch before it is handed over.
+"""Export a classifier to ONNX and check it against PyTorch.
 
-The graph is made by the library's own exporter (`transformers.exporters`). It takes `pixel_values` (batch, channels,
-height, width), float32, as the image processor makes them, and gives `logits` (batch, labels); only the batch varies.
+The graph is made by the library's exporter (`transformers.exporters`). It takes `pixel_values` (batch, channels,
+height, width), float32, from the image processor, and returns `logits` (batch, labels); only the batch size varies.
 Needs the extra `onnx`.
 """
 
@@ -27,15 +27,15 @@ from .loading import load_classifier
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT, BATCH_AXIS = "pixel_values", "logits", "batch"
-TOLERANCE = 1e-4  # largest difference of a logit; float32 kernels that add in another order stay far below
+TOLERANCE = 1e-4  # largest difference of a logit; other float32 kernels stay far below
 CHECKED_BATCHES = (1, 3)
-ONE_FILE_BYTES = 2_000_000_000  # a protobuf file ends at 2 GiB; larger weights go to a file beside it
+ONE_FILE_BYTES = 2_000_000_000  # a protobuf file is limited to 2 GiB; larger weights go to a second file
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxExport:
-    """The file that was written, its size with its weights in bytes, and the largest difference of a logit."""
+    """The exported file, its size with weights in bytes, and the largest difference of a logit."""
 
     file: Path
     size: int
@@ -51,17 +51,17 @@ def export_onnx(
 ) -> OnnxExport:
     """Write `model.onnx`, `config.json` and `preprocessor_config.json` into a folder.
 
-    The weights are written in float32. The folder appears when the file has been compared with PyTorch, on batches of
-    one and three random images, and not before.
+    The weights are written in float32. The folder appears only after the file was compared with PyTorch on batches of
+    one and three random images.
 
     Args:
         model: A checkpoint folder, the name of a model on the Hub, or a model, which is not changed.
-        folder: Where to write; must be new or empty.
-        processor: The image processor of a model that is given as such.
-        trust_remote_code: Run code that lies in the checkpoint.
+        folder: Output folder; must be new or empty.
+        processor: The image processor, if `model` is a model object.
+        trust_remote_code: Run code from the checkpoint.
 
     Raises:
-        CelluScanError: The extra `onnx` is not installed, the folder holds something, the model cannot be loaded, or
+        CelluScanError: The extra `onnx` is not installed, the folder is not empty, the model cannot be loaded, or
             ONNX Runtime and PyTorch differ by more than `TOLERANCE`.
     """
     folder = Path(folder).resolve()
@@ -70,17 +70,17 @@ def export_onnx(
     if isinstance(model, (str, Path)):
         model, processor = load_classifier(model, trust_remote_code)
     elif processor is None:
-        raise CelluScanError("a model that is not given by name needs its image processor: export_onnx(…, processor)")
+        raise CelluScanError("a model object needs its image processor: export_onnx(…, processor)")
     model = _exportable(model)
     program = _trace(model)
-    with _whole_folder(folder) as partial:
+    with _atomic_folder(folder) as partial:
         _save(program, partial / MODEL_FILE)
         model.config.save_pretrained(partial)
         processor.save_pretrained(partial)
         difference = max_difference(model, partial / MODEL_FILE)
         if not difference <= TOLERANCE:
             raise CelluScanError(
-                f"the ONNX file was not kept: its logits differ from PyTorch by {difference:.3g}, expected at most "
+                f"the ONNX file was discarded: its logits differ from PyTorch by {difference:.3g}, expected at most "
                 f"{TOLERANCE:g}; try other versions of torch and onnxscript"
             )
         size = sum(file.stat().st_size for file in partial.glob(f"{MODEL_FILE}*"))
@@ -88,9 +88,9 @@ def export_onnx(
 
 
 def max_difference(model: PreTrainedModel, file: Path) -> float:
-    """The largest difference between logits of ONNX Runtime and PyTorch on seeded random images.
+    """Compute the largest difference between logits of ONNX Runtime and PyTorch on seeded random images.
 
-    NaN where one of them gives NaN; infinite where the shapes differ.
+    NaN if one of them gives NaN; infinite if the shapes differ.
     """
     import onnxruntime
 
@@ -101,19 +101,19 @@ def max_difference(model: PreTrainedModel, file: Path) -> float:
         images = torch.randn(batch, *image_shape(model.config), generator=generator)
         with torch.no_grad():
             expected = model(images).logits.numpy()
-        (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
-        same_shape = found.shape == expected.shape
-        differences.append(float(np.abs(found - expected).max()) if same_shape else float("inf"))
+        (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
+        same_shape = logits.shape == expected.shape
+        differences.append(float(np.abs(logits - expected).max()) if same_shape else float("inf"))
     return float(np.max(differences))
 
 
 def image_shape(config: Any) -> tuple[int, int, int]:
-    """Channels, height and width of the images a model takes."""
+    """Return channels, height and width of a model's images."""
     size = getattr(config, "image_size", None)
     height, width = (size, size) if isinstance(size, int) else size or (None, None)
     if not isinstance(height, int) or not isinstance(width, int):
         raise CelluScanError(
-            f"expected a Vision Transformer, whose config says image_size; {type(config).__name__} has {size!r}"
+            f"expected a Vision Transformer, whose config has image_size; {type(config).__name__} has {size!r}"
         )
     return getattr(config, "num_channels", 3), height, width
 
@@ -131,7 +131,7 @@ def _require_free(folder: Path) -> None:
 
 
 def _exportable(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy on the CPU in float32 that gives logits only, with the attention that makes the smallest graph."""
+    """Copy the model to the CPU in float32, with logits only and the attention that gives the smallest graph."""
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     model.set_attn_implementation("eager")
     model.config.dtype = torch.float32
@@ -140,13 +140,13 @@ def _exportable(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _trace(model: PreTrainedModel) -> Any:
-    """The graph, an `onnx_ir.Model`, without names of this machine's files."""
+    """Trace the graph, an `onnx_ir.Model`, without paths of this machine."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters import OnnxConfig, OnnxExporter
 
-    images = torch.zeros(2, *image_shape(model.config))  # of two: a batch of one would be taken for a constant
+    images = torch.zeros(2, *image_shape(model.config))  # two images, as a batch of one would become a constant
     varying = {INPUT: {0: torch.export.Dim(BATCH_AXIS)}}
-    with _hushed():
+    with _quiet():
         exported = OnnxExporter().export(model, {INPUT: images}, OnnxConfig(dynamic=True, dynamic_shapes=varying))
     # transformers 5.17 gives torch's ONNXProgram, 5.23 its own ExportedModel
     program = exported.model if isinstance(exported, torch.onnx.ONNXProgram) else exported.program
@@ -156,7 +156,7 @@ def _trace(model: PreTrainedModel) -> Any:
 
 
 def _name_batch_axis(graph: Any) -> None:
-    """Calls the varying axis `batch` in every shape of the graph; the exporter numbers it (`s99`)."""
+    """Name the varying axis `batch` in every shape of the graph; the exporter calls it `s99` or similar."""
     from onnx_ir import Shape
 
     symbol = graph.inputs[0].shape[0]
@@ -167,7 +167,7 @@ def _name_batch_axis(graph: Any) -> None:
 
 
 def _save(program: Any, file: Path) -> None:
-    """One file where protobuf allows it, else the weights beside it, in `model.onnx.data`."""
+    """Save one file if protobuf allows it, else with the weights in `model.onnx.data`."""
     import onnx_ir
 
     weights = sum(value.const_value.nbytes for value in program.graph.initializers.values())
@@ -175,8 +175,8 @@ def _save(program: Any, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into; on leaving it becomes `folder`, or is removed where writing failed."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `folder` on success and is removed on failure."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -190,8 +190,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Silences the exporter, which prints progress and warns of versions it was not tried on: its result is checked."""
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress and version warnings; its result is checked anyway."""
     threshold = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Batch prediction, the one place of it: images are read and prepared in threads, ahead of the model."""
+"""Batch prediction; threads read and prepare images ahead of the model."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -22,16 +22,16 @@ from ..modeling.reliability_celluscan import forward
 
 MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
 ReadImage = Callable[[], Image.Image]  # decodes one upright RGB image; may raise BadImage
-Read = Callable[[], Image.Image | Decoded]  # the same, maybe with what was guessed
+Read = Callable[[], Image.Image | Decoded]  # the same, or with a note on what was guessed
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Of one image: `probabilities` and `logits` (classes,), and `features` (D + 9,), what was read of it.
+    """A model's output for one image: `probabilities` and `logits` (classes,), `features` with colours (D + 9,).
 
-    `note` says what was guessed of its file.
+    `note` says what was guessed about the file.
     """
 
     probabilities: NDArray[np.float32]
@@ -42,7 +42,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """The `pixel_values` of one image, (C, H, W), and what was guessed of its file."""
+    """The `pixel_values` of one image, (C, H, W), and a note on what was guessed about its file."""
 
     pixel_values: torch.Tensor
     note: str
@@ -51,10 +51,10 @@ class _Prepared:
 def probabilities(
     images: Iterable[ReadImage], model: PreTrainedModel, processor: BaseImageProcessor, *, batch_size: int = 64
 ) -> Generator[NDArray[np.float32] | BadImage, None, None]:
-    """The probabilities of `outputs`, which has the arguments and errors: (classes,) for each image."""
-    with closing(outputs(images, model, processor, batch_size=batch_size)) as found:
-        for item in found:
-            yield item if isinstance(item, BadImage) else item.probabilities
+    """Yield only the probabilities of `outputs`, (classes,) for each image; see there for arguments and errors."""
+    with closing(outputs(images, model, processor, batch_size=batch_size)) as results:
+        for result in results:
+            yield result if isinstance(result, BadImage) else result.probabilities
 
 
 def outputs(
@@ -65,21 +65,21 @@ def outputs(
     batch_size: int = 64,
     with_features: bool = False,
 ) -> Generator[Output | BadImage, None, None]:
-    """One result per image, in order: what the model gives for it, or why the image cannot be used.
+    """Yield one result per image, in order: the model's output, or why the image cannot be used.
 
-    Probabilities are those of `pipeline("image-classification")`. About two batches are in memory at a time, as
-    `pixel_values`.
+    Probabilities are those of `pipeline("image-classification")`. About two batches of `pixel_values` are in memory at
+    a time.
 
     Args:
-        images: Read once, in this thread; each image is then decoded in another.
-        model: Runs where and as precisely as it was placed (`model.to(device, dtype)`).
+        images: Iterated once, in this thread; images are decoded in other threads.
+        model: Runs on its current device, in its current dtype.
         processor: The image processor of its checkpoint.
-        batch_size: Images in one forward pass, at most.
-        with_features: Keep what the classifier reads, and colours; for models that end in one linear map.
+        batch_size: Maximum number of images in one forward pass.
+        with_features: Keep the classifier's features, and colours; for models that end in one linear layer.
 
     Raises:
-        CelluScanError: The model predicts a quantity, not classes, gives no finite numbers, or a batch does not fit
-            into its device's memory. What else an image raises is a bug and passes.
+        CelluScanError: The model predicts a quantity instead of classes or gives non-finite scores, or a batch does
+            not fit into its device's memory. Any other error of an image is a bug and propagates.
     """
     with _readers(model.device) as pool:
         prepared = _ahead(pool, partial(_prepare, processor), images, batch_size)
@@ -91,33 +91,33 @@ def outputs(
 
 
 def best_device() -> torch.device:
-    """Where a model runs fastest on this machine: a GPU (CUDA, or Apple's MPS), else the CPU."""
+    """Return the fastest device of this machine: a GPU (CUDA, or Apple's MPS), else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @contextmanager
 def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Threads that prepare images for a model on `device`.
+    """Start threads that prepare images for a model on `device`.
 
-    Beside a GPU each keeps to one core, or teams of threads in every reader would fight over the cores. Beside a model
-    on the CPU they are left alone: with few threads in all, OpenMP waits by spinning, and the model's wait then takes
-    the readers' cores (measured on two: half the images per second).
+    With a GPU each thread is limited to one core, as nested threads would compete for the cores. If the model runs on
+    the CPU there is no limit: with few threads in all, OpenMP waits by spinning, and the model's wait then takes the
+    readers' cores (measured on two cores: half the images per second).
     """
     count, threads = min(cores(), MAX_READERS), torch.get_num_threads()
-    alone = device.type != "cpu"
-    pool = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1) if alone else None)
+    one_core_each = device.type != "cpu"
+    pool = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1) if one_core_each else None)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        if alone:
-            torch.set_num_threads(threads)  # the readers' 1 would be that of every thread started later
+        if one_core_each:
+            torch.set_num_threads(threads)  # threads started later would inherit the readers' limit
 
 
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], count: int
 ) -> Iterator[Result]:
-    """`map` in threads, in order, with `count` items under way or done before they are asked for."""
+    """`map` in threads, in order, working up to `count` items ahead."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -129,18 +129,18 @@ def _ahead(
 
 def _prepare(processor: BaseImageProcessor, read: Read) -> _Prepared | BadImage:
     try:
-        found = read()
-        image, note = (found.image, found.note) if isinstance(found, Decoded) else (found, "")
+        result = read()
+        image, note = (result.image, result.note) if isinstance(result, Decoded) else (result, "")
         check_shape(image)
     except BadImage as error:
-        return BadImage(error.reason, error.detail)  # anew: the traceback would keep the file's bytes in memory
+        return BadImage(error.reason, error.detail)  # a new one: the traceback would keep the file in memory
     pixel_values: torch.Tensor = processor(images=[image], return_tensors="pt")["pixel_values"][0]
     return _Prepared(pixel_values, note)
 
 
 @torch.inference_mode()
 def _outputs(model: PreTrainedModel, pixel_values: torch.Tensor, with_features: bool) -> list[Output]:
-    """(B, C, H, W) to the output of each image, in evaluation mode."""
+    """Run the model in evaluation mode: (B, C, H, W) -> one output per image."""
     was_training = model.training
     model.eval()
     try:
@@ -149,7 +149,7 @@ def _outputs(model: PreTrainedModel, pixel_values: torch.Tensor, with_features: 
             logits, features = forward(model, placed)  # (B, classes), (B, D + 9)
         else:
             logits, features = model(pixel_values=placed).logits.float(), None
-        scores: NDArray[np.float32] = _normalised(logits, model.config).cpu().numpy()
+        scores: NDArray[np.float32] = _scores(logits, model.config).cpu().numpy()
     except torch.OutOfMemoryError as error:
         raise CelluScanError(
             f"{len(pixel_values)} images at once do not fit into the memory of {model.device}; lower --batch-size "
@@ -159,14 +159,14 @@ def _outputs(model: PreTrainedModel, pixel_values: torch.Tensor, with_features: 
         model.train(was_training)
     if not np.isfinite(scores).all():
         raise CelluScanError(
-            f"the model gives scores that are no numbers; its weights are damaged, or {model.dtype} is too narrow"
+            f"the model gives non-finite scores; its weights are damaged, or {model.dtype} has too little range"
         )
-    read = [None] * len(scores) if features is None else features.cpu().numpy()
-    return [Output(*one) for one in zip(scores, logits.cpu().numpy(), read, strict=True)]
+    rows = [None] * len(scores) if features is None else features.cpu().numpy()
+    return [Output(*row) for row in zip(scores, logits.cpu().numpy(), rows, strict=True)]
 
 
-def _normalised(logits: torch.Tensor, config: object) -> torch.Tensor:
-    """Logits (B, classes) to scores, as `pipeline("image-classification")` chooses: softmax, or a sigmoid for each."""
+def _scores(logits: torch.Tensor, config: object) -> torch.Tensor:
+    """Convert logits (B, classes) to scores as `pipeline("image-classification")` does: softmax, or sigmoids."""
     problem = getattr(config, "problem_type", None)
     if problem == "regression":
         raise CelluScanError("the model predicts a quantity (regression); expected one that predicts classes")

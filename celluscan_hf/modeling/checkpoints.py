@@ -1,9 +1,9 @@
-"""Where weights come from: published weights by name, the Hub, folders and files.
+"""Load weights from torchvision, the Hub, folders and files.
 
-A start is one of: `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or local folder with a ViT
-of transformers, timm or ours, a `.safetensors` file, or a file that `torch.save` wrote, whatever its ending. Beside a
-file, and beside torchvision's `model.safetensors` in a folder, a `preprocessor_config.json` may lie. Weights are read
-as tensors only; nothing that a file holds is run. What trainers wrap around state dicts is unwrapped (`unwrapping`).
+A source is one of: `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or local folder with a ViT
+of transformers, timm or ours, a `.safetensors` file, or a file written by `torch.save`, whatever its ending. A
+`preprocessor_config.json` beside a file, or beside torchvision's `model.safetensors` in a folder, is read too. Weights
+are read as tensors only; no code in a file is run. State dicts saved by trainers are unwrapped (`unwrapping`).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from .conversion import (
     POOLING,
     TIMM_ACT_LAYERS,
     Checkpoint,
-    Colour,
+    Rgb,
     check_weights,
     fields_of_vit,
     from_weights,
@@ -47,24 +47,24 @@ logger = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-FOLDER_WEIGHTS = (WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that is there
+FOLDER_WEIGHTS = (WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
 
 
 def read_checkpoint(
     source: str | Path, *, revision: str | None = None, key: str | None = None, **fields: Any
 ) -> Checkpoint:
-    """Weights from anywhere, under our names.
+    """Load weights from any source, under our names.
 
     Args:
         source: `torchvision:NAME`, a folder, a file of tensors, or a Hub repository `owner/name`.
         revision: Commit, branch or tag of a Hub repository.
-        key: Which weights to take where a file holds several, such as `"student"` (`unwrapping.unwrap`).
-        **fields: Fields of the config that the source does not say, such as `num_attention_heads`, or that are to
-            differ, such as `hidden_dropout_prob`; and `image_mean` and `image_std`, in [0, 1].
+        key: Which weights to use if a file holds several, such as `"student"` (`unwrapping.unwrap`).
+        **fields: Fields of the config that the source does not state, such as `num_attention_heads`, or that should
+            differ, such as `hidden_dropout_prob`; also `image_mean` and `image_std`, in [0, 1].
 
     Raises:
-        WeightsError: It is not there, cannot be fetched (the message says which file to fetch, and where to put it),
-            is no ViT, or does not fit.
+        WeightsError: The source does not exist, cannot be downloaded (the message says which file to download, and
+            where to put it), is not a ViT, or does not fit.
     """
     text = str(source)
     _require_known(fields)
@@ -84,7 +84,7 @@ def read_checkpoint(
 def start_model(
     start: str, id2label: Mapping[int, str], *, revision: str | None = None, **fields: Any
 ) -> CelluScanForImageClassification:
-    """The model a training begins with: `scratch`, or weights from anywhere (`read_checkpoint`).
+    """Create the model that a training run starts from: `scratch`, or weights from any source (`read_checkpoint`).
 
     Args:
         start: `scratch`, or a source of `read_checkpoint`.
@@ -93,45 +93,45 @@ def start_model(
         **fields: Fields of the config, such as `hidden_dropout_prob`; for `scratch` also the sizes.
 
     Raises:
-        WeightsError: As `read_checkpoint` and `Checkpoint.build`.
+        WeightsError: See `read_checkpoint` and `Checkpoint.build`.
     """
     if start == "scratch":
         _require_known(fields)
         return CelluScanForImageClassification(make_config({"id2label": dict(id2label)} | fields))
-    unused = {"image_mean": HALF, "image_std": HALF}  # a training takes those of its data set
+    unused = {"image_mean": HALF, "image_std": HALF}  # a training run uses those of its dataset
     return read_checkpoint(start, revision=revision, **(unused | fields)).build(id2label)
 
 
 def _require_known(fields: Mapping[str, Any]) -> None:
-    known = {field.name for field in dataclasses.fields(CelluScanConfig)} | {"image_mean", "image_std"}
-    if unknown := sorted(set(fields) - known):
-        raise WeightsError(f"CelluScanConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    allowed = {field.name for field in dataclasses.fields(CelluScanConfig)} | {"image_mean", "image_std"}
+    if unknown := sorted(set(fields) - allowed):
+        raise WeightsError(f"CelluScanConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(allowed))}")
 
 
 def _from_torchvision(name: str, fields: Mapping[str, Any]) -> Checkpoint:
-    known = [known for known in list_models() if known.startswith("vit_")]
-    if name not in known:
-        raise WeightsError(f"torchvision:{name}: expected one of {', '.join(known)}")
+    models = [model for model in list_models() if model.startswith("vit_")]
+    if name not in models:
+        raise WeightsError(f"torchvision:{name}: expected one of {', '.join(models)}")
     published = get_model_weights(name)["DEFAULT"]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
     try:
         weights = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
         raise WeightsError(
-            f"torchvision:{name} cannot be fetched ({error}): fetch {published.url} and put it at {file}"
+            f"torchvision:{name} cannot be downloaded ({error}): download {published.url} and put it at {file}"
         ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{file} is damaged; delete it, and it is fetched again") from error
+        raise WeightsError(f"{file} is damaged; delete it to download it again") from error
     transforms = published.transforms()
     labels = dict(enumerate(published.meta["categories"]))
-    known_fields = {"id2label": labels, "image_mean": tuple(transforms.mean), "image_std": tuple(transforms.std)}
-    return from_weights(weights, **(known_fields | dict(fields)))
+    published_fields = {"id2label": labels, "image_mean": tuple(transforms.mean), "image_std": tuple(transforms.std)}
+    return from_weights(weights, **(published_fields | dict(fields)))
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
-    """The local copy of a Hub repository's config and weights."""
+    """Download a Hub repository's config and weights, or return the cached copy."""
     advice = (
-        f"fetch {CONFIG}, {WEIGHTS} and {PROCESSOR} from https://huggingface.co/{repository}, put them into one "
+        f"download {CONFIG}, {WEIGHTS} and {PROCESSOR} from https://huggingface.co/{repository}, put them into one "
         "folder and give that folder"
     )
     patterns = [CONFIG, PROCESSOR, "model*.safetensors", INDEX]
@@ -145,16 +145,16 @@ def _fetch(repository: str, revision: str | None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{repository} is not here and cannot be fetched ({reason}): {advice}") from error
+        raise WeightsError(f"{repository} is not cached and cannot be downloaded ({reason}): {advice}") from error
 
 
 def _from_tensors(content: Mapping[str, Any], folder: Path, options: dict[str, Any]) -> Checkpoint:
-    """Bare tensors; what images are scaled by is what a processor beside them says, if there is one."""
+    """Build a checkpoint from bare tensors; mean and std come from a processor in the same folder, if there is one."""
     processor = folder / PROCESSOR
     if not processor.is_file():
         return from_weights(content, **options)
     if not {"image_mean", "image_std"} <= set(options):
-        logger.warning("mean and deviation of images are those of %s", processor)
+        logger.warning("image mean and std are read from %s", processor)
     checkpoint = from_weights(content, **(_read_normalisation(processor) | options))
     return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.image_size))
 
@@ -162,22 +162,22 @@ def _from_tensors(content: Mapping[str, Any], folder: Path, options: dict[str, A
 def _from_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
     if not (folder / CONFIG).is_file() and any((folder / name).is_file() for name in FOLDER_WEIGHTS):
         content = _read_weights(folder)
-        naming = unwrap(content, options.get("key")).naming
-        if naming is not None and naming.library == "torchvision":  # it has no config file
+        mapping = unwrap(content, options.get("key")).mapping
+        if mapping is not None and mapping.library == "torchvision":  # it has no config file
             return _from_tensors(content, folder, options)
-    found = _of_any_folder(folder, options)
-    return dataclasses.replace(found, resized=_resized(folder, found.config.image_size))
+    checkpoint = _of_any_folder(folder, options)
+    return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.image_size))
 
 
 def _resized(folder: Path, image_size: int) -> int | None:
-    """What the folder's processor resizes images to, where it then cuts the model's image out of their middle."""
+    """Return the side that the folder's processor resizes images to before a centre crop; None without a crop."""
     path = folder / PROCESSOR
     processor = _read_json(path) if path.is_file() else {}
-    size, part = processor.get("size") or {}, processor.get("crop_size") or {}
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     if not processor.get("do_center_crop") or size.get("height") is None:
         return None
-    if part.get("height") != image_size or part.get("width") != image_size or size["height"] != size.get("width"):
-        raise WeightsError(f"{path}: expected squares that are cut to {image_size} pixels, got {size} cut to {part}")
+    if crop.get("height") != image_size or crop.get("width") != image_size or size["height"] != size.get("width"):
+        raise WeightsError(f"{path}: expected squares that are cut to {image_size} pixels, got {size} cut to {crop}")
     return int(size["height"])
 
 
@@ -190,10 +190,10 @@ def _of_any_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
     elif str(config.get("architecture", "")).startswith(("vit_", "deit_")):
         described = _of_timm_folder(config)
     else:
-        found = config.get("model_type") or config.get("architecture")
+        model_type = config.get("model_type") or config.get("architecture")
         raise WeightsError(
             f'{folder / CONFIG}: expected model_type "vit" or "{CelluScanConfig.model_type}", or a timm architecture '
-            f"vit_…, got {found!r}"
+            f"vit_…, got {model_type!r}"
         )
     return from_weights(_read_weights(folder), **(described | options))
 
@@ -202,8 +202,9 @@ def _from_ours(folder: Path, config: Mapping[str, Any], options: dict[str, Any])
     fields = _normalisation(folder, IMAGENET_MEAN, IMAGENET_STD, options)
     mean, std, key = fields.pop("image_mean"), fields.pop("image_std"), fields.pop("key", None)
     unwrapped = unwrap(_read_weights(folder), key)
-    if unwrapped.naming is not None:
-        raise WeightsError(f"{folder}: {CONFIG} is of a CelluScan model, the tensors are {unwrapped.naming.library}'s")
+    if unwrapped.mapping is not None:
+        library = unwrapped.mapping.library
+        raise WeightsError(f"{folder}: {CONFIG} belongs to a CelluScan model, the tensors to a model of {library}")
     if unwrapped.note:
         logger.warning("weights: %s", unwrapped.note)
     weights = unwrapped.weights
@@ -243,15 +244,15 @@ def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, completed by what images are scaled by: of the processor, else the usual, with a warning."""
+def _normalisation(folder: Path, usual_mean: Rgb, usual_std: Rgb, options: dict[str, Any]) -> dict[str, Any]:
+    """Add mean and std to the options: the processor's, else the usual ones with a warning."""
     path = folder / PROCESSOR
     if {"image_mean", "image_std"} <= set(options):
         return options
     if not path.is_file():
         logger.warning(
             "%s is missing: normalization is a guess, mean %s, std %s; give --normalization (in Python image_mean and "
-            "image_std) if these weights take others",
+            "image_std) if these weights need others",
             path,
             usual_mean,
             usual_std,
@@ -260,36 +261,36 @@ def _normalisation(folder: Path, usual_mean: Colour, usual_std: Colour, options:
     return _read_normalisation(path) | options
 
 
-def _read_normalisation(path: Path) -> dict[str, Colour]:
+def _read_normalisation(path: Path) -> dict[str, Rgb]:
     processor = _read_json(path)
     if processor.get("do_rescale") is False or processor.get("rescale_factor", 1 / 255) != 1 / 255:
         raise WeightsError(f"{path}: expected pixels scaled to [0, 1] (do_rescale, rescale_factor 1/255)")
     if processor.get("do_normalize") is False:
         return {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-    found: dict[str, Colour] = {}
+    normalisation: dict[str, Rgb] = {}
     for name in ("image_mean", "image_std"):
         value = processor.get(name)
-        numbers = isinstance(value, list) and all(isinstance(one, int | float) and 0 <= one <= 1 for one in value)
+        numbers = isinstance(value, list) and all(isinstance(item, int | float) and 0 <= item <= 1 for item in value)
         if not isinstance(value, list) or not numbers or len(value) != 3 or (name == "image_std" and 0 in value):
             raise WeightsError(f"{path}: {name} must be three numbers in [0, 1], got {value!r}")
-        found[name] = (value[0], value[1], value[2])
-    return found
+        normalisation[name] = (value[0], value[1], value[2])
+    return normalisation
 
 
 def _read_weights(folder: Path) -> dict[str, Any]:
     name = next((name for name in FOLDER_WEIGHTS if (folder / name).is_file()), None)
     if name is None:
-        listed = ", ".join(sorted(path.name for path in folder.iterdir()))
+        files = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise WeightsError(
-            f"{folder}: expected one of {', '.join(FOLDER_WEIGHTS)} (a file of another name can be given itself; from "
-            f"the Hub no pickle is fetched), got: {listed}"
+            f"{folder}: expected one of {', '.join(FOLDER_WEIGHTS)} (a file with another name can be given directly; "
+            f"from the Hub no pickle is downloaded), got: {files}"
         )
     if not name.endswith(".json"):
         return read_tensor_file(folder / name)
-    places = _read_json(folder / name).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-        raise WeightsError(f"{folder / name}: expected weight_map, the file of each tensor, got {places!r}")
-    shards = sorted({Path(shard).name for shard in places.values()})
+    weight_map = _read_json(folder / name).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise WeightsError(f"{folder / name}: expected weight_map, the file of each tensor, got {weight_map!r}")
+    shards = sorted({Path(shard).name for shard in weight_map.values()})
     return {tensor: value for shard in shards for tensor, value in read_tensor_file(folder / shard).items()}
 
 
@@ -300,7 +301,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} is missing: expected a checkpoint folder with {CONFIG} and {WEIGHTS}, or a file of bare tensors"
         ) from error
-    except ValueError as error:  # no JSON, or no text
+    except ValueError as error:  # neither JSON nor text
         raise WeightsError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected a JSON object, got {type(content).__name__}")

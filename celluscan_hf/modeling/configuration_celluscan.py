@@ -11,9 +11,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
-if (
-    TYPE_CHECKING
-):  # never run: with this file the library saves and fetches those it imports, all that config.json names
+if TYPE_CHECKING:  # never run; tells the library to save and fetch these files together with this one
     from .modeling_celluscan import CelluScanModel  # noqa: F401
     from .pipeline_celluscan import WhiteBloodCellPipeline  # noqa: F401
 
@@ -67,7 +65,7 @@ class CelluScanConfig(PreTrainedConfig):
         attention_probs_dropout_prob: Dropout on the attention weights, in [0, 1).
         drop_path_rate: Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382): the share of images
             for which the last block's branches are skipped in training, growing linearly from 0 at the first; [0, 1).
-        initializer_range: Standard deviation of newly made weights.
+        initializer_range: Standard deviation of newly initialized weights.
         layer_norm_eps: Epsilon of every LayerNorm; 1e-6 as in torchvision and timm (the library's ViT has 1e-12).
         image_size: Height and width of an image in pixels, a multiple of `patch_size`.
         patch_size: Height and width of a patch in pixels.
@@ -109,7 +107,7 @@ class CelluScanConfig(PreTrainedConfig):
     problem_type: Literal["single_label_classification"] = "single_label_classification"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if __name__.startswith("celluscan_hf."):  # where the package knows the pipeline, a checkpoint's own is not run
+        if __name__.startswith("celluscan_hf."):  # the installed package has the pipeline: ignore the checkpoint's copy
             kwargs.pop("custom_pipelines", None)
         self.id2label = _class_names(self.id2label, self.label2id, kwargs.pop("num_labels", None))
         self.label2id = {name: index for index, name in self.id2label.items()}
@@ -118,16 +116,16 @@ class CelluScanConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the library's, but a config of another model raises: its weights would not fit.
+        """Build a config from a dictionary, as the library does, but refuse the config of another model.
 
-        Classes given by keyword, as `id2label`, `label2id` or both, are checked as those of the file are, and replace
-        them. Another `num_labels` alone asks for a new head: the names of the file are ignored.
+        Classes given by keyword, as `id2label`, `label2id` or both, are checked like those of the file and replace
+        them. A different `num_labels` alone asks for a new head: the names of the file are ignored.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
                 f'expected a checkpoint with model_type "{cls.model_type}", got "{model_type}"; '
-                "weights of a ViT can be converted with scripts/convert_weights.py"
+                "to convert the weights of another ViT, run celluscan convert"
             )
         stored = config_dict.get("id2label") or config_dict.get("label2id") or {}
         given = {name: kwargs.pop(name, None) for name in ("id2label", "label2id")}
@@ -140,15 +138,15 @@ class CelluScanConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What config.json holds: the classes, of which the library leaves out its default of two, and the pipeline."""
+        """Return what config.json holds; the library would omit two classes (its default) and the pipeline."""
         label2id = {name: index for index, name in (self.id2label or {}).items()}
-        named = {"id2label": self.id2label, "label2id": label2id, "custom_pipelines": CUSTOM_PIPELINES}
-        return super().to_diff_dict() | named
+        always = {"id2label": self.id2label, "label2id": label2id, "custom_pipelines": CUSTOM_PIPELINES}
+        return super().to_diff_dict() | always
 
     def check_fields(self) -> None:
-        """Raises a ValueError where what a new config is checked for no longer holds, as fields may be changed.
+        """Check all fields again, as they may have been changed since the config was made. Raises a ValueError.
 
-        Not `validate`: it refuses too that attentions are asked for and not given, which a saved model may do.
+        `validate` would also refuse `output_attentions` with a fused kernel, which a saved model may have.
         """
         self.validate_sizes()
         self.validate_labels()
@@ -157,7 +155,7 @@ class CelluScanConfig(PreTrainedConfig):
         self.validate_probabilities()
 
     def validate_sizes(self) -> None:
-        """Sizes are positive; heads divide the width, patches divide the image."""
+        """Check that sizes are positive, heads divide the width and patches divide the image."""
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -170,7 +168,7 @@ class CelluScanConfig(PreTrainedConfig):
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
 
     def validate_labels(self) -> None:
-        """There are at least two, and their ids count up from 0."""
+        """Check that there are at least two classes whose ids count up from 0."""
         ids = [int(key) for key in self.id2label or {}]
         if len(ids) < 2:
             raise ValueError(f"id2label must hold at least two classes, got {self.id2label}")
@@ -178,7 +176,7 @@ class CelluScanConfig(PreTrainedConfig):
             raise ValueError(f"the ids of the classes must count up from 0 to {len(ids) - 1}, got {ids}")
 
     def validate_patch_stem(self) -> None:
-        """A convolutional stem halves the image once per layer and doubles its channels up to the hidden size."""
+        """Check that a convolutional stem can halve the image and double its channels up to the hidden size."""
         if self.patch_stem != "convolution":
             return
         if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
@@ -190,7 +188,7 @@ class CelluScanConfig(PreTrainedConfig):
             )
 
     def validate_layers(self) -> None:
-        """The activation is known; epsilon and the spread of new weights are positive."""
+        """Check that the activation exists and that epsilon and the initializer range are positive."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f'hidden_act must be one of transformers.activations.ACT2FN, got "{self.hidden_act}"')
         for name in ("layer_norm_eps", "initializer_range"):
@@ -198,7 +196,7 @@ class CelluScanConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def validate_probabilities(self) -> None:
-        """Dropout and stochastic depth lie in [0, 1)."""
+        """Check that dropout and stochastic depth lie in [0, 1)."""
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
@@ -207,7 +205,7 @@ class CelluScanConfig(PreTrainedConfig):
 def _class_names(
     id2label: dict[int, str] | dict[str, str] | None, label2id: dict[str, int] | dict[str, str] | None, count: Any
 ) -> dict[int, str]:
-    """The classes by id, from whichever arguments were given. Raises if they contradict each other."""
+    """Return the classes by id, from whichever arguments were given. Raises if they contradict each other."""
     if count is not None and not isinstance(count, int):
         raise _refusal("num_labels", f"num_labels must be a whole number, got {count!r}")
     if id2label is None and label2id is None:
@@ -220,16 +218,15 @@ def _class_names(
         raise _refusal("id2label", f"expected at least two classes, got {names}; regression is not supported")
     if count not in (None, len(names)):
         field = "label2id" if id2label is None else "id2label"
-        told = f"num_labels ({count}) must be the number of classes in {field} ({len(names)}): {names}"
-        raise _refusal(field, told)
+        raise _refusal(field, f"num_labels ({count}) must be the number of classes in {field} ({len(names)}): {names}")
     if label2id is not None and not _inverse(label2id, names):
-        told = f"label2id must be the inverse of id2label, or left out, got {label2id} for {names}"
-        raise _refusal("label2id", told)
+        message = f"label2id must be the inverse of id2label, or left out, got {label2id} for {names}"
+        raise _refusal("label2id", message)
     return names
 
 
 def _by_index(field: str, pairs: Iterable[tuple[int | str, str]]) -> dict[int, str]:
-    """Names by their ids, which are text in JSON."""
+    """Return names by integer id; in JSON, ids are strings."""
     names: dict[int, str] = {}
     for key, name in pairs:
         if not str(key).isdecimal():
@@ -241,13 +238,13 @@ def _by_index(field: str, pairs: Iterable[tuple[int | str, str]]) -> dict[int, s
 
 
 def _inverse(label2id: dict[str, int] | dict[str, str], names: dict[int, str]) -> bool:
-    """Whether every name has one of its own ids; a name may stand twice in id2label, as in ImageNet's."""
+    """Whether every name has one of its own ids; a name may occur twice in id2label, as in ImageNet's."""
     same_names = set(label2id) == set(names.values())
     return same_names and all(names.get(int(index)) == name for name, index in label2id.items())
 
 
-def _refusal(field: str, told: str) -> StrictDataclassFieldValidationError:
-    return StrictDataclassFieldValidationError(field, ValueError(told))
+def _refusal(field: str, message: str) -> StrictDataclassFieldValidationError:
+    return StrictDataclassFieldValidationError(field, ValueError(message))
 
 
 SIZES = (

@@ -1,8 +1,8 @@
-"""The one place where an untrusted image file is opened: for a build, `predict`, the pipeline and the page alike.
+"""Decode untrusted image files to RGB; builds, `celluscan predict`, the pipeline and the demo page all use this module.
 
-What is converted, and how: CMYK and other colour spaces through Pillow to RGB; a palette to its colours; grey to three
-equal channels; deeper samples to their upper 8 bits, by the depth of `samples_celluscan`; a constant alpha channel is
-taken off; a real one is laid over white, the brightness of an empty field; EXIF orientation is applied.
+Conversions: CMYK and other colour spaces through Pillow to RGB; a palette to its colours; grey to three equal channels;
+samples of more than 8 bits to their upper 8 (see `samples_celluscan`); a constant alpha channel is dropped; any other
+is composited over white, the brightness of an empty field; EXIF orientation is applied.
 
 This file is shipped with every hand-built checkpoint as remote code, so it stands alone: it imports nothing of this
 package but the files beside it.
@@ -25,12 +25,12 @@ from .formats_celluscan import name_format
 from .samples_celluscan import Samples
 from .tiff_celluscan import Layout, is_tiff, read_layout, read_samples
 
-MAX_PIXELS = 40_000_000  # a whole field of a 40-megapixel camera
-MIN_SIDE = 16  # pixels; below it no nucleus can be told from its surroundings
+MAX_PIXELS = 40_000_000  # a full field of a 40-megapixel camera
+MIN_SIDE = 16  # pixels; below it a nucleus cannot be distinguished from its surroundings
 MAX_SQUARE_PIXELS = 2 * MAX_PIXELS  # of the square that an image is padded to; 16 x 2,500,000 would take terabytes
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _ORIENTATION = 0x0112
-_TURNS = {  # whatever else EXIF says of the orientation turns nothing
+_TURNS = {  # other EXIF orientations change nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,9 +43,9 @@ _GREY = {"1", "L"}
 _GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}
 _UNSUPPORTED = {"I": "32-bit integer", "F": "32-bit float", "LAB": "CIELAB"}  # no range is known to map to 8 bits
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_DEPTH, _PNG_COLOUR = 24, 25  # where a PNG says its bits and its channels
-_GREY_ALPHA, _RGBA = 4, 6  # of `_PNG_COLOUR`
-_FULL_DEPTH = 64  # an upper byte from here on: all 16 bits are in use
+_PNG_DEPTH, _PNG_COLOUR = 24, 25  # offsets of the bit depth and colour type in a PNG
+_GREY_ALPHA, _RGBA = 4, 6  # colour types
+_FULL_DEPTH = 64  # if an upper byte is at least this, all 16 bits are in use
 _SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # byte orders of Pillow's raw modes
 
 
@@ -57,9 +57,9 @@ class Decoded:
     """An RGB image from a file.
 
     - `coding`: how the file was coded (`jpeg-<quantisation table>`, `tiff`, …).
-    - `conversions`: what was converted, as short codes.
-    - `largest_sample`: of samples of more than 8 bits whose depth the file does not name; else None.
-    - `note`: in words, what was guessed from this file alone; empty where nothing was.
+    - `conversions`: the conversions applied, as short codes.
+    - `largest_sample`: largest sample of more than 8 bits if the file does not state its bit depth, else None.
+    - `note`: a sentence on what was guessed from this file alone; empty if nothing was.
     """
 
     image: Image.Image
@@ -70,7 +70,7 @@ class Decoded:
 
 
 def decode(data: bytes, bits: int | None = None) -> Decoded:
-    """Decode one image file; `bits` is the depth of samples of more than 8 bits, where the file does not name it.
+    """Decode one image file; `bits` is the depth of samples of more than 8 bits if the file does not state it.
 
     Raises `BadImage` with one of the reasons `empty_file`, `git_lfs_pointer`, `html_page`, `archive`, `not_an_image`,
     `unsupported_format`, `too_many_pixels`, `too_small`, `animated`, `multi_page`, `truncated`, `undecodable`,
@@ -83,8 +83,8 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
         if tiff is not None:
             _check_size(tiff.width, tiff.height)
             if not tiff.by_pillow:
-                return _finished(_by_tifffile(data, tiff), "tiff", tiff.orientation, bits)
-        return _by_pillow(data, tiff, bits)
+                return _to_decoded(_decode_with_tifffile(data, tiff), "tiff", tiff.orientation, bits)
+        return _decode_with_pillow(data, tiff, bits)
     except BadImage:
         raise
     except Exception as error:  # decoders raise many types on damaged files; none may stop a build
@@ -92,48 +92,48 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
 
 
 def decode_opened(image: Image.Image) -> Decoded:
-    """The same of an image that is opened already. What was not yet decoded is decoded anew from its file.
+    """Decode an image that Pillow has opened. If its pixels were not loaded yet, they are decoded from its file.
 
     Raises `BadImage` as `decode` does.
     """
     file = getattr(image, "fp", None) if isinstance(image, ImageFile.ImageFile) and image.tile else None
     if file is not None and image.tell() == 0:
-        place = file.tell()
+        position = file.tell()
         file.seek(0)
         data = file.read()
-        file.seek(place)
+        file.seek(position)
         return decode(data)
     _check_size(*image.size)
-    return _finished(_grey_16(image) or image, _coding(image), image.getexif().get(_ORIENTATION, 1))
+    return _to_decoded(_grey_16(image) or image, _coding(image), image.getexif().get(_ORIENTATION, 1))
 
 
 def decode_array(values: NDArray[Any]) -> Decoded:
-    """The same of pixels in memory: (H, W) or (H, W, 1, 3 or 4) of 8 or 16 unsigned bits."""
+    """Decode pixels in memory: uint8 or uint16 of shape (H, W) or (H, W, 1, 3 or 4)."""
     _check_size(values.shape[1], values.shape[0])
     values = values[..., None] if values.ndim == 2 else values
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[values.shape[2]]
     if values.dtype == np.uint16:
-        return _finished(Samples(values, mode), "")
-    return _finished(Image.frombytes(mode, values.shape[1::-1], values.tobytes()), "")
+        return _to_decoded(Samples(values, mode), "")
+    return _to_decoded(Image.frombytes(mode, values.shape[1::-1], values.tobytes()), "")
 
 
 def largest_sample(data: bytes) -> int | None:
-    """The largest sample of a file of more than 8 bits that does not name its depth; None for others, not decoded.
+    """Return the largest sample of a file of more than 8 bits that does not state its depth; None for other files.
 
     Raises `BadImage` as `decode` does.
     """
     if is_tiff(data):
         tiff = read_layout(data)
-        deep = tiff.bits > 8 and tiff.named is None
+        deep = tiff.bits > 8 and tiff.stated_bits is None
     else:
         deep = _is_png_16(data)
     return decode(data).largest_sample if deep else None
 
 
 def check_shape(image: Image.Image) -> None:
-    """Refuse an image so long that the square it is padded to would fill the memory."""
+    """Refuse an image so elongated that the square it is padded to would exhaust memory."""
     if max(image.size) ** 2 > MAX_SQUARE_PIXELS:
-        raise BadImage("too_elongated", f"{image.width}x{image.height}, as a square over {MAX_SQUARE_PIXELS}")
+        raise BadImage("too_elongated", f"{image.width}x{image.height}, over {MAX_SQUARE_PIXELS} pixels as a square")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -143,7 +143,7 @@ def _check_size(width: int, height: int) -> None:
         raise BadImage("too_small", f"{width}x{height}, at least {MIN_SIDE} a side")
 
 
-def _by_pillow(data: bytes, tiff: Layout | None, bits: int | None) -> Decoded:
+def _decode_with_pillow(data: bytes, tiff: Layout | None, bits: int | None) -> Decoded:
     image = _open(data)
     coding = _coding(image)
     try:
@@ -153,12 +153,12 @@ def _by_pillow(data: bytes, tiff: Layout | None, bits: int | None) -> Decoded:
             raise
         detail = "uncompressed YCbCr, which this version of Pillow takes for truncated; convert to 8-bit RGB"
         raise BadImage("unsupported_mode", detail) from error
-    turned = tiff is not None and tiff.orientation in _TURNS  # by `load`
-    orientation = 1 if turned else image.getexif().get(_ORIENTATION, 1)
+    upright = tiff is not None and tiff.orientation in _TURNS  # `load` has applied the orientation
+    orientation = 1 if upright else image.getexif().get(_ORIENTATION, 1)
     if tiff is not None and tiff.mode == "P":
         image.putpalette(tiff.palette().tobytes())
-    decoded = _finished(_grey_16(image, tiff) or _colour_16(image, data, tiff) or image, coding, orientation, bits)
-    return replace(decoded, conversions=(*decoded.conversions, "exif_rotated")) if turned else decoded
+    decoded = _to_decoded(_grey_16(image, tiff) or _colour_16(image, data, tiff) or image, coding, orientation, bits)
+    return replace(decoded, conversions=(*decoded.conversions, "exif_rotated")) if upright else decoded
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -185,10 +185,10 @@ def _coding(image: Image.Image) -> str:
     return f"{name}-{hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:6]}"
 
 
-def _by_tifffile(data: bytes, tiff: Layout) -> Samples | Image.Image:
+def _decode_with_tifffile(data: bytes, tiff: Layout) -> Samples | Image.Image:
     values = read_samples(data, tiff)[..., : len(tiff.mode) if tiff.mode != "P" else 1]
     if tiff.bits > 8:
-        return Samples(values, tiff.mode, tiff.named, tiff.white_is_zero)
+        return Samples(values, tiff.mode, tiff.stated_bits, tiff.white_is_zero)
     if tiff.bits < 8 and tiff.mode != "P":
         values = values * (255 // (2**tiff.bits - 1))
     levels = (255 - values if tiff.white_is_zero else values).astype(np.uint8)
@@ -199,9 +199,9 @@ def _by_tifffile(data: bytes, tiff: Layout) -> Samples | Image.Image:
 
 
 def _grey_16(image: Image.Image, tiff: Layout | None = None) -> Samples | None:
-    """The samples of 16-bit grey; None for others."""
-    if image.mode == "I" and image.format == "PPM":  # whose header names the largest sample; Pillow scales to 16 bits
-        return Samples(np.asarray(image).astype(np.uint16)[..., None], "L", named=16)
+    """Return the samples of a 16-bit grey image; None for other images."""
+    if image.mode == "I" and image.format == "PPM":  # its header states the largest sample; Pillow scales to 16 bits
+        return Samples(np.asarray(image).astype(np.uint16)[..., None], "L", stated_bits=16)
     if image.mode not in _GREY_16:
         return None
     values = np.asarray(image).astype(np.uint16)[..., None]
@@ -209,27 +209,27 @@ def _grey_16(image: Image.Image, tiff: Layout | None = None) -> Samples | None:
         return Samples(_with_key(values, image.info["transparency"]), "LA")
     if tiff is None:
         return Samples(values, "L")
-    return Samples(values, "L", tiff.named, tiff.white_is_zero)
+    return Samples(values, "L", tiff.stated_bits, tiff.white_is_zero)
 
 
 def _colour_16(image: Image.Image, data: bytes, tiff: Layout | None) -> Samples | None:
-    """The samples of 16-bit colours, or grey with alpha, of which Pillow keeps the upper bytes; None for others."""
+    """Return samples of 16-bit colour, or grey with alpha, of which Pillow keeps the upper bytes; None for others."""
     png = _is_png_16(data)
     if not png and (tiff is None or tiff.bits != 16):
         return None
     if png and data[_PNG_COLOUR] == _GREY_ALPHA:
         return Samples(_grey_alpha_16(data), "LA")
-    key, named = image.info.get("transparency"), None if tiff is None else tiff.named
+    key, stated_bits = image.info.get("transparency"), None if tiff is None else tiff.stated_bits
     upper: Uint16 = np.asarray(image).astype(np.uint16)
     premultiplied = tiff is not None and tiff.mode == "RGBa"
     if key is None and not premultiplied and upper[..., : 3 if image.mode == "RGBA" else None].max() >= _FULL_DEPTH:
-        return Samples(np.left_shift(upper, 8), image.mode, named)
+        return Samples(np.left_shift(upper, 8), image.mode, stated_bits)
     if tiff is not None and not tiff.by_halves:
         raise BadImage("unsupported_mode", f"{tiff.described} of few bits needs imagecodecs: pip install imagecodecs")
     values: Uint16 = np.left_shift(_bytes_16(data, lower=False), 8) | _bytes_16(data, lower=True)
     if key is not None:
         return Samples(_with_key(values, key), "RGBA")
-    return Samples(values, "RGBa" if premultiplied else image.mode, named)
+    return Samples(values, "RGBa" if premultiplied else image.mode, stated_bits)
 
 
 def _is_png_16(data: bytes) -> bool:
@@ -237,9 +237,9 @@ def _is_png_16(data: bytes) -> bool:
 
 
 def _bytes_16(data: bytes, lower: bool) -> Uint16:
-    """The upper or lower bytes of 16-bit colours, (H, W, channels), not divided by alpha.
+    """Return the upper or lower bytes of 16-bit colours, (H, W, channels), not divided by alpha.
 
-    Pillow's colours have 8 bits only. The lower ones are those it takes if told the other byte order.
+    Pillow's colours have only 8 bits; with the byte order swapped it reads the lower ones.
     """
     image = _open(data)
     image.tile = [tile._replace(args=_raw_mode(tile.args, lower)) for tile in image.tile]
@@ -247,7 +247,7 @@ def _bytes_16(data: bytes, lower: bool) -> Uint16:
 
 
 def _raw_mode(arguments: Any, lower: bool) -> Any:
-    """The arguments of Pillow's decoder for upper or lower bytes: a raw mode such as `RGB;16B`, or a tuple with it."""
+    """Return Pillow's decoder arguments for upper or lower bytes: a raw mode such as `RGB;16B`, or a tuple with it."""
     if isinstance(arguments, tuple):
         return (_raw_mode(arguments[0], lower), *arguments[1:])
     channels, order = arguments.split(";16")
@@ -255,7 +255,7 @@ def _raw_mode(arguments: Any, lower: bool) -> Any:
 
 
 def _grey_alpha_16(data: bytes) -> Uint16:
-    """The samples of a PNG of 16-bit grey with alpha, (H, W, 2): read as RGBA of 8 bits, which lies in it alike."""
+    """Return the samples of a 16-bit grey PNG with alpha, (H, W, 2), read as 8-bit RGBA, which has the same layout."""
     header = bytearray(data[12:29])  # IHDR with its name
     header[_PNG_DEPTH - 12], header[_PNG_COLOUR - 12] = 8, _RGBA
     image = _open(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
@@ -264,13 +264,13 @@ def _grey_alpha_16(data: bytes) -> Uint16:
 
 
 def _with_key(values: Uint16, key: int | tuple[int, ...]) -> Uint16:
-    """Samples with an alpha channel: none where they are the key colour."""
+    """Add an alpha channel that is 0 for pixels of the key colour."""
     alpha = np.where((values == np.array(key)).all(axis=2, keepdims=True), 0, 2**16 - 1)
     return np.concatenate([values, alpha.astype(np.uint16)], axis=2)
 
 
-def _finished(stored: Image.Image | Samples, coding: str, orientation: int = 1, bits: int | None = None) -> Decoded:
-    """The upright RGB image of what a file stores."""
+def _to_decoded(stored: Image.Image | Samples, coding: str, orientation: int = 1, bits: int | None = None) -> Decoded:
+    """Convert what a file stores to an upright RGB image."""
     scaled = stored.scaled(bits) if isinstance(stored, Samples) else None
     image = scaled.image if scaled else cast(Image.Image, stored)
     rgb, conversions = _to_rgb(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)

@@ -1,10 +1,10 @@
-"""`BadImage`, here because the code that is shipped with checkpoints raises it and imports nothing of this package."""
+"""`BadImage`; defined here because the code shipped with checkpoints raises it and imports nothing of this package."""
 
 
 class BadImage(Exception):
-    """One image cannot be used. It becomes a row of `dropped.csv`; the others go on.
+    """One image cannot be used. In a build it becomes a row of `dropped.csv`; processing continues.
 
-    `reason` is a short code (`truncated`, `animated`, …), `detail` says what was found.
+    `reason` is a short code (`truncated`, `animated`, …), `detail` explains it.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Our models as those of other libraries, with equal logits: in memory, and as safetensors on disk."""
+"""Export models to transformers, torchvision and timm with equal logits, in memory or as safetensors."""
 
 import json
 import math
@@ -19,14 +19,14 @@ from .conversion import POOLING, TIMM_ACT_LAYERS
 from .key_mapping import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, KeyMapping, WeightsError
 from .modeling_celluscan import CelluScanForImageClassification
 
-TIMM_ARCHITECTURE = "vit_base_patch16_224"  # whose sizes are then given
+TIMM_ARCHITECTURE = "vit_base_patch16_224"  # its sizes are overridden
 
 
 def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassification:
-    """The library's own ViT with equal logits.
+    """Convert to the library's `ViTForImageClassification` with equal logits.
 
     Raises:
-        WeightsError: It has no room for the patch stem or the pooling of this model.
+        WeightsError: It does not support the patch stem or the pooling of this model.
     """
     ours = model.config
     _refuse(ours, "ViTForImageClassification of transformers", patch_stem=("linear",), pooling=("cls",))
@@ -37,10 +37,10 @@ def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassi
 
 
 def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
-    """A torchvision `VisionTransformer` with equal logits; without a qkv bias of ours, its own is zero.
+    """Convert to a torchvision `VisionTransformer` with equal logits; a missing qkv bias becomes zero.
 
     Raises:
-        WeightsError: It has no room for the patch stem, the pooling, the activation or the channels of this model.
+        WeightsError: It does not support the patch stem, the pooling, the activation or the channels of this model.
     """
     ours = model.config
     _refuse(
@@ -69,10 +69,10 @@ def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
 
 
 def to_timm(model: CelluScanForImageClassification) -> nn.Module:
-    """A timm `VisionTransformer` with equal logits. Needs the extra `timm`.
+    """Convert to a timm `VisionTransformer` with equal logits. Needs the extra `timm`.
 
     Raises:
-        WeightsError: timm is not installed, or has no room for the patch stem or the activation of this model.
+        WeightsError: timm is not installed, or does not support the patch stem or the activation of this model.
     """
     ours = model.config
     activations = {name: act_layer for act_layer, name in TIMM_ACT_LAYERS.items()}
@@ -83,7 +83,7 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
         raise WeightsError("timm is not installed: pip install timm") from error
     pooling = next(theirs for theirs, name in POOLING.items() if name == ours.pooling)
     options: dict[str, Any] = {}
-    if ours.layer_norm_eps != TIMM.layer_norm_eps:  # timm's config file, made of these arguments, holds no function
+    if ours.layer_norm_eps != TIMM.layer_norm_eps:  # only if needed: timm's config file cannot hold a function
         options["norm_layer"] = partial(nn.LayerNorm, eps=ours.layer_norm_eps)
     if ours.hidden_act in activations:
         options["act_layer"] = activations[ours.hidden_act]
@@ -108,7 +108,7 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
 
 
 def _timm_description(config: CelluScanConfig) -> dict[str, Any]:
-    """What timm keeps beside a model: that images are whole squares, and nothing of the weights timm has published."""
+    """Build timm's `pretrained_cfg`: padded square images, and nothing about the weights that timm has published."""
     return {
         "architecture": TIMM_ARCHITECTURE,
         "input_size": (config.num_channels, config.image_size, config.image_size),
@@ -121,11 +121,11 @@ def _timm_description(config: CelluScanConfig) -> dict[str, Any]:
     }
 
 
-def _their_weights(model: CelluScanForImageClassification, naming: KeyMapping) -> dict[str, torch.Tensor]:
+def _their_weights(model: CelluScanForImageClassification, mapping: KeyMapping) -> dict[str, torch.Tensor]:
     weights = model.state_dict()
     return {
         part: tensor.clone()
-        for name, parts in naming.pairs(model.config.num_hidden_layers)
+        for name, parts in mapping.pairs(model.config.num_hidden_layers)
         if name in weights
         for part, tensor in zip(parts, weights[name].chunk(len(parts)), strict=True)
     }
@@ -135,25 +135,25 @@ def _refuse(config: CelluScanConfig, target: str, **possible: tuple[Any, ...]) -
     for name, values in possible.items():
         if getattr(config, name) not in values:
             allowed = " or ".join(map(repr, values))
-            raise WeightsError(f"{target} has no room for {name}={getattr(config, name)!r}, only for {allowed}")
+            raise WeightsError(f"{target} does not support {name}={getattr(config, name)!r}, only {allowed}")
 
 
 def export_native(
     model: CelluScanForImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
-    """Writes a plain `ViTForImageClassification` checkpoint with equal logits; it needs transformers alone.
+    """Write a `ViTForImageClassification` checkpoint with equal logits, which needs only transformers.
 
     Args:
-        model: With a linear patch stem and class-token pooling.
-        folder: Made if need be.
-        processor: Saved beside, so that `pipeline("image-classification", model=folder)` works.
+        model: A model with a linear patch stem and class-token pooling.
+        folder: Output folder, created if needed.
+        processor: Image processor to save too, so that `pipeline("image-classification", model=folder)` works.
 
     Raises:
-        WeightsError: The library's ViT has no room for a part of this model; the message names it.
+        WeightsError: The library's ViT does not support a part of this model; the message names it.
         FileExistsError: `folder` is a file.
     """
     native = to_transformers(model)
-    Path(folder).mkdir(parents=True, exist_ok=True)  # the library writes nothing where a file is, and only logs it
+    Path(folder).mkdir(parents=True, exist_ok=True)  # if a file is in the way, the library would only log it
     native.save_pretrained(folder)
     _save_processor(processor, folder)
 
@@ -161,9 +161,9 @@ def export_native(
 def export_hand_built(
     model: CelluScanForImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
-    """Writes our own checkpoint, with the Python files that `trust_remote_code` runs. Arguments as above.
+    """Write our own checkpoint, with the Python files that `trust_remote_code` runs; see `export_native` for arguments.
 
-    With them come those of `pipeline("wbc-classification")`, which the config names too.
+    These include the files of `pipeline("wbc-classification")`, which the config registers.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
@@ -173,10 +173,10 @@ def export_hand_built(
 def export_torchvision(
     model: CelluScanForImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
-    """Writes `model.safetensors` with the names of a torchvision `VisionTransformer`, which has no config file.
+    """Write `model.safetensors` with the names of a torchvision `VisionTransformer`, which has no config file.
 
     Raises:
-        WeightsError: The model has a part that torchvision has no room for, or another epsilon than its 1e-6.
+        WeightsError: The model has a part that torchvision does not support, or an epsilon other than 1e-6.
     """
     _refuse_epsilon(model, TORCHVISION.layer_norm_eps, "a torchvision file")
     weights = to_torchvision(model).state_dict()
@@ -188,14 +188,13 @@ def export_torchvision(
 def export_timm(
     model: CelluScanForImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
-    """Writes a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`. Needs the extra `timm`.
+    """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`. Needs the extra `timm`.
 
-    `AutoModelForImageClassification` reads it too.
-
-    Mean and deviation of the processor go into timm's own config, which pads what is not square, as we do.
+    `AutoModelForImageClassification` reads it too. Mean and std of the processor go into timm's config, which pads
+    images to squares as we do.
 
     Raises:
-        WeightsError: The model has a part that timm has no room for, or another epsilon than its 1e-6.
+        WeightsError: The model has a part that timm does not support, or an epsilon other than 1e-6.
     """
     _refuse_epsilon(model, TIMM.layer_norm_eps, "a timm folder")
     native = to_timm(model)
@@ -207,13 +206,13 @@ def export_timm(
         described["pretrained_cfg"] = {
             "mean": tuple(processor.image_mean),
             "std": tuple(processor.image_std),
-            # timm divides by it and rounds down
+            # timm divides the image size by it and rounds down
             "crop_pct": math.nextafter(config.image_size / processor.size["height"], 0),
         }
     save_for_hf(native, str(folder), model_config=described, safe_serialization=True)
     path = Path(folder) / CONFIG_NAME
     written = json.loads(path.read_text("utf-8"))
-    written["model_args"].pop("num_classes")  # said above them too; transformers hands both on, and timm takes one
+    written["model_args"].pop("num_classes")  # also at the top level; transformers passes both, which timm refuses
     path.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
 
 
@@ -235,6 +234,6 @@ def _save_processor(processor: BaseImageProcessor | None, folder: str | Path) ->
 def _refuse_epsilon(model: CelluScanForImageClassification, epsilon: float, target: str) -> None:
     if model.config.layer_norm_eps != epsilon:
         raise WeightsError(
-            f"{target} does not hold layer_norm_eps, its reader takes {epsilon}, this model has "
-            f"{model.config.layer_norm_eps}: give --layer-norm-eps {epsilon} if a small difference may be"
+            f"{target} cannot store layer_norm_eps; readers assume {epsilon}, this model has "
+            f"{model.config.layer_norm_eps}: give --layer-norm-eps {epsilon} to accept a small difference"
         )

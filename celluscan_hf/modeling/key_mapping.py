@@ -1,7 +1,7 @@
-"""What torchvision, transformers and timm call the parts of a ViT, and what their files leave unsaid.
+"""Tensor names of a ViT in torchvision, transformers and timm, and the values that their files do not hold.
 
-The tables were read off torchvision 0.29 (`models.vision_transformer`), transformers 5.23 (`models.vit` and its
-renaming of older files) and timm 1.0 (`models.vision_transformer`); tests compare them with the real models.
+The tables follow torchvision 0.29 (`models.vision_transformer`), transformers 5.23 (`models.vit` and its
+renaming of older files) and timm 1.0 (`models.vision_transformer`); tests compare them with these libraries.
 """
 
 import re
@@ -15,12 +15,12 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class WeightsError(CelluScanError):
-    """Weights do not fit. The message names the tensor or file, what was expected and what came."""
+    """Weights that do not fit. The message names the tensor or file, what was expected and what came."""
 
 
 @dataclass(frozen=True)
 class KeyMapping:
-    """One library's names. A name that ends in `.` or `_` is a prefix: `weight` or `bias` follows."""
+    """The tensor names of one library. A name that ends in `.` or `_` is a prefix: `weight` or `bias` follows."""
 
     library: str
     cls_token: str
@@ -31,15 +31,15 @@ class KeyMapping:
     block: str
     """Prefix of a block, with `{}` for its index."""
     parts: Mapping[str, tuple[str, ...]]
-    """Prefix within our block -> theirs: one, or those of queries, keys and values, which ours holds as one."""
+    """Prefix within our block -> theirs: one, or three if queries, keys and values are separate."""
     layer_norm_eps: float
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     ignored_keys: tuple[str, ...] = ()
-    """Tensors of other tasks, which a classifier has no use for."""
+    """Tensors of other tasks, which a classifier does not need."""
 
     def prefixed(self, prefix: str) -> "KeyMapping":
-        """The names within a larger model: all but the head's begin with `prefix`."""
+        """Return the names within a larger model: all but the head's begin with `prefix`."""
         return replace(
             self,
             cls_token=prefix + self.cls_token,
@@ -51,7 +51,7 @@ class KeyMapping:
         )
 
     def pairs(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Our name of every tensor that a ViT of `depth` blocks can have, with theirs."""
+        """Yield our name of every tensor that a ViT of `depth` blocks can have, with theirs."""
         yield "vit.embeddings.cls_token", (self.cls_token,)
         yield "vit.embeddings.position_embeddings", (self.position_embeddings,)
         prefixes: dict[str, tuple[str, ...]] = {
@@ -68,10 +68,10 @@ class KeyMapping:
                 yield ours + kind, tuple(part + kind for part in theirs)
 
     def depth(self, names: Iterable[str]) -> int:
-        """Number of blocks: one more than the highest index found."""
+        """Count blocks: one more than the highest index in the names."""
         before, after = (re.escape(part) for part in self.block.split("{}"))
-        found = [int(match[1]) for name in names if (match := re.match(rf"{before}(\d+){after}", name))]
-        return max(found, default=-1) + 1
+        indices = [int(match[1]) for name in names if (match := re.match(rf"{before}(\d+){after}", name))]
+        return max(indices, default=-1) + 1
 
 
 TORCHVISION = KeyMapping(
@@ -95,7 +95,7 @@ TORCHVISION = KeyMapping(
     image_std=IMAGENET_STD,
 )
 
-# the published files are older than the module, which renames while it loads them
+# published files have older names, which the module renames while loading
 TORCHVISION_FILE = replace(
     TORCHVISION, parts={**TORCHVISION.parts, "mlp.fc1.": ("mlp.linear_1.",), "mlp.fc2.": ("mlp.linear_2.",)}
 )
@@ -158,7 +158,7 @@ TIMM = KeyMapping(
 
 TRANSFORMERS_CLASSIFIER = TRANSFORMERS.prefixed("vit.")
 
-# A tensor that only this library's ViT has, in this form; before one, those that end like it.
+# For each mapping a tensor that only it has; a name that ends like a later one must come before it.
 SENTINELS = {
     "encoder.layers.encoder_layer_0.mlp.linear_1.weight": TORCHVISION_FILE,
     "encoder.layers.encoder_layer_0.self_attention.in_proj_weight": TORCHVISION,
@@ -172,40 +172,47 @@ OURS = ("vit.layers.0.attention.qkv.weight", "layers.0.attention.qkv.weight")
 
 
 def locate(names: Collection[str]) -> tuple[KeyMapping | None, str, list[str]]:
-    """The naming of a ViT among these names, the tensor it was found by, and the prefixes before that one.
+    """Return the mapping of a ViT among these names, its sentinel tensor, and the prefixes of that tensor.
 
-    The naming is None for a model of ours. There is no prefix if there is no ViT.
+    The mapping is None for a model of ours. Prefixes are empty if there is no ViT.
     """
-    namings: dict[str, KeyMapping | None] = SENTINELS | dict.fromkeys(OURS)
-    for sentinel, naming in namings.items():
-        ends = [name.removesuffix(sentinel) for name in names if name.endswith(sentinel)]
-        if prefixes := [prefix for prefix in ends if not prefix or prefix.endswith(".")]:
-            return naming, sentinel, prefixes
+    mappings: dict[str, KeyMapping | None] = SENTINELS | dict.fromkeys(OURS)
+    for sentinel, mapping in mappings.items():
+        starts = [name.removesuffix(sentinel) for name in names if name.endswith(sentinel)]
+        if prefixes := [prefix for prefix in starts if not prefix or prefix.endswith(".")]:
+            return mapping, sentinel, prefixes
     return None, "", []
 
 
 def recognise(names: Collection[str]) -> KeyMapping:
-    """The naming of a ViT's tensors.
+    """Return the mapping of a ViT's tensors.
 
     Raises:
         WeightsError: No library's ViT has such names.
     """
-    naming, _, prefixes = locate(names)
+    mapping, _, prefixes = locate(names)
     if "" not in prefixes:
         raise not_a_vit(names)
-    if naming is None:
+    if mapping is None:
         raise ours_needs_its_folder()
-    return naming
+    return mapping
 
 
 def not_a_vit(names: Iterable[str]) -> WeightsError:
-    """The error that tells what names were expected, and which came."""
-    known = sorted(names)
-    came = f"{len(known)} tensors: {', '.join(known[:5])} …" if known else "no tensors"
+    """Build the error for names that belong to no known ViT."""
+    names = list(names)
+    came = f"{len(names)} tensors: {listed(sorted(names))}" if names else "no tensors"
     return WeightsError(
         f"not a ViT of torchvision, transformers or timm: expected one of {', '.join(SENTINELS)}; got {came}"
     )
 
 
 def ours_needs_its_folder() -> WeightsError:
+    """Build the error for bare tensors of a model of ours."""
     return WeightsError("these are tensors of a CelluScan model: give its folder, with config.json")
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Join names for a message, at most the first `most` of them."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -2,7 +2,7 @@
 
 The model of Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words" (https://arxiv.org/abs/2010.11929), with
 pre-norm blocks. An image is cut into patches, each patch becomes a token, a class token is put in front, positions are
-added; then every block lets the tokens look at each other (attention) and thinks about each alone (MLP); a linear
+added; then every block mixes the tokens (attention) and transforms each of them on its own (MLP); a linear
 classifier reads the class token. `celluscan_hf/modeling/README.md` of the project walks through it with numbers.
 
 Letters in the comments on shapes: B images, C channels, H x W pixels, P pixels a patch side, N tokens = 1 + number of
@@ -116,9 +116,9 @@ def eager_attention_forward(
 
 
 class MultiHeadSelfAttention(nn.Module):
-    """Every token gathers from all tokens what it needs: (B, N, D) -> (B, N, D), h times side by side.
+    """Every token is updated from all tokens, in h heads side by side: (B, N, D) -> (B, N, D).
 
-    With `num_queries` only that many leading tokens ask, and the result is (B, num_queries, D).
+    With `num_queries` only that many leading tokens are computed: (B, num_queries, D).
     """
 
     def __init__(self, config: CelluScanConfig) -> None:
@@ -126,7 +126,7 @@ class MultiHeadSelfAttention(nn.Module):
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.is_causal = False  # every token sees every token; without this line sdpa would hide those to the right
+        self.is_causal = False  # every token sees every token; without this line sdpa would apply a causal mask
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -222,7 +222,7 @@ class ViTClassifier(nn.Module):
 
 
 class CelluScanPreTrainedModel(PreTrainedModel):
-    """What the library needs to know to make, load, save, spread and compile these models."""
+    """Base class: how the library initializes, loads, saves, shards and compiles these models."""
 
     config_class = CelluScanConfig
     base_model_prefix = "vit"
@@ -238,12 +238,12 @@ class CelluScanPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": MultiHeadSelfAttention}
 
     def __init__(self, config: CelluScanConfig) -> None:
-        config.check_fields()  # once more: one that was given while loading, or set by hand, was not looked at
+        config.check_fields()  # again: fields given while loading, or set later, were not checked
         super().__init__(config)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the library's, from safetensors only: a pickle can run code when it is opened."""
+        """Load a model as the library does, but from safetensors only: a pickle can run code when it is opened."""
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError("weights are read from model.safetensors only, got use_safetensors=False")
         return super().from_pretrained(*args, use_safetensors=True, **kwargs)
@@ -282,15 +282,15 @@ class CelluScanModel(CelluScanPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Images to tokens.
+        """Encode images as tokens.
 
         Args:
             pixel_values: (B, C, H, W), normalised by the image processor; H = W = `image_size`, or any multiple of
                 `patch_size` with `interpolate_pos_encoding`.
             interpolate_pos_encoding: Resize the position table to the image.
-            attention_mask: (B, N), zero for the tokens that no other token may see; or, as the attention kernel takes
-                it, (B, 1, N, N). By default every token sees every token.
-            pooled_only: Let the last block compute the class token alone, as nothing reads the others when `pooling`
+            attention_mask: (B, N), zero for tokens to ignore; or, in the form that the attention kernel takes,
+                (B, 1, N, N). By default every token sees every token.
+            pooled_only: Compute only the class token in the last block, as nothing reads the others when `pooling`
                 is `"cls"`: the same `pooler_output` for less work, and a `last_hidden_state` of (B, 1, D). Has no
                 effect with an `attention_mask`.
             **kwargs: `output_hidden_states`, `output_attentions` (needs `attn_implementation="eager"`), and options
@@ -302,15 +302,15 @@ class CelluScanModel(CelluScanPreTrainedModel):
 
         Raises:
             ValueError: `pixel_values` has the wrong shape or type, is empty, or holds NaN or infinity. The last is not
-                checked where values cannot be read (`torch.compile`, `torch.export`, `torch.func.vmap`); elsewhere a
-                GPU is waited for once per call.
+                checked when values cannot be read (`torch.compile`, `torch.export`, `torch.func.vmap`); otherwise
+                the check synchronizes with the GPU once per call.
         """
         check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
         cls_pooling = self.config.pooling == "cls"
-        pixel_values = pixel_values.to(self.layernorm.weight.dtype)  # norms keep theirs where weights are quantised
+        pixel_values = pixel_values.to(self.layernorm.weight.dtype)  # the norms' dtype, as weights may be quantized
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         if attention_mask is not None:
-            pooled_only = False  # its rows are those of all queries
+            pooled_only = False  # the mask has a row for every query
             attention_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         kwargs |= {"attention_mask": attention_mask, "num_queries": None}  # whatever the caller's kwargs hold
         *blocks, last_block = self.layers
@@ -324,7 +324,7 @@ class CelluScanModel(CelluScanPreTrainedModel):
 
 
 class CelluScanForImageClassification(CelluScanPreTrainedModel):
-    """The Vision Transformer with a classifier on top: which of the blood cells is this?"""
+    """The Vision Transformer with a linear classifier on top: one logit per cell class."""
 
     _auto_class = "AutoModelForImageClassification"
 
@@ -344,11 +344,11 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         pooled_only: bool | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
-        """Images to logits (B, L), and the loss if `labels` (B) are given, as class indices in [0, L).
+        """Compute logits (B, L), and the loss if `labels` (B) are given as class indices in [0, L).
 
         The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`. `pooled_only` is
-        True by default, so that a hook on the last block sees one token, unless hidden states or attentions are asked
-        for.
+        True by default, so that a hook on the last block sees one token, unless hidden states or attentions are
+        requested.
 
         Raises:
             ValueError: `pixel_values` or `labels` do not fit the model.
@@ -368,7 +368,7 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         loss = None
         if labels is not None:
             check_labels(labels, logits)
-            # the library's own loss: it knows how Trainer counts images under gradient accumulation
+            # the library's loss handles how Trainer counts images under gradient accumulation
             loss = self.loss_function(labels.long(), logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -376,7 +376,7 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
 
 
 def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_size: bool) -> None:
-    """Raises a ValueError that says what was expected and what came."""
+    """Check images before the forward pass. Raises a ValueError with what was expected and what came."""
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(f"pixel_values must be a tensor, as the image processor makes it, got {type(pixel_values)}")
     expected = f"(batch, {config.num_channels}, {config.image_size}, {config.image_size})"
@@ -398,12 +398,12 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
         raise ValueError(f"pixel_values must be floating point, as the processor makes them, got {pixel_values.dtype}")
     if _values_can_be_read(pixel_values) and not pixel_values.sum(dtype=torch.float32).isfinite():
         raise ValueError(
-            "pixel_values must be finite, got NaN or infinity: look at the images and at image_std of the processor"
+            "pixel_values must be finite, got NaN or infinity: check the images and the processor's image_std"
         )
 
 
 def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
-    """Raises a ValueError that says what was expected and what came."""
+    """Check labels against logits. Raises a ValueError with what was expected and what came."""
     if not isinstance(labels, torch.Tensor):
         raise ValueError(f"labels must be a tensor of class indices, got {type(labels)}")
     batch_size, num_labels = logits.shape
@@ -419,7 +419,7 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor) -> None:
 
 
 def _values_can_be_read(tensor: torch.Tensor) -> bool:
-    """Whether Python may branch on values: not while a graph is captured, nor on a tensor that stands for others."""
+    """Whether Python may branch on values: not while a graph is captured, nor on a wrapper or fake tensor."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return False
     if type(tensor) is not torch.Tensor or tensor.is_meta:

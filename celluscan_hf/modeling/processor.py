@@ -1,28 +1,28 @@
-"""The one image processor of every checkpoint: pad to square, resize, scale, normalise.
+"""The image processor of every checkpoint: pad to square, resize, scale, normalise.
 
-It is a stock class of the library, so that a native checkpoint needs no remote code: `LlavaImageProcessor` pads with
-the mean colour, which normalises to about zero, and the padding of a data set build has the same colour.
+It is a class of the library, so that a native checkpoint needs no remote code: `LlavaImageProcessor` pads with the mean
+colour, which normalises to about zero and is also the padding colour of a dataset build.
 """
 
 from collections.abc import Sequence
 
 from transformers import LlavaImageProcessor
 
-BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, as the data set is built
+BILINEAR = 2  # PIL.Image.Resampling.BILINEAR, as in a dataset build
 
 
 def build_image_processor(
     image_size: int, image_mean: Sequence[float], image_std: Sequence[float], resized: int | None = None
 ) -> LlavaImageProcessor:
-    """The processor for square images of `image_size` pixels.
+    """Build the processor for square images of `image_size` pixels.
 
     Args:
         image_size: Height and width the model expects, in pixels.
-        image_mean: Mean of red, green and blue over the training images, in [0, 1]. Of a built data set:
-            `channel_mean` of `curation/statistics.json`.
+        image_mean: Mean of red, green and blue over the training images, in [0, 1]. A dataset build
+            stores it as `channel_mean` in `curation/statistics.json`.
         image_std: Standard deviation, likewise; `channel_std`.
-        resized: Side that the padded image is resized to, of which the central `image_size` pixels are cut out; by
-            default nothing is cut off.
+        resized: Side in pixels to resize the padded image to before the central `image_size` pixels are cropped; by
+            default nothing is cropped.
 
     Raises:
         ValueError: `resized` is smaller than `image_size`; or not three means in [0, 1], or not three positive standard

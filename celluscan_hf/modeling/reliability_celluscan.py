@@ -1,16 +1,16 @@
-"""What a model says of a cell beyond its scores: which classes it may be, whether to answer at all, and why not.
+"""Prediction sets, abstention and out-of-distribution scores of a calibrated model.
 
 - **Prediction sets** are split conformal (Vovk et al. 2005; Angelopoulos & Bates 2021, https://arxiv.org/abs/2107.07511)
-  with the score of Sadinle et al. 2019 (https://arxiv.org/abs/1609.00451), one minus the probability of a class; of the
-  likeliest class it is 0, so that no set is empty. A set holds the true class as often as asked, of cells that come as
-  those did on which the model was calibrated.
-- **Strangeness** is the squared distance of Mahalanobis from the nearest of some centres (Lee et al. 2018,
-  https://arxiv.org/abs/1807.03888; one centre and no classes: Ren et al. 2021, https://arxiv.org/abs/2106.09022), of
-  what the classifier reads, or of the colours of the picture, whichever is larger: a model that was taught to overlook
-  the colour of the field reads little of a stain that it does not know.
-- **The verdict** names a class, or its parent where children compete, or says that it would be a guess.
+  with the score of Sadinle et al. 2019 (https://arxiv.org/abs/1609.00451), one minus the probability of a class; for
+  the likeliest class it is 0, so that no set is empty. Sets reach the requested coverage for cells from the same
+  distribution as the calibration cells.
+- **The OOD score** is the squared Mahalanobis distance from the nearest of some centres (Lee et al. 2018,
+  https://arxiv.org/abs/1807.03888; one centre and no classes: Ren et al. 2021, https://arxiv.org/abs/2106.09022), in
+  the features that the classifier reads or in the colours of the image, whichever is larger: a model trained to ignore
+  the colour of the background hardly reacts to an unknown stain.
+- **The decision** names a class, or its parent if children compete, or abstains.
 
-Two files beside the weights hold what was measured on validation: `reliability.json`, to be read, and
+Two files beside the weights hold what was measured on validation: `reliability.json`, readable, and
 `reliability.safetensors`. This file is shipped with every checkpoint as remote code, so it stands alone: it imports
 nothing of this package.
 """
@@ -32,19 +32,19 @@ from torch import nn
 from transformers.utils.hub import cached_file
 
 FACTS, ARRAYS = "reliability.json", "reliability.safetensors"
-VERSION = 3  # of what the two files hold
-PARTS = ("features", "colours")  # by which a picture may be strange
-COLOURS = 9  # numbers that tell of the colours of a picture
-COVERAGE = 0.9  # of a set, unless asked otherwise
-SURE = 0.7  # from this probability on an answer is given without doubt, where nothing was measured
-COMPETES = 0.1  # a child with less is not named
-ABNORMAL = 0.5  # from this sum of probabilities on a cell is flagged; not tuned
-_SAME_HEAD = 0.01  # by which half precision may change the norm of a head
+VERSION = 3  # file format
+PARTS = ("features", "colours")  # each has its own OOD scorer
+COLOURS = 9  # numbers that describe the colours of an image
+COVERAGE = 0.9  # default coverage of a prediction set
+CONFIDENCE_THRESHOLD = 0.7  # least probability of a confident answer, for models that were not calibrated
+COMPETES = 0.1  # a child with a lower probability is not named
+ABNORMAL = 0.5  # summed probability from which a cell is flagged; not tuned
+_SAME_HEAD = 0.01  # relative change of a head's norm that half precision may cause
 Floats = NDArray[np.floating[Any]]
 
 
 class CellFacts(Protocol):
-    """What is known of a class; `stage` is 1 to 6 on the line of neutrophil maturation."""
+    """Facts on a class; `stage` is the neutrophil maturation stage, 1 to 6."""
 
     @property
     def name(self) -> str: ...
@@ -62,7 +62,7 @@ class CellFacts(Protocol):
 
 @dataclass(frozen=True)
 class StoredFacts:
-    """`CellFacts` as `reliability.json` holds them."""
+    """`CellFacts` as stored in `reliability.json`."""
 
     name: str
     code: str
@@ -72,11 +72,11 @@ class StoredFacts:
     abnormal_in_blood: bool
 
 
-FACT_NAMES = ("code", "lineage", "stage", "parent", "abnormal_in_blood")  # of an answer, in this order
+FACT_NAMES = ("code", "lineage", "stage", "parent", "abnormal_in_blood")  # in an answer, in this order
 
 
 class Certainty(Enum):
-    """How far a verdict goes."""
+    """How specific a decision is."""
 
     CLASS = "sure of the class"
     PARENT = "sure of the parent class only"
@@ -86,12 +86,12 @@ class Certainty(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What is said of one cell.
+    """The decision for one cell.
 
-    - `label`: a class; where children compete, their parent; where unsure, the likeliest class.
-    - `score`: its probability, of a parent that of its family together.
+    - `label`: a class; if children compete, their parent; if unsure, the likeliest class.
+    - `score`: its probability; for a parent, summed over the parent and its children.
     - `competing`: the children between which the model is unsure, likeliest first.
-    - `reason`: why it is no plain answer, in words; empty where it is one.
+    - `reason`: why the model abstains; empty if it does not.
     """
 
     certainty: Certainty
@@ -106,7 +106,7 @@ class Decision:
         return "low confidence" if self.certainty is Certainty.UNSURE else ""
 
 
-def decide(ranking: Sequence[tuple[CellFacts, float]], confidence_threshold: float = SURE) -> Decision:
+def decide(ranking: Sequence[tuple[CellFacts, float]], confidence_threshold: float = CONFIDENCE_THRESHOLD) -> Decision:
     """Decide on an answer from classes and their probabilities, likeliest first."""
     best, probability = ranking[0]
     if probability >= confidence_threshold:
@@ -121,73 +121,73 @@ def decide(ranking: Sequence[tuple[CellFacts, float]], confidence_threshold: flo
 
 
 def conformity(probabilities: Floats) -> NDArray[np.float64]:
-    """How badly each class fits each cell, (n, classes) in [0, 1]: low is good, and 0 the likeliest class."""
+    """Compute nonconformity scores, (n, classes) in [0, 1]: 0 for the likeliest class, higher for a worse fit."""
     scores = 1 - probabilities.astype(np.float64)
     scores[np.arange(len(scores)), probabilities.argmax(axis=1)] = 0
     return scores
 
 
 def threshold(scores: Floats, coverage: float) -> float:
-    """What a share `coverage` of cells like these stays within: the ceil((n + 1) coverage)-th of the n scores.
+    """Compute the conformal threshold: the ceil((n + 1) coverage)-th smallest of n scores.
 
-    It is infinite where they are too few to tell.
+    It is infinite if there are too few scores for this coverage.
     """
-    place = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 * 10 is a bit more than 9
-    return float(np.partition(scores, place - 1)[place - 1]) if place <= len(scores) else math.inf
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 0.9 * 10 is a bit more than 9
+    return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else math.inf
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """What was measured of a model on cells that it was not trained on.
+    """Calibration of a model, measured on cells that it was not trained on.
 
-    - `classes`: what is known of each of its classes, in its order.
-    - `scores`, `labels` (n,): conformity of the true class of each of these cells, and its number.
-    - `nearby`: where known cells lie, by what the classifier reads (D numbers), and by colours (`COLOURS`); by each
+    - `classes`: facts on the model's classes, in its order.
+    - `scores`, `labels` (n,): for each calibration cell, the nonconformity score of its true class and that class's id.
+    - `scorers`: one for the classifier's features (D,) and one for the colours (`COLOURS`,); both are scaled so that
       few validation cells have a distance above 1.
-    - `ood_threshold`: the ood_score above which a picture is no cell that the model knows.
-    - `confidence_threshold`: the least probability of an answer.
-    - `record`: all of `reliability.json`.
+    - `ood_threshold`: the distance above which an image is out of distribution.
+    - `confidence_threshold`: least probability of a confident answer.
+    - `record`: the content of `reliability.json`.
     """
 
     classes: tuple[CellFacts, ...]
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
-    nearby: tuple["MahalanobisScorer", ...]
+    scorers: tuple["MahalanobisScorer", ...]
     ood_threshold: float
     confidence_threshold: float
     record: dict[str, Any] = field(default_factory=dict)
 
     def thresholds(self, coverage: float = COVERAGE, by_class: bool = False) -> NDArray[np.float64]:
-        """The worst conformity of a class that enters a set, (classes,).
+        """Compute the largest nonconformity score that enters a set, (classes,).
 
-        By class, each class is covered as often as asked; one with too few cells takes the threshold of all.
+        With `by_class`, each class reaches the coverage by itself; one with too few cells takes the overall threshold.
 
         Raises:
             ValueError: `coverage` is not between 0 and 1.
         """
         if not 0 < coverage < 1:
             raise ValueError(f"coverage must be above 0 and below 1, such as 0.9, got {coverage}")
-        found = np.full(len(self.classes), threshold(self.scores, coverage))
+        thresholds = np.full(len(self.classes), threshold(self.scores, coverage))
         if by_class:
-            own = [threshold(self.scores[self.labels == number], coverage) for number in range(len(found))]
-            found = np.where(np.isfinite(own), own, found)
-        return found
+            own = [threshold(self.scores[self.labels == class_id], coverage) for class_id in range(len(thresholds))]
+            thresholds = np.where(np.isfinite(own), own, thresholds)
+        return thresholds
 
     def sets(self, probabilities: Floats, coverage: float = COVERAGE, by_class: bool = False) -> NDArray[np.bool_]:
-        """Which classes each cell may be: probabilities (n, classes) -> (n, classes)."""
+        """Compute prediction sets: probabilities (n, classes) -> membership (n, classes)."""
         within: NDArray[np.bool_] = conformity(probabilities) <= self.thresholds(coverage, by_class)
         return within
 
     def ood_score(self, features: Floats) -> NDArray[np.float64]:
-        """How far what is read of pictures, (n, D + `COLOURS`) as `forward` gives it, lies from known cells: (n,)."""
-        farthest: NDArray[np.float64] = self.distances(features).max(axis=0)
-        return farthest
+        """Compute OOD scores (n,) from features (n, D + `COLOURS`), as `forward` returns them."""
+        scores: NDArray[np.float64] = self.distances(features).max(axis=0)
+        return scores
 
     def distances(self, features: Floats) -> NDArray[np.float64]:
-        """The same by each of `PARTS`: (2, n)."""
-        ends = np.cumsum([part.centres.shape[1] for part in self.nearby])
+        """Compute the distance by each of `PARTS`: (2, n)."""
+        ends = np.cumsum([part.centres.shape[1] for part in self.scorers])
         parts = np.split(features, ends[:-1], axis=1)
-        return np.stack([part.distance(values) for part, values in zip(self.nearby, parts, strict=True)])
+        return np.stack([part.distance(values) for part, values in zip(self.scorers, parts, strict=True)])
 
     def answer(
         self,
@@ -197,25 +197,25 @@ class Reliability:
         by_class: bool = False,
         top_k: int = 5,
     ) -> dict[str, Any]:
-        """All that is said of one cell, from its probabilities (classes,) and what was read of it (D + `COLOURS`,).
+        """Answer for one cell, from its probabilities (classes,) and features (D + `COLOURS`,).
 
-        `label` and `score` (as `Decision`), `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that label;
-        `abnormal`, the summed probability of abnormal classes; `set`, the classes it may be, likeliest first;
-        `abstain`, whether no plain answer can be given, and `reason`, why, or None; `ood_score`, over 1 for what the
-        model does not know; `top`, the `top_k` likeliest classes with their scores.
+        `label` and `score` (see `Decision`), and `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that
+        label; `abnormal`, the summed probability of abnormal classes; `set`, the prediction set, likeliest first;
+        `abstain`, and its `reason` or None; `ood_score`, above 1 for an out-of-distribution image; `top`, the `top_k`
+        likeliest classes with their scores.
         """
         order = np.argsort(-probabilities, kind="stable").tolist()
-        ranking = [(self.classes[number], float(probabilities[number])) for number in order]
+        ranking = [(self.classes[class_id], float(probabilities[class_id])) for class_id in order]
         within = self.sets(probabilities[None], coverage, by_class)[0]
         ood_score = float(self.ood_score(features[None])[0] / self.ood_threshold)
-        said = decide(ranking, self.confidence_threshold)
-        reason = "out of distribution" if ood_score > 1 else said.reason
+        decision = decide(ranking, self.confidence_threshold)
+        reason = "out of distribution" if ood_score > 1 else decision.reason
         return {
-            "label": said.label,
-            "score": said.score,
-            **facts_of(said.label, self.classes),
+            "label": decision.label,
+            "score": decision.score,
+            **facts_of(decision.label, self.classes),
             "abnormal": sum(share for cell, share in ranking if cell.abnormal_in_blood),
-            "set": [self.classes[number].name for number in order if within[number]],
+            "set": [self.classes[class_id].name for class_id in order if within[class_id]],
             "abstain": bool(reason),
             "reason": reason or None,
             "ood_score": ood_score,
@@ -225,35 +225,35 @@ class Reliability:
 
 @dataclass(frozen=True)
 class MahalanobisScorer:
-    """Known cells: `centres` (k, D), and `whitening` (D, D), after which their spread is round."""
+    """Mahalanobis distance from training cells: `centres` (k, D) and a `whitening` matrix (D, D)."""
 
     centres: NDArray[np.float64]
     whitening: NDArray[np.float64]
 
     def distance(self, values: Floats) -> NDArray[np.float64]:
-        """The squared distance of values (n, D) from the nearest centre: (n,), 0 or more."""
-        wide = values.astype(np.float64)
-        away = [(((wide - centre) @ self.whitening) ** 2).sum(axis=1) for centre in self.centres]
-        nearest: NDArray[np.float64] = np.min(away, axis=0)
+        """Compute the squared distance of values (n, D) from the nearest centre: (n,)."""
+        values = values.astype(np.float64)
+        distances = [(((values - centre) @ self.whitening) ** 2).sum(axis=1) for centre in self.centres]
+        nearest: NDArray[np.float64] = np.min(distances, axis=0)
         return nearest
 
 
 def facts_of(label: str, classes: Sequence[CellFacts]) -> dict[str, Any]:
-    """What is known of a label, by `FACT_NAMES`; None of one that is not among the classes."""
+    """Return the facts on a label, by `FACT_NAMES`; None for a label that is not among the classes."""
     cell = next((cell for cell in classes if cell.name == label), None)
     return {name: getattr(cell, name, None) for name in FACT_NAMES}
 
 
 def stored(classes: Sequence[CellFacts]) -> list[dict[str, Any]]:
-    """Classes as `reliability.json` holds them."""
+    """Convert classes to the records of `reliability.json`."""
     return [asdict(StoredFacts(cell.name, **facts_of(cell.name, classes))) for cell in classes]
 
 
 def head_of(model: nn.Module) -> nn.Linear:
-    """The linear map at the end of a classifier: of the library's ViT, or of ours.
+    """Return the linear layer at the end of a classifier: the library's ViT, or ours.
 
     Raises:
-        ValueError: It ends in something else.
+        ValueError: The model ends in something else.
     """
     head = getattr(model, "classifier", None)
     head = getattr(head, "linear", head)
@@ -263,76 +263,73 @@ def head_of(model: nn.Module) -> nn.Linear:
 
 
 def head_norm(model: nn.Module) -> float:
-    """The norm of the head's weights, by which files of other weights are told."""
+    """Compute the norm of the head's weights, which identifies the weights that were calibrated."""
     return float(head_of(model).weight.detach().double().norm())
 
 
 def same_head(model: nn.Module, norm: float) -> bool:
-    """Whether a head has the norm that was recorded."""
+    """Whether a model's head has the recorded norm."""
     return math.isclose(head_norm(model), norm, rel_tol=_SAME_HEAD)
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """A list that takes, of every forward pass within, what the classifier reads: (B, D) of float32."""
-    found: list[torch.Tensor] = []
-    hook = head_of(model).register_forward_pre_hook(lambda head, inputs: found.append(inputs[0].float()))
+def capture_features(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect what the classifier reads in every forward pass within: a list of (B, D), float32."""
+    features: list[torch.Tensor] = []
+    hook = head_of(model).register_forward_pre_hook(lambda head, inputs: features.append(inputs[0].float()))
     try:
-        yield found
+        yield features
     finally:
         hook.remove()
 
 
 def forward(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One forward pass: logits (B, classes), and what is read: by the classifier, and colours (B, D + `COLOURS`).
-
-    Both of float32.
-    """
-    with watched(model) as read:
+    """Run the model once: logits (B, classes), and features followed by colours (B, D + `COLOURS`), in float32."""
+    with capture_features(model) as features:
         logits = model(pixel_values=pixel_values).logits
-    return logits.float(), torch.cat((read[0], colours(pixel_values)), dim=1)
+    return logits.float(), torch.cat((features[0], colours(pixel_values)), dim=1)
 
 
 def colours(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Of each picture (B, 3, H, W) the mean and deviation of the channels, and how they go together: (B, `COLOURS`)."""
+    """Compute mean, standard deviation and correlations of the channels of images (B, 3, H, W): (B, `COLOURS`)."""
     values = pixel_values.float().flatten(2)  # (B, 3, pixels)
-    mean, deviation = values.mean(dim=2), values.std(dim=2)
-    scaled = (values - mean[..., None]) / (deviation[..., None] + 1e-3)  # a plain picture has no deviation
-    together = (scaled @ scaled.mT / values.shape[2])[:, [0, 0, 1], [1, 2, 2]]  # red and green, red and blue, …
-    return torch.cat((mean, deviation, together), dim=1)
+    mean, std = values.mean(dim=2), values.std(dim=2)
+    scaled = (values - mean[..., None]) / (std[..., None] + 1e-3)  # the std of a uniform image is 0
+    correlations = (scaled @ scaled.mT / values.shape[2])[:, [0, 0, 1], [1, 2, 2]]  # red and green, red and blue, …
+    return torch.cat((mean, std, correlations), dim=1)
 
 
-def find(model: Any) -> Reliability | None:
-    """What is stored beside the weights that a model was loaded from; None where nothing is.
+def find_reliability(model: Any) -> Reliability | None:
+    """Read the calibration stored beside the weights that a model was loaded from; None if there is none.
 
     Raises:
-        ValueError: It cannot be read, or is of other weights.
+        ValueError: It cannot be read, or belongs to other weights.
     """
     name, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     facts, arrays = (cached_file(name, file, **options) if name else None for file in (FACTS, ARRAYS))
     if facts is None or arrays is None:
         return None
-    found = read(Path(facts), Path(arrays))
-    if [cell.name for cell in found.classes] != [label for _, label in sorted(model.config.id2label.items())]:
-        raise ValueError(f"{name}: {FACTS} is of other classes than the model; calibrate it again")
-    if not same_head(model, found.record["head_norm"]):
-        raise ValueError(f"{name}: {FACTS} is of other weights than the model has; calibrate it again")
-    return found
+    reliability = read(Path(facts), Path(arrays))
+    if [cell.name for cell in reliability.classes] != [label for _, label in sorted(model.config.id2label.items())]:
+        raise ValueError(f"{name}: {FACTS} belongs to a model with other classes; calibrate this model again")
+    if not same_head(model, reliability.record["head_norm"]):
+        raise ValueError(f"{name}: {FACTS} belongs to other weights than the model has; calibrate it again")
+    return reliability
 
 
 def read(facts: Path, arrays: Path) -> Reliability:
-    """The two files. Raises a `ValueError` where they cannot be read."""
+    """Read the two files. Raises a `ValueError` if they cannot be used."""
     try:
         record = json.loads(facts.read_text("utf-8"))
         if record["version"] != VERSION:
             raise ValueError(f"version {record['version']}, expected {VERSION}")
-        held = {name: values.astype(np.float64) for name, values in load_file(arrays).items()}
+        tensors = {name: values.astype(np.float64) for name, values in load_file(arrays).items()}
         return Reliability(
             tuple(StoredFacts(**cell) for cell in record["classes"]),
-            held["scores"],
-            held["labels"].astype(np.int64),
-            tuple(MahalanobisScorer(held[f"{part}_centres"], held[f"{part}_whitening"]) for part in PARTS),
+            tensors["scores"],
+            tensors["labels"].astype(np.int64),
+            tuple(MahalanobisScorer(tensors[f"{part}_centres"], tensors[f"{part}_whitening"]) for part in PARTS),
             record["ood_threshold"]["threshold"],
             record["confidence_threshold"]["threshold"],
             record,

@@ -1,7 +1,7 @@
-"""How a TIFF file is laid out, by its tags, and the pixels of layouts that Pillow misreads or does not know.
+"""Read the layout of a TIFF file from its tags, and the pixels of layouts that Pillow misreads or does not support.
 
-Pillow takes the first byte of planar 16-bit samples for the whole sample, shows 16-bit grey that counts from white as a
-negative, and knows no big-endian BigTIFF. Those are read by tifffile; what neither reads is refused by name. TIFF 6.0:
+Pillow takes the first byte of planar 16-bit samples for the full sample, inverts 16-bit grey in which 0 is white, and
+does not support big-endian BigTIFF. Those are read by tifffile; the rest is refused with its name. TIFF 6.0:
 https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 """
 
@@ -21,10 +21,10 @@ from .errors_celluscan import BadImage
 
 try:
     import tifffile
-except ImportError:  # where the package is not installed, only its files: most TIFFs can do without
+except ImportError:  # remote code without the package: most TIFFs do not need it
     tifffile = None  # type: ignore[assignment]
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of damaged tags stands in no refusal
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damaged tags are reported by our own errors
 Tags = dict[int, tuple[int, ...] | bytes]
 _MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -35,10 +35,10 @@ _READ = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _DESCRIPTION, _ORIENTATION, _SAMPLES, _MAX_SAMPLE,
     _PLANAR, _COLOUR_MAP, _TILE_WIDTH, _TILE_HEIGHT, _INK_SET, _EXTRA, _FORMAT, _S_MAX_SAMPLE, _DEPTH, _MICRO_MANAGER,
 }  # fmt: skip
-_INTEGERS = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of tags; others are taken as bytes
+_INTEGERS = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # tag types; others are read as bytes
 _BYTES = {1: 1, 2: 1, 6: 1, 7: 1, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 17: 8}
 _MOST_PAGES, _MOST_SAMPLES = 10_000, 8
-_BEYOND = (struct.error, OverflowError)  # what an offset that points behind the end raises
+_BEYOND = (struct.error, OverflowError)  # raised by an offset behind the end of the file
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # by photometric interpretation, without alpha
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR = 0, 3, 5, 6
 _COLOURS = {4: "a transparency mask", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "a camera's raw mosaic",
@@ -48,27 +48,27 @@ _COMPRESSIONS = {2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 6: "JPEG", 7: "JP
                  33003: "JPEG 2000", 33005: "JPEG 2000", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard",
                  50001: "WebP"}  # fmt: skip
 _RAW, _DEFLATED = 1, {8, 32946}  # what tifffile reads without imagecodecs
-_NAMES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "RGBa": "RGBA"}  # of modes, in a message
+_NAMES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "RGBa": "RGBA"}  # names of modes in messages
 _ALPHA = {1: "a", 2: "A", 999: "A"}  # kinds of extra samples; 999 is what Corel writes
-_NAMED_DEPTHS = (rb'SignificantBits="(\d+)"', rb'"BitDepth":\s*"?(\d+)')  # of OME-XML, of Micro-Manager
+_STATED_DEPTHS = (rb'SignificantBits="(\d+)"', rb'"BitDepth":\s*"?(\d+)')  # in OME-XML and Micro-Manager metadata
 _IMAGEJ_PAGES = rb"^ImageJ=.*?^images=(\d+)"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the tags say, as far as it matters for pixels.
+    """The layout of the pixels, read from the tags.
 
     - `mode`: Pillow's mode of an image with these channels; P with a palette, YCbCr.
-    - `bits`: of a sample; `named`: its depth where a tag names fewer, or None.
-    - `channels`: stored for each pixel, also those that `mode` leaves out.
-    - `by_pillow`: whether Pillow reads it as it is meant; `by_halves`: also by its lower bytes.
+    - `bits`: bits per stored sample; `stated_bits`: bits in use if a tag states fewer, or None.
+    - `channels`: number of stored channels, also those that `mode` leaves out.
+    - `by_pillow`: whether Pillow decodes it correctly; `by_halves`: whether it can also give the lower bytes.
     """
 
     width: int
     height: int
     mode: str
     bits: int
-    named: int | None
+    stated_bits: int | None
     channels: int
     planar: bool
     white_is_zero: bool
@@ -84,14 +84,14 @@ class Layout:
 
     @property
     def described(self) -> str:
-        """Its name in a message."""
+        """A description for messages."""
         name = _COMPRESSIONS.get(self.compression, "")
         order = "planar " if self.planar else ""
         colours = _NAMES.get(self.mode, self.mode)
         return f"{f'{name}-compressed ' if name else ''}{order}{self.bits}-bit {colours} TIFF"
 
     def palette(self) -> NDArray[np.uint8]:
-        """The colours of a palette, (colours, 3). Some writers leave the upper byte of its 16-bit levels empty."""
+        """Return the palette, (colours, 3). Some writers leave the upper byte of its 16-bit levels empty."""
         levels = np.array(self.colour_map, np.uint16).reshape(3, -1).T
         return (levels if levels.max(initial=0) < 256 else levels >> 8).astype(np.uint8)
 
@@ -101,7 +101,7 @@ def is_tiff(data: bytes) -> bool:
 
 
 def read_layout(data: bytes) -> Layout:
-    """The layout of a TIFF file of one page. Raises `BadImage` where it is damaged, has more, or cannot be shown."""
+    """Read the layout of a one-page TIFF. Raises `BadImage` if it is damaged, has more pages or is not supported."""
     try:
         tags, pages = _read_tags(data)
     except _BEYOND as error:
@@ -115,39 +115,37 @@ def read_layout(data: bytes) -> Layout:
 
 
 def _read_tags(data: bytes) -> tuple[Tags, int]:
-    """The tags of the first page that are looked at, and how many pages there are."""
+    """Read the tags of the first page, those in `_READ`, and count the pages."""
     order, big = _MAGIC[data[:4]]
     (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    seen: list[int] = []
-    known: set[int] = set()
+    pages: set[int] = set()  # offsets
     tags: Tags = {}
-    while offset and offset not in known and len(seen) < _MOST_PAGES:
-        seen.append(offset)
-        known.add(offset)
+    while offset and offset not in pages and len(pages) < _MOST_PAGES:
+        pages.add(offset)
         try:
-            found, offset = _read_page(data, offset, order, big, wanted=_READ if len(seen) == 1 else set())
+            page_tags, offset = _read_page(data, offset, order, big, wanted=_READ if len(pages) == 1 else set())
         except _BEYOND:
-            if len(seen) == 1:
+            if len(pages) == 1:
                 raise
-            break  # an offset of a next page that points nowhere
-        tags = tags or found
-    return tags, len(seen)
+            break  # the offset of the next page points behind the end
+        tags = tags or page_tags
+    return tags, len(pages)
 
 
 def _read_page(data: bytes, offset: int, order: str, big: bool, wanted: set[int]) -> tuple[Tags, int]:
-    """Some tags of a page, and the offset of the next."""
+    """Read the wanted tags of a page, and the offset of the next page."""
     head, entry = (order + "Q", order + "HHQ8s") if big else (order + "H", order + "HHI4s")
     (count,) = struct.unpack_from(head, data, offset)
     offset += struct.calcsize(head)
     tags: Tags = {}
-    for place in range(offset, offset + count * struct.calcsize(entry), struct.calcsize(entry)) if wanted else ():
-        tag, kind, length, inline = struct.unpack_from(entry, data, place)
+    for start in range(offset, offset + count * struct.calcsize(entry), struct.calcsize(entry)) if wanted else ():
+        tag, kind, length, inline = struct.unpack_from(entry, data, start)
         if tag in wanted:
             if tag in tags:
-                raise BadImage("undecodable", f"its tag {tag} is given twice")
+                raise BadImage("undecodable", f"its tag {tag} occurs twice")
             tags[tag] = _value(data, kind, length, inline, order)
-    (following,) = struct.unpack_from(entry[0] + ("Q" if big else "I"), data, offset + count * struct.calcsize(entry))
-    return tags, following
+    (next_page,) = struct.unpack_from(entry[0] + ("Q" if big else "I"), data, offset + count * struct.calcsize(entry))
+    return tags, next_page
 
 
 def _value(data: bytes, kind: int, length: int, inline: bytes, order: str) -> tuple[int, ...] | bytes:
@@ -158,7 +156,7 @@ def _value(data: bytes, kind: int, length: int, inline: bytes, order: str) -> tu
     else:
         content = inline[:size]
     if len(content) < size:
-        raise BadImage("truncated", "a tag points behind its end: the file is truncated")
+        raise BadImage("truncated", "a tag points behind the end of the file, which is truncated")
     return struct.unpack(f"{order}{length}{_INTEGERS[kind]}", content) if kind in _INTEGERS else content
 
 
@@ -178,14 +176,14 @@ def _layout(tags: Tags, order: str, big: bool) -> Layout:
     unknown = packed or (big and order == ">") or (bits > 8 and (mode == "LA" or (white_is_zero and order == ">")))
     misread = planar and (bits > 8 or compression == _RAW) and not upper_bytes
     return Layout(
-        width, height, mode, bits, _named_depth(tags, bits), samples, planar, white_is_zero, compression,
+        width, height, mode, bits, _stated_depth(tags, bits), samples, planar, white_is_zero, compression,
         _one(tags, _ORIENTATION, 1), colour_map if isinstance(colour_map, tuple) else (),
         not (unknown or misread), not planar,
     )  # fmt: skip
 
 
 def _refuse_unusual(tags: Tags, photometric: int, bits: int, pixels: int) -> None:
-    """Raise `BadImage` for what is no image of one page in grey levels, colours, a palette or CMYK."""
+    """Raise `BadImage` for anything but one page in grey levels, colours, a palette or CMYK."""
     if photometric not in _CHANNELS:
         colours = _COLOURS.get(photometric, f"of kind {photometric}")
         raise BadImage("unsupported_mode", f"its colours are {colours}, convert to 8-bit RGB")
@@ -210,7 +208,7 @@ def _one(tags: Tags, tag: int, default: int | None = None) -> int:
     if not value and default is not None:
         return default
     if not value or isinstance(value, bytes):
-        raise BadImage("undecodable", f"its tag {tag} is missing or no number")
+        raise BadImage("undecodable", f"its tag {tag} is missing or not a number")
     return value[0]
 
 
@@ -220,7 +218,7 @@ def _several(tags: Tags, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _bits(tags: Tags, samples: int) -> int:
-    """The bits of every sample. Raises `BadImage` where they differ, or are no unsigned integers of up to 16 bits."""
+    """Return the bits per sample. Raises `BadImage` if they differ or are not unsigned integers of up to 16 bits."""
     if not 0 < samples <= _MOST_SAMPLES:
         raise BadImage("unsupported_mode", f"{samples} channels, convert to 8-bit RGB")
     bits, kinds = (set(_several(tags, tag, (1,))[:samples]) for tag in (_BITS, _FORMAT))
@@ -228,15 +226,14 @@ def _bits(tags: Tags, samples: int) -> int:
         raise BadImage("unsupported_mode", f"its samples differ ({sorted(bits)} bits), convert to 8-bit RGB")
     (number,), (kind,) = bits, kinds
     if kind in _NUMBERS or number > 16:
-        named = _NUMBERS.get(kind, "integer")
-        raise BadImage("unsupported_mode", f"{number}-bit {named}, convert to 8 bit")
+        raise BadImage("unsupported_mode", f"{number}-bit {_NUMBERS.get(kind, 'integer')}, convert to 8 bit")
     if number not in (1, 2, 4) and number < 8:
         raise BadImage("unsupported_mode", f"{number}-bit samples, convert to 8 bit")
     return number
 
 
 def _mode(tags: Tags, photometric: int, samples: int) -> str:
-    """Pillow's mode. Raises `BadImage` for channels that are none of an image."""
+    """Return Pillow's mode. Raises `BadImage` for channels that do not form an image."""
     mode = {2: "RGB", _PALETTE: "P", _SEPARATED: "CMYK", _YCBCR: "YCbCr"}.get(photometric, "L")
     further = samples - _CHANNELS[photometric]
     extra = _several(tags, _EXTRA, (2,) if mode == "RGB" else (0,))[:further]
@@ -247,8 +244,8 @@ def _mode(tags: Tags, photometric: int, samples: int) -> str:
     return mode + _ALPHA[extra[0]]
 
 
-def _named_depth(tags: Tags, bits: int) -> int | None:
-    """The depth that a tag names. A largest sample that is not of the form 2^n - 1 or 2^n is one of the image only."""
+def _stated_depth(tags: Tags, bits: int) -> int | None:
+    """Return the bit depth that a tag states. A maximum other than 2^n - 1 or 2^n is that of this image only."""
     for tag in (_MAX_SAMPLE, _S_MAX_SAMPLE):
         value = _several(tags, tag, (0,))
         largest = max(value) if not isinstance(tags.get(tag), bytes) else 0
@@ -257,14 +254,14 @@ def _named_depth(tags: Tags, bits: int) -> int | None:
             return depth
     for tag in (_DESCRIPTION, _MICRO_MANAGER):
         text = tags.get(tag)
-        for found in (re.search(pattern, text) for pattern in _NAMED_DEPTHS) if isinstance(text, bytes) else ():
-            if found and 8 <= int(found[1][:9]) <= 16:
-                return int(found[1])
+        for match in (re.search(pattern, text) for pattern in _STATED_DEPTHS) if isinstance(text, bytes) else ():
+            if match and 8 <= int(match[1][:9]) <= 16:
+                return int(match[1])
     return bits if 8 < bits < 16 else None
 
 
 def read_samples(data: bytes, layout: Layout) -> NDArray[np.uint16]:
-    """The samples of a layout that Pillow does not read, (H, W, channels), by tifffile. Raises `BadImage`."""
+    """Read the samples of a layout that Pillow does not support, (H, W, channels), with tifffile. Raises `BadImage`."""
     missing = (
         "tifffile" if tifffile is None else "" if _tifffile_can(layout.compression, layout.bits) else "imagecodecs"
     )
@@ -280,7 +277,7 @@ def read_samples(data: bytes, layout: Layout) -> NDArray[np.uint16]:
 
 
 def _check_segments(data: bytes, page: Any, layout: Layout) -> None:
-    """Refuse strips or tiles that are cut short, or hold more than belongs into them. tifffile itself fills up."""
+    """Refuse strips or tiles that are truncated or too long; tifffile itself would pad them."""
     rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, layout.height)
     row_bits = (
         (page.tilewidth if page.is_tiled else layout.width) * layout.bits * (1 if layout.planar else layout.channels)

@@ -1,6 +1,6 @@
-"""State dicts as trainers leave them: inside other dictionaries, under prefixes, with heads put on by hand.
+"""Find a ViT's state dict in what a trainer saved: inside other dictionaries, under prefixes, with custom heads.
 
-One table each says what is unwrapped and what is ignored; a ViT is found by one of its tensors (`naming.locate`).
+One table each lists what is unwrapped and what is ignored; a ViT is found by one of its tensors (`key_mapping.locate`).
 """
 
 import re
@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-from .key_mapping import KeyMapping, WeightsError, locate, not_a_vit
+from .key_mapping import KeyMapping, WeightsError, listed, locate, not_a_vit
 
 Tensors = Mapping[str, torch.Tensor]
 
-# Averaged weights, which their trainers evaluate; of several state dicts these are taken.
+# Averaged weights, which trainers evaluate; preferred if there are several state dicts.
 AVERAGED = ("model_ema", "ema", "ema_model", "ema_state_dict", "state_dict_ema", "teacher")
 
-# Keys of dictionaries and prefixes of names, in any order and depth.
+# Keys of dictionaries and prefixes of names to remove, in any order and depth.
 WRAPPERS = (
     *AVERAGED,
     *("state_dict", "model_state_dict", "model", "module", "net", "network", "backbone", "encoder", "student", "vit"),
 )
 WRAPPED = re.compile(rf"^((?:{'|'.join(WRAPPERS)})\.)+")
 
-# Wrappers of torch.compile, FSDP and activation checkpointing, which may stand anywhere in a name.
+# Wrappers of torch.compile, FSDP and activation checkpointing, which may occur anywhere in a name.
 TRANSPARENT = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 
-# Beginnings of names beside a ViT that a classifier has no use for: self-supervised heads and decoders (DINO, iBOT,
+# Prefixes of tensors beside a ViT that a classifier does not need: self-supervised heads and decoders (DINO, iBOT,
 # MAE), counters, losses and metrics.
 IGNORED = (
     *("mask_token", "decoder_", "head.mlp.", "head.last_layer.", "dino_head.", "ibot_head."),
@@ -46,7 +46,7 @@ IGNORED = (
 )
 
 HEAD = re.compile(r"(heads|head|fc|classifier|classification_head|cls_head|linear)(\.\w+)*\.(weight|bias)")
-DEPTH = 3  # of dictionaries within dictionaries
+MAX_NESTING = 3  # dictionaries within dictionaries
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Unwrapped:
     """Tensors of one ViT, by its library's names."""
 
     weights: dict[str, torch.Tensor]
-    naming: KeyMapping | None
+    mapping: KeyMapping | None
     """None for a model of ours."""
     ignored: tuple[str, ...]
     """Tensors of other tasks."""
@@ -64,13 +64,13 @@ class Unwrapped:
 
 @dataclass(frozen=True)
 class _Location:
-    """Where a ViT is within what was read."""
+    """The place of a ViT within the content of a file."""
 
     keys: tuple[str, ...]
     prefix: str
     removed: tuple[str, ...]
-    """The prefix as it stands in the file, and wrappers within names."""
-    naming: KeyMapping | None
+    """The prefix as written in the file, and wrappers within names."""
+    mapping: KeyMapping | None
     tensors: Tensors
 
     @property
@@ -83,15 +83,15 @@ class _Location:
 
 
 def unwrap(content: Mapping[str, Any], key: str | None = None) -> Unwrapped:
-    """The tensors of the ViT that `content` holds.
+    """Return the tensors of the ViT that `content` holds.
 
     Args:
         content: A state dict, or dictionaries around one.
-        key: Which to take of several, or below an unusual name: a key of a dictionary, or a part of a prefix. Without
-            it the averaged weights are preferred.
+        key: Selects one of several ViTs, or one under an unusual name: a key of a dictionary, or a part of a prefix.
+            Without it the averaged weights are preferred.
 
     Raises:
-        WeightsError: There is no ViT, or more than one; tensors beside it have no use; its head is not one layer.
+        WeightsError: There is no ViT, or more than one; there are other tensors; its head is not one layer.
     """
     locations = [location for keys, tensors in _dictionaries(content) for location in _locations(keys, tensors)]
     if not locations:
@@ -102,41 +102,41 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> Unwrapped:
     ignored = [name for name in (*body, *beside) if name.startswith(IGNORED)]
     body, beside = ({n: t for n, t in part.items() if not n.startswith(IGNORED)} for part in (body, beside))
     notes = _notes(chosen, locations)
-    if chosen.naming is not None:
-        body, beside, head = _with_head(body, beside, chosen.naming)
-        other_tasks = [name for name in chosen.naming.ignored_keys if name in body]
-        notes += [f"took {head!r} as the head{' without the pooler' if other_tasks else ''}"] if head else []
+    if chosen.mapping is not None:
+        body, beside, head = _with_head(body, beside, chosen.mapping)
+        other_tasks = [name for name in chosen.mapping.ignored_keys if name in body]
+        notes += [f"used {head!r} as the head{' without the pooler' if other_tasks else ''}"] if head else []
         ignored += other_tasks
     if beside:
-        raise WeightsError(f"{len(beside)} tensors beside the ViT are not part of one: {_listed(beside)}")
-    return Unwrapped(body, chosen.naming, tuple(ignored), ", ".join(notes))
+        raise WeightsError(f"{len(beside)} tensors beside the ViT are not part of it: {listed(beside)}")
+    return Unwrapped(body, chosen.mapping, tuple(ignored), ", ".join(notes))
 
 
 def _dictionaries(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensors]]:
-    """Every dictionary of tensors by name, with the keys that lead to it."""
+    """Yield every dictionary of tensors by name, with the keys that lead to it."""
     tensors = {name: t.detach() for name, t in content.items() if isinstance(t, torch.Tensor) and isinstance(name, str)}
     if tensors:
         yield keys, tensors
     for key, value in content.items():
-        if isinstance(value, Mapping) and len(keys) < DEPTH:
+        if isinstance(value, Mapping) and len(keys) < MAX_NESTING:
             yield from _dictionaries(value, (*keys, str(key)))
 
 
 def _locations(keys: tuple[str, ...], tensors: Tensors) -> Iterator[_Location]:
-    """The ViTs of one dictionary: several where names with different prefixes stand side by side."""
-    written: dict[str, str] = {}
+    """Yield the ViTs of one dictionary: several if it holds names with different prefixes."""
+    originals: dict[str, str] = {}
     for name in tensors:
         bare = TRANSPARENT.sub("", name)
-        if bare in written:
-            raise WeightsError(f"two tensors have the same name once unwrapped: {written[bare]}, {name}")
-        written[bare] = name
-    naming, sentinel, prefixes = locate(written)
-    bare_tensors = {bare: tensors[name] for bare, name in written.items()}
+        if bare in originals:
+            raise WeightsError(f"two tensors have the same name once unwrapped: {originals[bare]}, {name}")
+        originals[bare] = name
+    mapping, sentinel, prefixes = locate(originals)
+    bare_tensors = {bare: tensors[name] for bare, name in originals.items()}
     for prefix in prefixes:
-        first = written[prefix + sentinel]
+        first = originals[prefix + sentinel]
         start = first.find(sentinel.split(".")[0], len(prefix))
         inner = sorted({part for name in tensors for part in TRANSPARENT.findall(name[start:])})
-        yield _Location(keys, prefix, (first[:start], *inner), naming, bare_tensors)
+        yield _Location(keys, prefix, (first[:start], *inner), mapping, bare_tensors)
 
 
 def _choose(locations: list[_Location], key: str | None) -> _Location:
@@ -150,7 +150,7 @@ def _choose(locations: list[_Location], key: str | None) -> _Location:
         if not usable:
             first = locations[0]
             unknown = next(part for part in first.parts if part not in WRAPPERS)
-            raise WeightsError(f"the ViT is below an unknown name, {first.name!r}: to take it give the key {unknown!r}")
+            raise WeightsError(f"the ViT is under an unknown name, {first.name!r}: to use it, give the key {unknown!r}")
     averaged = [location for location in usable if set(location.parts) & set(AVERAGED)]
     if len(averaged or usable) > 1:
         raise WeightsError(f"expected one ViT, got several, choose one by a key that no other has: {names}")
@@ -158,7 +158,7 @@ def _choose(locations: list[_Location], key: str | None) -> _Location:
 
 
 def _beside(chosen: _Location, others: list[_Location]) -> dict[str, torch.Tensor]:
-    """The tensors outside of the chosen ViT that do not belong to another one, without the wrappers of their names."""
+    """Return the tensors outside of all ViTs, without the wrappers of their names."""
     own = chosen.prefix.split(".")[:-1]
     theirs = []
     for other in others:
@@ -177,7 +177,7 @@ def _beside(chosen: _Location, others: list[_Location]) -> dict[str, torch.Tenso
 
 
 def _notes(chosen: _Location, locations: list[_Location]) -> list[str]:
-    notes = [f"took {'.'.join(chosen.keys)!r}"] if chosen.keys else []
+    notes = [f"used {'.'.join(chosen.keys)!r}"] if chosen.keys else []
     prefix, *inner = chosen.removed
     notes += [f"removed the prefix {prefix!r}"] if prefix else []
     notes += [f"removed {part!r} within names" for part in inner]
@@ -186,11 +186,11 @@ def _notes(chosen: _Location, locations: list[_Location]) -> list[str]:
 
 
 def _with_head(
-    body: dict[str, torch.Tensor], beside: dict[str, torch.Tensor], naming: KeyMapping
+    body: dict[str, torch.Tensor], beside: dict[str, torch.Tensor], mapping: KeyMapping
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], str]:
-    """The head under its library's name, and what it was called; an empty text where it has that name or is absent."""
+    """Rename the head to its library's name; return its old name, or "" if it is absent or needs no renaming."""
     named = {name: t for name, t in (body | beside).items() if HEAD.fullmatch(name)}
-    usual = {naming.head + kind for kind in ("weight", "bias")}
+    usual = {mapping.head + kind for kind in ("weight", "bias")}
     if set(named) <= usual and not set(named) & set(beside):
         return body, beside, ""
     matrices = [name for name, tensor in named.items() if name.endswith("weight") and tensor.dim() == 2]
@@ -198,12 +198,8 @@ def _with_head(
     if len(matrices) != 1 or set(named) != {stem + "weight", stem + "bias"}:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in named.items())
         raise WeightsError(
-            f"the head must be one linear layer with a bias, got {shapes}; without these tensors it would be made new"
+            f"the head must be one linear layer with a bias, got {shapes}; remove these tensors to get a new head"
         )
     rest = [{name: t for name, t in part.items() if name not in named} for part in (body, beside)]
-    renamed = {naming.head + kind: named[stem + kind] for kind in ("weight", "bias")}
+    renamed = {mapping.head + kind: named[stem + kind] for kind in ("weight", "bias")}
     return rest[0] | renamed, rest[1], stem.removesuffix(".")
-
-
-def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

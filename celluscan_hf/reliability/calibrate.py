@@ -197,7 +197,7 @@ def write(
         "scores": reliability.scores,
         "labels": reliability.labels.astype(np.int32),
     }
-    for name, part in zip(PARTS, reliability.nearby, strict=True):
+    for name, part in zip(PARTS, reliability.scorers, strict=True):
         arrays |= {f"{name}_centres": part.centres.astype(np.float32)}
         arrays |= {f"{name}_whitening": part.whitening.astype(np.float32)}
     with atomic_write(folder / ARRAYS) as partial:

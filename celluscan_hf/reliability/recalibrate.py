@@ -93,13 +93,13 @@ def _update(reliability: Reliability, outputs: ModelOutputs, held_out: NDArray[n
     The OOD threshold becomes the larger of the earlier one and the highest score of these cells.
     """
     scores = conformity(softmax(held_out, axis=1))[np.arange(len(outputs.labels)), outputs.labels]
-    ends = np.cumsum([part.centres.shape[1] for part in reliability.nearby])
+    ends = np.cumsum([part.centres.shape[1] for part in reliability.scorers])
     means = np.split(outputs.features.mean(axis=0), ends[:-1])
     scorers = tuple(
         replace(part, centres=np.vstack((part.centres, mean)))
-        for part, mean in zip(reliability.nearby, means, strict=True)
+        for part, mean in zip(reliability.scorers, means, strict=True)
     )
-    updated = replace(reliability, scores=scores, labels=outputs.labels, nearby=scorers)
+    updated = replace(reliability, scores=scores, labels=outputs.labels, scorers=scorers)
     highest = float(updated.ood_score(outputs.features).max())
     return replace(updated, ood_threshold=max(reliability.ood_threshold, highest))
 

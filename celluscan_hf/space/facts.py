@@ -1,7 +1,7 @@
-"""What is known of each class, for the demo page: looks, where it is reported, look-alikes. Education, not advice.
+"""Facts on each class for the demo page: morphology, where it is reported, look-alikes. Education, not advice.
 
-The statements stand in `facts.yaml` beside this module, each with the key of the reference it was taken from. Loading
-checks that every class is there and that every reference exists and is used.
+The statements are in `facts.yaml` beside this module, each with the key of its reference. Loading checks that every
+class is present and that every reference exists and is used.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _CODES = tuple(cell.code for cell in taxonomy.CLASSES)
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a statement was taken from."""
+    """The source of a statement."""
 
     citation: str
     url: str
@@ -28,7 +28,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Statement:
-    """One fact."""
+    """One fact with its reference."""
 
     text: str
     reference: Reference
@@ -36,7 +36,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class LookAlike:
-    """A class that this one is mistaken for, by its `code`, and how experts tell the two apart."""
+    """A class that this one is mistaken for, by its `code`, and how experts distinguish the two."""
 
     code: str
     how: str
@@ -45,7 +45,7 @@ class LookAlike:
 
 @dataclass(frozen=True)
 class CellFacts:
-    """What is shown on one class. `reported_in`: conditions in which the cell is reported in blood, or raised."""
+    """All facts on one class. `reported_in`: conditions in which the cell is reported in blood, or increased."""
 
     code: str
     summary: str
@@ -56,9 +56,9 @@ class CellFacts:
 
 @lru_cache
 def load_facts(path: Path = _FACTS) -> dict[str, CellFacts]:
-    """The facts on all classes by code, in the order of the taxonomy.
+    """Load the facts on all classes by code, in the order of the taxonomy.
 
-    Raises `CelluScanError`, naming class and field, where something is missing, unknown, empty or never used.
+    Raises a `CelluScanError` with class and field if something is missing, unknown, empty or unused.
     """
     content = _fields(yaml.safe_load(path.read_text("utf-8")), path.name, ("references", "classes"))
     references = {
@@ -97,7 +97,7 @@ def _look_alike(code: str, item: object, place: str, references: Mapping[str, Re
     fields = _fields(item, place, ("class", "how", "reference"))
     other = _text(fields["class"], f"{place}.class")
     if other not in _CODES or other == code:
-        raise _wrong(f"{place}.class", f"{other} is none of the other classes: {', '.join(_CODES)}")
+        raise _wrong(f"{place}.class", f"{other} is not one of the other classes: {', '.join(_CODES)}")
     return LookAlike(other, _text(fields["how"], f"{place}.how"), _referred(fields["reference"], place, references))
 
 
@@ -117,7 +117,7 @@ def _check_used(facts: Mapping[str, CellFacts], references: Mapping[str, Referen
 
 
 def _fields(value: object, place: str, names: tuple[str, ...]) -> dict[str, object]:
-    """The mapping `value`, which must have these names and no other."""
+    """Return the mapping `value`, which must have exactly these names."""
     fields = dict(_mapping(value, place))
     missing = [name for name in names if name not in fields]
     unknown = [name for name in fields if name not in names]
@@ -130,20 +130,20 @@ def _fields(value: object, place: str, names: tuple[str, ...]) -> dict[str, obje
 
 def _mapping(value: object, place: str) -> list[tuple[str, object]]:
     if not isinstance(value, dict) or not value:
-        raise _wrong(place, f"expected names with values, found {value!r}")
+        raise _wrong(place, f"expected names with values, got {value!r}")
     return [(str(name), item) for name, item in value.items()]
 
 
 def _items(value: object, place: str) -> list[tuple[str, object]]:
-    """The items of a list, each with its place; at least one."""
+    """Return the items of a list, at least one, each with its place."""
     if not isinstance(value, list) or not value:
-        raise _wrong(place, f"expected a list of at least one, found {value!r}")
+        raise _wrong(place, f"expected a list of at least one, got {value!r}")
     return [(f"{place}[{number}]", item) for number, item in enumerate(value)]
 
 
 def _text(value: object, place: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _wrong(place, f"expected text, found {value!r}")
+        raise _wrong(place, f"expected text, got {value!r}")
     return value
 
 

@@ -1,6 +1,6 @@
-"""The demo page: one cell with all that is known of it, or several as a table; and the same answers as JSON.
+"""The demo page: one cell in detail, or several as a table; and the same answers as JSON.
 
-Requests of several people are answered in one forward pass, through the batches of Gradio's queue.
+Concurrent requests share one forward pass, through the batches of Gradio's queue.
 """
 
 import csv
@@ -11,32 +11,32 @@ from typing import Any
 
 import gradio as gr
 
-from ..inference.predict import FACTS, csv_cell
-from ..modeling.reliability_celluscan import Certainty
+from ..inference.predict import csv_cell
+from ..modeling.reliability_celluscan import FACT_NAMES, Certainty
 from . import texts
-from .recogniser import AT_ONCE, MAX_BYTES, Recogniser, Seen
+from .recogniser import BATCH_SIZE, MAX_BYTES, Recogniser, Result
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from other servers
 CSS = (Path(__file__).with_name("page.css")).read_text("utf-8")
-MOST = 200  # pictures of one table
-COLUMNS = ("file", "answer", "certainty", "score", *FACTS, "abnormal", "note")
+MAX_FILES = 200  # images in one table
+COLUMNS = ("file", "answer", "certainty", "score", *FACT_NAMES, "abnormal", "note")
 
 
 def build_page(
-    recogniser: Recogniser, examples: Sequence[tuple[Path, str]], links: str = "", drawn: bool = False
+    recogniser: Recogniser, examples: Sequence[tuple[Path, str]], links: str = "", synthetic_only: bool = False
 ) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
-        recogniser: The model behind it.
-        examples: Clickable pictures with what they show.
-        links: HTML that names model and data with their versions.
-        drawn: Whether the model has learned from drawn cells alone, which the page then warns of.
+        recogniser: The model.
+        examples: Clickable images with their classes.
+        links: HTML that names model and dataset with their versions.
+        synthetic_only: Warn that the model was trained on synthetic cells only.
     """
     with gr.Blocks(title="CelluScan", analytics_enabled=False) as page:
         gr.HTML(
             "<header><h1>CelluScan</h1><p>Which blood cell is this?</p></header>"
-            f"{texts.NOTICE}{texts.DRAWN if drawn else ''}"
+            f"{texts.NOTICE}{texts.SYNTHETIC_ONLY if synthetic_only else ''}"
         )
         with gr.Tab("One cell"):
             _one_cell(recogniser, examples)
@@ -48,105 +48,103 @@ def build_page(
 
 
 def _file(payload: Any) -> str | None:
-    """An uploaded picture, handed on as its file: `recogniser` opens it, within limits, and says what is wrong."""
+    """Pass an upload on as a file path: `recogniser` opens it within limits and reports errors."""
     return payload.path if payload else None
 
 
 def _one_cell(recogniser: Recogniser, examples: Sequence[tuple[Path, str]]) -> None:
     def show(files: list[str | None]) -> tuple[list[str], list[Any], list[str]]:
-        seen = iter(recogniser.recognise([file for file in files if file], overlay=True))
-        rows = [(texts.EMPTY, gr.update(visible=False), "") if not file else _shown(next(seen)) for file in files]
+        results = iter(recogniser.recognise([file for file in files if file], overlay=True))
+        rows = [(texts.EMPTY, gr.update(visible=False), "") if not file else _outputs(next(results)) for file in files]
         cards, overlays, facts = map(list, zip(*rows, strict=True))
         return cards, overlays, facts
 
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = gr.Image(
-                sources=["upload", "clipboard", "webcam"], label="A picture of one cell", type="filepath"
-            )
-            picture.preprocess = _file  # type: ignore[method-assign]
+            image = gr.Image(sources=["upload", "clipboard", "webcam"], label="Image of one cell", type="filepath")
+            image.preprocess = _file  # type: ignore[method-assign]
             if examples:
                 gr.Examples(
                     [[str(file)] for file, _ in examples],
-                    picture,
+                    image,
                     label="Examples, one of each class",
-                    example_labels=[said for _, said in examples],
+                    example_labels=[label for _, label in examples],
                     examples_per_page=len(examples),
                 )
         with gr.Column(scale=3, min_width=300):
             card = gr.HTML(texts.EMPTY)
             overlay = gr.Image(
-                label="Where the model looked",
+                label="Attention of the model",
                 interactive=False,
                 visible=False,
                 format="png",
-                alt_text="The cell as the model saw it, with warm colours where its attention lay",
+                alt_text="The cell as the model saw it, with its attention in warm colours",
             )
             facts = gr.HTML()
-    picture.change(show, picture, [card, overlay, facts], batch=True, max_batch_size=AT_ONCE, api_visibility="private")
+    image.change(show, image, [card, overlay, facts], batch=True, max_batch_size=BATCH_SIZE, api_visibility="private")
 
 
-def _shown(seen: Seen) -> tuple[str, Any, str]:
-    named = seen.answer is not None and not seen.doubt
-    return texts.result(seen), gr.update(value=seen.overlay, visible=named), texts.background(seen)
+def _outputs(result: Result) -> tuple[str, Any, str]:
+    answered = result.answer is not None and not result.doubt
+    return texts.card(result), gr.update(value=result.overlay, visible=answered), texts.background(result)
 
 
 def _several_cells(recogniser: Recogniser) -> None:
-    written = tempfile.TemporaryDirectory(prefix="celluscan-")  # goes with the page
+    folder = tempfile.TemporaryDirectory(prefix="celluscan-")  # removed with the page
 
     def tabulate(files: list[str] | None) -> tuple[str, Any]:
         if not files:
             return "", gr.update(visible=False)
-        if len(files) > MOST:
-            raise gr.Error(f"{len(files)} files: at most {MOST} at a time; celluscan predict takes any number")
-        several = [
-            seen
-            for start in range(0, len(files), AT_ONCE)
-            for seen in recogniser.recognise(files[start : start + AT_ONCE])
+        if len(files) > MAX_FILES:
+            raise gr.Error(f"{len(files)} files: at most {MAX_FILES} at a time; celluscan predict takes any number")
+        results = [
+            result
+            for start in range(0, len(files), BATCH_SIZE)
+            for result in recogniser.recognise(files[start : start + BATCH_SIZE])
         ]
-        written_to = _as_csv([record(seen) for seen in several], Path(written.name))
-        return texts.table(several), gr.update(value=written_to, visible=True)
+        path = _as_csv([record(result) for result in results], Path(folder.name))
+        return texts.table(results), gr.update(value=path, visible=True)
 
-    files = gr.File(file_count="multiple", file_types=["image"], label=f"Up to {MOST} pictures of one cell each")
+    files = gr.File(file_count="multiple", file_types=["image"], label=f"Up to {MAX_FILES} images of one cell each")
     table = gr.HTML()
     download = gr.DownloadButton("Download as CSV", visible=False)
     files.change(tabulate, files, [table, download], api_visibility="private")
 
 
 def _api(recogniser: Recogniser) -> None:
-    """`/recognise`: a file in, the record of one picture out."""
+    """Add `/recognise`, which takes a file and returns the record of one image."""
 
     def recognise(files: list[str]) -> list[list[dict[str, Any]]]:
-        return [[record(seen) for seen in recogniser.recognise(files)]]
+        return [[record(result) for result in recogniser.recognise(files)]]
 
-    asked, told = gr.File(visible=False), gr.JSON(visible=False)
+    request, response = gr.File(visible=False), gr.JSON(visible=False)
     gr.Button(visible=False).click(
         recognise,
-        asked,
-        told,
+        request,
+        response,
         batch=True,
-        max_batch_size=AT_ONCE,
+        max_batch_size=BATCH_SIZE,
         api_name="recognise",
-        api_description="Which blood cell a picture shows: file, answer, certainty, score, facts, note, top.",
+        api_description="Classify the blood cell in an image: file, answer, certainty, score, facts, note, top.",
     )
 
 
-def record(seen: Seen) -> dict[str, Any]:
-    """One picture as a row: fields of `COLUMNS`; `set`, the classes it may be; `top`, all with their scores."""
-    empty = dict.fromkeys(COLUMNS) | {"file": seen.name, "set": [], "top": []}
-    if seen.answer is None or seen.doubt:
-        return empty | {"note": seen.problem or f"not a stained blood cell: {seen.doubt}"}
-    said = seen.answer
-    strange = said.certainty is Certainty.OUT_OF_DISTRIBUTION
+def record(result: Result) -> dict[str, Any]:
+    """Convert a result to a row: the fields of `COLUMNS`, `set` (prediction set) and `top` (all classes)."""
+    empty = dict.fromkeys(COLUMNS) | {"file": result.name, "set": [], "top": []}
+    if result.answer is None or result.doubt:
+        return empty | {"note": result.problem or f"not a stained blood cell: {result.doubt}"}
+    answer = result.answer
+    out_of_distribution = answer.certainty is Certainty.OUT_OF_DISTRIBUTION
     return empty | {
-        "answer": said.headline,
-        "certainty": said.certainty.value,
-        "score": round(said.score, 4),
-        "abnormal": round(said.abnormal, 4),
-        "note": said.sentence if strange else seen.note or None,
-        "set": list(said.within),
-        "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in said.ranking],
-        **({} if strange else {name: getattr(said.best, name) for name in FACTS}),
+        "answer": answer.headline,
+        "certainty": answer.certainty.value,
+        "score": round(answer.score, 4),
+        "abnormal": round(answer.abnormal, 4),
+        "note": answer.sentence if out_of_distribution else result.note or None,
+        "set": list(answer.prediction_set),
+        "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in answer.ranking],
+        **({} if out_of_distribution else {name: getattr(answer.best, name) for name in FACT_NAMES}),
     }
 
 
@@ -160,7 +158,7 @@ def _as_csv(rows: Sequence[dict[str, Any]], folder: Path) -> str:
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, **options: Any) -> Any:
-    """Serve the page, by default until it is stopped; `options` are those of `launch`."""
+    """Serve the page, by default until interrupted; `options` are passed to `launch`."""
     return page.queue(default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,

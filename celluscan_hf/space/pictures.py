@@ -1,4 +1,4 @@
-"""Small drawings for the page, as SVG: the place of a cell on the line of maturation, or its lineage beside it."""
+"""SVG drawings for the page: the neutrophil maturation stages."""
 
 from html import escape
 
@@ -9,25 +9,25 @@ _STAGES = sorted((cell for cell in CLASSES if cell.stage), key=lambda cell: cell
 _STEP, _RADIUS, _HEIGHT = 100, 26, 120  # units of the drawing
 
 
-def maturation(said: Answer) -> str:
-    """The six stages of the neutrophil line, each filled by its probability; a text alternative is in its title."""
-    shares = {cell.code: share for cell, share in said.ranking}
-    told = ", ".join(f"{cell.name} {shares[cell.code]:.0%}" for cell in _STAGES)
+def maturation(answer: Answer) -> str:
+    """Draw the six neutrophil maturation stages, each filled by its probability; the title is a text alternative."""
+    shares = {cell.code: share for cell, share in answer.ranking}
+    stages = ", ".join(f"{cell.name} {shares[cell.code]:.0%}" for cell in _STAGES)
     parts = [_line()]
     for position, cell in enumerate(_STAGES):
         parts.append(_stage(position, cell.code, cell.name, shares[cell.code]))
     return (
         f'<svg class="maturation" role="img" viewBox="0 0 {_STEP * len(_STAGES)} {_HEIGHT}" '
-        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(_title(said))} Stages: {escape(told)}.</title>'
+        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(_title(answer))} Stages: {escape(stages)}.</title>'
         f"{''.join(parts)}</svg>"
     )
 
 
-def _title(said: Answer) -> str:
-    cell = said.best
+def _title(answer: Answer) -> str:
+    cell = answer.best
     if cell.stage:
-        return f"{cell.name}: stage {cell.stage} of 6 on the line of neutrophil maturation."
-    return f"{cell.name}: {cell.lineage} lineage, not on the line of neutrophil maturation."
+        return f"{cell.name}: stage {cell.stage} of 6 of neutrophil maturation."
+    return f"{cell.name}: {cell.lineage} lineage, not a stage of neutrophil maturation."
 
 
 def _line() -> str:

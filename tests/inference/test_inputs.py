@@ -1,4 +1,4 @@
-"""What a user names becomes named images: every image once, in order, nothing that is none, and clear refusals."""
+"""Files, folders, patterns and tables become named images: every image once, in order; clear errors."""
 
 import io
 import os
@@ -37,20 +37,20 @@ def tree(write_image: Write, write_files: Callable[..., Path]) -> Path:
 
 def names(*named: str | Path) -> list[str]:
     images = find_images(named)
-    found = [image.name for image in images]
-    assert len(images) == len(found)
-    return found
+    result = [image.name for image in images]
+    assert len(images) == len(result)
+    return result
 
 
 def errors(*named: str | Path) -> list[str]:
     """For each image why it cannot be used, or nothing."""
-    said = []
+    reasons = []
     for image in find_images(named):
         try:
-            said.append("" if image.read().mode == "RGB" else "mode")
+            reasons.append("" if image.read().mode == "RGB" else "mode")
         except BadImage as error:
-            said.append(str(error))
-    return said
+            reasons.append(str(error))
+    return reasons
 
 
 def refused(named: str | Path, match: str) -> None:
@@ -67,7 +67,7 @@ def coded(image: Image.Image) -> bytes:
 
 @pytest.fixture
 def table(cell_image: Draw) -> Callable[..., Path]:
-    """Writes a parquet file of drawn cells."""
+    """Write a parquet file of synthetic cells."""
 
     def write(path: str = "cells.parquet", count: int = 3, kind: str = "struct", **columns: Any) -> Path:
         cells: list[Any] = [coded(cell_image(seed)) for seed in range(count)]
@@ -87,8 +87,13 @@ def test_a_file_is_read_whatever_it_is_called(write_image: Write) -> None:
     assert errors(cell) == [""]
 
 
-def test_a_folder_stands_for_its_images_in_order(tree: Path) -> None:
-    assert names(tree) == ["cells/a.png", "cells/b.JPG", "cells/b/c.tif", "cells/b/d.webp"]
+def test_a_folder_stands_for_its_images_in_order(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ["cells/a.png", "cells/b.JPG", "cells/b/c.tif", "cells/b/d.webp"]
+    assert names(tree) == expected
+    (tree / "same.png").symlink_to("a.png")  # as in the Hub's cache
+    assert names(tree) == [*expected, "cells/same.png"]
+    monkeypatch.setenv("HOME", str(here))
+    assert names("~/cells/a*.png") == [str(here / "cells" / "a.png")]
 
 
 def test_what_cannot_be_reached_in_a_folder_is_reported(tree: Path) -> None:
@@ -102,9 +107,7 @@ def test_what_cannot_be_reached_in_a_folder_is_reported(tree: Path) -> None:
     ("pattern", "found"),
     [
         ("cells/*.png", ["cells/a.png"]),
-        ("cells/b/*", ["cells/b/c.tif", "cells/b/d.webp"]),
         ("cells/*", ["cells/a.png", "cells/b/c.tif", "cells/b/d.webp", "cells/b.JPG"]),
-        ("cells/**/*.tif", ["cells/b/c.tif"]),
         ("cells/**", ["cells/a.png", "cells/b.JPG", "cells/b/c.tif", "cells/b/d.webp"]),
         ("cells/[a]*", ["cells/a.png"]),
         ("cells/*.txt", ["cells/notes.txt"]),
@@ -120,42 +123,36 @@ def test_a_pattern_stands_for_the_images_that_match(pattern: str, found: list[st
         ("run [2]/*.png", ["run [2]/a.png"]),
         ("run [2]/**", ["run [2]/a.png", "run [2]/b [x]/c.png"]),
         ("run [2]/b [x]/*", ["run [2]/b [x]/c.png"]),
-        ("*/b [x]/*.png", ["run [2]/b [x]/c.png"]),
         ("run [2]/[ab].png", ["run [2]/a.png"]),
         ("run [2]", ["run [2]/a.png", "run [2]/b [x]/c.png"]),
     ],
 )
-def test_brackets_in_the_names_of_folders_are_no_pattern(pattern: str, found: list[str], write_image: Write) -> None:
+def test_brackets_in_the_names_of_folders_are_not_patterns(pattern: str, found: list[str], write_image: Write) -> None:
     for name in ("run [2]/a.png", "run [2]/b [x]/c.png", "run 2/z.png"):
         write_image(Path(name), 1)
     assert names(pattern) == found
 
 
-@pytest.mark.parametrize("named", ["cells", "cells/*", "cells/**"])
-def test_files_that_do_not_end_as_images_are_counted(named: str, write_image: Write, write_files: Any) -> None:
+@pytest.mark.parametrize("named", ["cells", "cells/**"])
+def test_files_without_an_image_ending_are_counted(named: str, write_image: Write, write_files: Any) -> None:
     write_image(Path("cells/a.png"), 1)
     others = ("b.heic", "c.HEIC", "d.avif", "e.jp2", "README", ".hidden", "Thumbs.db")
     write_files(Path("cells"), dict.fromkeys(others, "x"))
     images = find_images([named, named])
-    assert images.passed_over == {".heic": 2, ".avif": 1, ".jp2": 1, "": 1}
-    assert inputs.counted(images.passed_over) == "2 .heic, 1 without an ending, 1 .avif, 1 .jp2"
+    assert images.skipped == {".heic": 2, ".avif": 1, ".jp2": 1, "": 1}
+    assert inputs.counted(images.skipped) == "2 .heic, 1 without an ending, 1 .avif, 1 .jp2"
 
 
 def test_a_folder_without_images_says_what_it_holds(write_files: Any) -> None:
     write_files(Path("cells"), {"a.heic": "x", "b.heic": "x"})
-    refused("cells", r"^cells holds no image file \(\.bmp .*\), but 2 \.heic; expected")
+    refused("cells", r"^cells contains no image file \(\.bmp .*\), but 2 \.heic; expected")
 
 
-@pytest.mark.parametrize("address", ["https://host.org/cells/a.png", "http://host.org/*.png", "s3://bucket/a.png"])
-def test_an_address_is_named_whole(address: str) -> None:
+@pytest.mark.parametrize("address", ["https://host.org/cells/a.png", "s3://bucket/a.png"])
+def test_an_address_is_named_in_full(address: str) -> None:
     with pytest.raises(CelluScanError) as caught:
         find_images([address])
-    assert str(caught.value) == f"{address} is an address; download the image and name its file"
-
-
-def test_a_pattern_may_begin_at_home(tree: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(here))
-    assert names("~/cells/*.png") == [str(here / "cells" / "a.png")]
+    assert str(caught.value) == f"{address} is a web address; download the image and give its file"
 
 
 def test_a_name_with_brackets_is_not_a_pattern_where_it_exists(write_image: Write) -> None:
@@ -171,26 +168,16 @@ def test_what_is_named_twice_comes_once(tree: Path, here: Path, table: Callable[
     ]  # fmt: skip
 
 
-def test_links_to_one_file_keep_their_names(write_image: Write) -> None:
-    cell = write_image(Path("cells/blob.png"), 1)
-    Path("cells/same.png").symlink_to(cell.name)
-    assert names("cells") == ["cells/blob.png", "cells/same.png"]
-
-
 @pytest.mark.parametrize("kind", ["struct", "binary", "large_binary"])
 def test_rows_of_a_parquet_file(kind: str, table: Callable[..., Path], cell_image: Draw) -> None:
-    path = table(kind=kind)
-    assert names(path) == ["cells.parquet#0", "cells.parquet#1", "cells.parquet#2"]
+    path = table("cells.data", kind=kind)  # recognised by its content
+    assert names(path) == ["cells.data#0", "cells.data#1", "cells.data#2"]
     for seed, image in enumerate(find_images([path])):
         assert image.read().tobytes() == cell_image(seed).tobytes()
 
 
 def test_rows_are_called_by_their_image_id(table: Callable[..., Path]) -> None:
     assert names(table(image_id=["pbc/a.jpg", None, "pbc/c.jpg"])) == ["pbc/a.jpg", "cells.parquet#1", "pbc/c.jpg"]
-
-
-def test_a_parquet_file_is_known_by_its_content(table: Callable[..., Path]) -> None:
-    assert len(names(table("cells.data"))) == 3
 
 
 def test_few_rows_are_in_memory_at_a_time(table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +235,7 @@ def test_a_junk_file_is_bad_and_the_others_are_not(tree: Path) -> None:
     assert errors(tree) == ["not_an_image (starts with 6a 75 6e 6b)", "", "empty_file", ""]
 
 
-def test_a_file_that_went_away_is_bad(write_image: Write) -> None:
+def test_a_deleted_file_is_bad(write_image: Write) -> None:
     cell = write_image(Path("cell.png"), 1)
     (image,) = find_images([cell])
     cell.unlink()
@@ -270,9 +257,9 @@ def test_a_name_that_is_not_text_is_made_readable(write_image: Write) -> None:
         ("gone/*.png", r"^no image matches 'gone/\*\.png'"),
         ("cells/*.gif", r"^no image matches"),
         ("", "^an empty name"),
-        ("link.png", "is a link to a file that is gone"),
+        ("link.png", "is a broken link"),
         ("pipe", "is neither a file nor a folder"),
-        ("empty", r"^empty holds no image file \(\.bmp "),
+        ("empty", r"^empty contains no image file \(\.bmp "),
     ],
 )
 def test_a_name_that_stands_for_nothing(named: str, match: str, tree: Path) -> None:
@@ -283,16 +270,16 @@ def test_a_name_that_stands_for_nothing(named: str, match: str, tree: Path) -> N
 
 
 def test_nothing_named() -> None:
-    with pytest.raises(CelluScanError, match="no image was named"):
+    with pytest.raises(CelluScanError, match="no image was given"):
         find_images([])
 
 
-def test_a_built_data_set_is_not_mixed(table: Callable[..., Path], write_image: Write) -> None:
+def test_a_built_dataset_is_not_mixed(table: Callable[..., Path], write_image: Write) -> None:
     Path("out/data/originals").mkdir(parents=True)
     table("out/data/originals/train-00000.parquet")
     table("out/data/originals/test-00000.parquet")
     write_image(Path("out/assets/classes.jpg"), 1)
-    refused("out", r"^out holds 2 parquet files, .*such as out/data/originals/test-00000\.parquet, or the images, such")
+    refused("out", r"^out contains 2 parquet files, .*such as out/data/originals/test-00000\.parquet, or the images")
     assert names("out/**/*.jpg") == ["out/assets/classes.jpg"]
     assert len(names("out/data/*/test-*.parquet")) == 3
 
@@ -314,6 +301,6 @@ def test_a_parquet_file_without_rows(table: Callable[..., Path]) -> None:
     refused(table(count=0), "only parquet files without rows")
 
 
-def test_a_parquet_file_that_is_none() -> None:
+def test_a_damaged_parquet_file() -> None:
     Path("t.parquet").write_bytes(b"PAR1 and no more")
-    refused("t.parquet", r"^t\.parquet is no parquet file, or damaged \(")
+    refused("t.parquet", r"^t\.parquet is not a parquet file, or damaged \(")

@@ -1,4 +1,4 @@
-"""Batch prediction says what the library's pipeline says, in order, reads ahead in bounds, and survives bad images."""
+"""Batch prediction agrees with the library's pipeline, keeps the order, reads ahead in bounds, survives bad images."""
 
 import itertools
 import threading
@@ -43,7 +43,7 @@ def reads(images: list[Image.Image]) -> list[ReadImage]:
 
 
 @pytest.mark.parametrize("kind", ["linear", "mean", "native"])
-def test_says_what_the_pipeline_says(
+def test_agrees_with_the_pipeline(
     kind: str, tmp_path: Path, build_model: Build, processor: LlavaImageProcessor, cells: list[Image.Image]
 ) -> None:
     build_model(kind).save_pretrained(tmp_path)
@@ -66,7 +66,7 @@ def test_classes_that_do_not_exclude_each_other_are_scored_as_the_pipeline_does(
     assert result.max() == pytest.approx(expected[0]["score"], abs=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_the_batch_does_not_change_results_or_their_order(
     batch_size: int, model: PreTrainedModel, processor: LlavaImageProcessor, cells: list[Image.Image]
 ) -> None:
@@ -123,9 +123,9 @@ def test_reads_ahead_but_not_far(model: PreTrainedModel, processor: LlavaImagePr
             yield read
 
     results = probabilities(endless(), model, processor, batch_size=4)
-    for seen in range(1, 30):
+    for count in range(1, 30):
         next(results)
-        assert seen + 4 <= taken <= seen + 9
+        assert count + 4 <= taken <= count + 9
     results.close()
 
 
@@ -179,11 +179,11 @@ def test_readers_beside_a_gpu_keep_to_one_core_and_nobody_else_does() -> None:
     assert [torch.get_num_threads(), *later] == [before, before]
 
 
-def test_a_model_that_gives_no_numbers(
+def test_non_finite_scores_are_refused(
     model: PreTrainedModel, processor: LlavaImageProcessor, cells: list[Image.Image]
 ) -> None:
     next(model.parameters()).data.fill_(float("nan"))
-    with pytest.raises(CelluScanError, match="scores that are no numbers"):
+    with pytest.raises(CelluScanError, match="non-finite scores"):
         list(probabilities(reads(cells), model, processor))
 
 
@@ -205,7 +205,7 @@ def test_a_batch_that_does_not_fit_says_what_to_do(
         list(probabilities(reads(cells), model, processor, batch_size=2))
 
 
-@pytest.mark.parametrize(("found", "best"), [(torch.device("cuda"), "cuda"), (None, "cpu")])
-def test_the_best_device(found: torch.device | None, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+@pytest.mark.parametrize(("accelerator", "best"), [(torch.device("cuda"), "cuda"), (None, "cpu")])
+def test_the_best_device(accelerator: torch.device | None, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: accelerator)
     assert best_device() == torch.device(best)

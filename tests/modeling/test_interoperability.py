@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacrev, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
@@ -42,8 +41,7 @@ def one_by_one(model: Any) -> dict[str, torch.Tensor]:
     return {name: torch.stack([each[name] for each in alone]) for name in alone[0]}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("patch_stem", STEMS)
+@pytest.mark.parametrize(("patch_stem", "attention"), [("linear", "sdpa"), ("convolution", "eager")])
 def test_vmap_over_images_gives_the_logits_of_the_batch(patch_stem, attention):
     model = tiny_model(patch_stem=patch_stem, attention=attention)
     logits = vmap(lambda image: model(pixel_values=image[None]).logits[0])(images())
@@ -58,20 +56,13 @@ def test_gradients_per_image_are_those_of_each_image_alone(patch_stem):
     assert_close(found, one_by_one(model), **CLOSE)
 
 
-def test_gradients_per_image_can_be_taken_in_training_mode():
-    model = tiny_model(drop_path_rate=0.5, attention_probs_dropout_prob=0.1).train()
-    parameters, _ = state(model)
-    per_image = vmap(grad(loss_of_one(model)), in_dims=(None, 0, 0), randomness="different")
-    assert all(value.isfinite().all() for value in per_image(parameters, images(), labels()).values())
-
-
 def test_a_jacobian_of_the_logits_is_their_gradient():
     model, image = tiny_model(), images(1).requires_grad_()
     found = jacrev(lambda pixels: model(pixel_values=pixels).logits[0, 3])(image)
     assert_close(found, torch.autograd.grad(model(image).logits[0, 3], image)[0], **CLOSE)
 
 
-@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("mode", ["real", "symbolic"])
 def test_a_traced_graph_gives_the_same_loss(mode):
     model = tiny_model()
 
@@ -80,20 +71,6 @@ def test_a_traced_graph_gives_the_same_loss(mode):
 
     traced = make_fx(loss, tracing_mode=mode)(state(model)[0], images(), labels())
     assert_close(traced(state(model)[0], images(), labels()), model(images(), labels=labels()).loss, **CLOSE)
-
-
-def test_tensors_without_values_pass():
-    model = tiny_model()
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        outputs = model(mode.from_tensor(images()), labels=mode.from_tensor(labels()))
-    assert outputs.logits.shape == (4, 14)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_an_exported_program_gives_the_same_logits(strict, fresh_compiler):
-    model = tiny_model()
-    program = torch.export.export(model, (), {"pixel_values": images()}, strict=strict)
-    assert_close(program.module()(pixel_values=images()).logits, model(images()).logits, **CLOSE)
 
 
 def test_outside_of_transforms_values_are_still_checked():
@@ -107,29 +84,24 @@ UNUSED = ["position_ids", "inputs_embeds", "input_ids", "num_queries", "head_mas
 
 
 @pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
-@pytest.mark.parametrize("name", ["attention_mask", *UNUSED])
-def test_keywords_of_other_models_change_nothing(name, model_class):
+def test_keywords_of_other_models_and_of_blocks_change_nothing(model_class):
     model = tiny_model(model_class)
-    assert_close(model(pixel_values=images(), **{name: None})[0], model(images())[0], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
-def test_what_only_a_block_is_told_cannot_be_set_from_outside(model_class):
-    model = tiny_model(model_class)
-    assert_close(model(images(), num_queries=1)[0], model(images())[0], rtol=0, atol=0)
+    expected = model(images())[0]
+    for name in ("attention_mask", *UNUSED):
+        assert torch.equal(model(pixel_values=images(), **{name: None})[0], expected), name
+    assert torch.equal(model(images(), num_queries=1)[0], expected)
 
 
 @pytest.mark.parametrize(("pooled_only", "tokens"), [(None, 1), (True, 1), (False, 17)])
-def test_a_hook_on_the_last_block_of_a_classifier_sees_what_was_asked_for(pooled_only, tokens):
+def test_a_hook_on_the_last_block_of_a_classifier_sees_the_requested_tokens(pooled_only, tokens):
     model, shapes = tiny_model(), []
     model.vit.layers[-1].register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     assert_close(model(images(), pooled_only=pooled_only).logits, tiny_model()(images()).logits, **CLOSE)
     assert shapes == [(4, tokens, 32)]
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("four_dimensions", [False, True])
-def test_a_patch_that_is_masked_is_not_seen(four_dimensions, attention):
+@pytest.mark.parametrize(("four_dimensions", "attention"), [(False, "eager"), (False, "sdpa"), (True, "sdpa")])
+def test_a_masked_patch_is_ignored(four_dimensions, attention):
     model, changed = tiny_model(attention=attention), images()
     changed[:, :, :8, 8:16] = 0  # the second patch, token 2
     mask = torch.ones(4, 17)
@@ -147,8 +119,9 @@ def test_a_mask_that_hides_nothing_changes_nothing():
     assert_close(model(images(), attention_mask=torch.ones(4, 17)).logits, model(images()).logits, **CLOSE)
 
 
-@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
-@pytest.mark.parametrize("patch_stem", STEMS)
+@pytest.mark.parametrize(
+    ("model_class", "patch_stem"), [(CelluScanModel, "linear"), (CelluScanForImageClassification, "convolution")]
+)
 def test_lora_trains_as_a_feature_extractor(patch_stem, model_class):
     peft = pytest.importorskip("peft")
     settings = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["qkv", "proj"], r=2)

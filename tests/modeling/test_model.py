@@ -61,8 +61,7 @@ def test_names_in_a_checkpoint_stay_the_same():
     assert set(tiny_model(num_hidden_layers=1).state_dict()) == {*tables, *expected}
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
+@pytest.mark.parametrize(("pooling", "patch_stem"), [("cls", "linear"), ("mean", "convolution")])
 def test_outputs_have_their_shapes(pooling, patch_stem):
     model = tiny_model(pooling=pooling, patch_stem=patch_stem)
     base = model.vit(images(3))
@@ -118,12 +117,6 @@ def test_first_tokens_see_the_last_patch(attention):
     assert (difference[:, :2].abs().amax(dim=2) > 1e-3).all()
 
 
-def test_an_image_has_the_same_logits_alone_and_in_a_batch():
-    model = tiny_model()
-    alone = torch.cat([model(image[None]).logits for image in images(5)])
-    assert_close(alone, model(images(5)).logits, **CLOSE)
-
-
 @pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
 def test_a_saved_model_gives_exactly_the_same_logits(patch_stem, tmp_path):
     model = tiny_model(patch_stem=patch_stem)
@@ -145,13 +138,9 @@ def test_return_dict_false_gives_a_tuple():
     outputs = model(images(), return_dict=False)
     loss, logits = model(images(), labels=labels(), return_dict=False)
     assert isinstance(outputs, tuple) and len(outputs) == 1
+    assert torch.equal(tiny_model(return_dict=False)(images())[0], outputs[0])
     assert loss.dim() == 0 and torch.equal(logits, outputs[0])
     assert len(model.vit(images(), return_dict=False)) == 2
-
-
-def test_a_config_may_ask_for_tuples():
-    (logits,) = tiny_model(return_dict=False)(images())
-    assert torch.equal(logits, tiny_model()(images()).logits)
 
 
 def test_hidden_states_are_the_embeddings_and_each_block():
@@ -178,12 +167,7 @@ def test_a_config_may_ask_for_hidden_states_and_attentions_of_every_token():
         assert [tuple(found[-1].shape) for found in (alone, getattr(both, field))] == [shape, shape]
 
 
-def test_sdpa_has_no_attentions_to_give():
-    assert not tiny_model()(images(), output_attentions=True).attentions
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize(("pooling", "attention"), [("cls", "eager"), ("cls", "sdpa"), ("mean", "sdpa")])
 def test_asking_for_hidden_states_does_not_change_the_logits(pooling, attention):
     model = tiny_model(attention=attention, pooling=pooling)
     every_token = model(images(), output_hidden_states=True).logits
@@ -195,11 +179,7 @@ def test_pooled_only_computes_the_class_token_alone():
     short, full = model(images(), pooled_only=True), model(images())
     assert short.last_hidden_state.shape == (4, 1, 32)
     assert_close(short.pooler_output, full.pooler_output, **CLOSE)
-
-
-def test_pooler_output_is_the_class_token():
-    outputs = tiny_model(CelluScanModel)(images())
-    assert torch.equal(outputs.pooler_output, outputs.last_hidden_state[:, 0])
+    assert torch.equal(full.pooler_output, full.last_hidden_state[:, 0])
 
 
 def test_mean_pooling_leaves_the_class_token_out():
@@ -208,26 +188,15 @@ def test_mean_pooling_leaves_the_class_token_out():
     assert_close(outputs.pooler_output, patches.sum(dim=1) / 16)
 
 
-def test_interpolating_to_the_same_size_changes_nothing():
-    model = tiny_model()
-    assert torch.equal(model(images(), interpolate_pos_encoding=True).logits, model(images()).logits)
-
-
-@pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
-@pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 16), (24, 56), (32, 40), (40, 32)])
-def test_images_of_other_sizes_can_be_looked_at(height, width, patch_stem):
+@pytest.mark.parametrize(
+    ("height", "width", "patch_stem"),
+    [(16, 16, "linear"), (32, 40, "linear"), (40, 32, "linear"), (24, 56, "convolution")],
+)
+def test_images_of_other_sizes_are_accepted(height, width, patch_stem):
     model = tiny_model(patch_stem=patch_stem)
     outputs = model(images(2, height, width), interpolate_pos_encoding=True, output_hidden_states=True)
     assert outputs.logits.isfinite().all()
     assert outputs.hidden_states[0].shape == (2, 1 + height * width // 64, 32)
-
-
-def test_an_interpolated_table_that_is_constant_stays_constant():
-    embeddings = tiny_model().vit.embeddings
-    embeddings.position_embeddings.data[:, 1:] = torch.randn(32)
-    class_position, patch_positions = embeddings.interpolated_positions(7, 5).split((1, 35), dim=1)
-    assert torch.equal(class_position, embeddings.position_embeddings[:, :1])
-    assert_close(patch_positions, embeddings.position_embeddings[:, 1:2].expand(1, 35, 32), **CLOSE)
 
 
 def test_interpolation_keeps_rows_rows_and_columns_columns():
@@ -241,7 +210,7 @@ def test_interpolation_keeps_rows_rows_and_columns_columns():
     assert (grid[:, 0, 0].diff() > 0).all() and (grid[0, :, 1].diff() > 0).all()
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(6, 9), (3, 2), (4, 7)])
+@pytest.mark.parametrize(("rows", "columns"), [(6, 9), (4, 7)])
 def test_interpolated_positions_are_those_of_the_library(rows, columns):
     ours, theirs = tiny_model().vit.embeddings, ViTEmbeddings(ViTConfig(**TINY))
     theirs.position_embeddings = ours.position_embeddings
@@ -250,8 +219,7 @@ def test_interpolated_positions_are_those_of_the_library(rows, columns):
     assert_close(ours.interpolated_positions(rows, columns), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("dtype", "attention"), [(torch.bfloat16, "eager"), (torch.float16, "sdpa")])
 def test_half_precision_stays_close(dtype, attention):
     expected = tiny_model()(images()).logits
     logits = tiny_model(attention=attention).to(dtype)(images().to(dtype)).logits
@@ -274,15 +242,8 @@ def test_positions_are_interpolated_in_full_precision(dtype):
     assert torch.equal(halved.vit.embeddings.interpolated_positions(6, 9), expected)
 
 
-def test_autocast_stays_close():
-    model = tiny_model()
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(images(), labels=labels()).logits
-    assert (logits - model(images()).logits).abs().max() < 0.05 * logits.std()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_pixels_take_the_number_format_of_the_model(dtype):
+def test_pixels_take_the_dtype_of_the_model(dtype):
     model = tiny_model().to(torch.bfloat16)
     assert torch.equal(model(images().to(dtype)).logits, model(images().to(torch.bfloat16)).logits)
 
@@ -301,29 +262,23 @@ class Quantised(nn.Module):
         return nn.functional.conv2d(pixel_values, weight, self.bias, stride=8)
 
 
-def test_pixels_take_the_number_format_of_the_norms_where_weights_are_quantised():
+def test_pixels_take_the_dtype_of_the_norms_if_weights_are_quantized():
     model, pixel_values = tiny_model().to(torch.bfloat16), images()
     expected = model(pixel_values).logits
     model.vit.embeddings.projection = Quantised(model.vit.embeddings.projection)
     assert (model(pixel_values).logits - expected).abs().max() < 0.1 * expected.std()
 
 
-FLAGS = ["sdpa", "flash_attn", "flex_attn", "attention_backend"]
-
-
-@pytest.mark.parametrize("flag", [*(f"_supports_{name}" for name in FLAGS), "_can_compile_fullgraph"])
-@pytest.mark.parametrize("model_class", [CelluScanModel, CelluScanForImageClassification])
-def test_the_library_is_told_what_the_model_can_do(model_class, flag):
-    assert getattr(model_class, flag) is True
-
-
-def test_modules_that_must_stay_whole_exist():
+def test_the_library_knows_what_the_model_supports():
+    flags = ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend")
+    for model_class in (CelluScanModel, CelluScanForImageClassification):
+        assert all(getattr(model_class, flag) is True for flag in (*flags, "_can_compile_fullgraph"))
     names = {type(module).__name__ for module in tiny_model().modules()}
     assert set(CelluScanForImageClassification._no_split_modules) <= names
 
 
 @pytest.mark.parametrize(("share", "places"), [(2, {"cpu", "disk"}), (5, {"disk"})])
-def test_a_model_too_large_for_memory_is_spread_in_whole_parts(share, places, tmp_path):
+def test_a_model_too_large_for_memory_is_split_between_modules(share, places, tmp_path):
     model = tiny_model(num_hidden_layers=6)
     model.save_pretrained(tmp_path)
     limits = {"max_memory": {"cpu": model.get_memory_footprint() // share}, "offload_folder": tmp_path / "disk"}
@@ -340,15 +295,15 @@ def test_compiled_logits_are_the_same(fresh_compiler):
         assert_close(torch.compile(model, fullgraph=True)(images()).logits, model(images()).logits, **CLOSE)
 
 
-@pytest.mark.parametrize("asked", ["output_hidden_states", "output_attentions"])
-def test_a_compiled_model_looks_inside_once_it_has_done_so_uncompiled(asked, fresh_compiler):
-    model = tiny_model(attention="eager")
-    expected = model(images(), **{asked: True})[asked.removeprefix("output_")]
-    outputs = torch.compile(model, fullgraph=True, backend="eager")(images(), **{asked: True})
-    assert_close(outputs[asked.removeprefix("output_")], expected, **CLOSE)
+def test_a_compiled_model_returns_inner_states_after_an_uncompiled_call(fresh_compiler):
+    model, options = tiny_model(attention="eager"), {"output_hidden_states": True, "output_attentions": True}
+    expected = model(images(), **options)
+    outputs = torch.compile(model, fullgraph=True, backend="eager")(images(), **options)
+    for name in ("hidden_states", "attentions"):
+        assert_close(outputs[name], expected[name], **CLOSE)
 
 
-def test_values_are_not_looked_at_in_a_compiled_graph(fresh_compiler):
+def test_values_are_not_checked_in_a_compiled_graph(fresh_compiler):
     pixel_values, ignored = images(), torch.tensor([0, 1, -100, 3])
     pixel_values[0, 0, 0, 0] = float("nan")
     outputs = torch.compile(tiny_model(), fullgraph=True, backend="eager")(pixel_values, labels=ignored)
@@ -369,14 +324,14 @@ def test_fsdp_shards_block_by_block_and_gives_the_same_logits(tmp_path):
 
     init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
     try:
-        model, whole = tiny_model(), tiny_model()
+        model, unsharded = tiny_model(), tiny_model()
         for module in model.modules():
             if type(module).__name__ in model._no_split_modules:
                 fully_shard(module)
         fully_shard(model)
         outputs = model(images(), labels=labels())
         outputs.loss.backward()
-        assert_close(outputs.logits, whole(images()).logits, rtol=0, atol=1e-5)
+        assert_close(outputs.logits, unsharded(images()).logits, rtol=0, atol=1e-5)
         assert all(parameter.grad is not None for parameter in model.parameters())
     finally:
         destroy_process_group()

@@ -1,4 +1,4 @@
-"""The page's lines for other libraries run as they stand, and do what it says of them."""
+"""The README's code for other libraries runs unchanged and does what the README says."""
 
 import re
 from collections.abc import Callable

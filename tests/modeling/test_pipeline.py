@@ -1,11 +1,8 @@
-"""`pipeline("wbc-classification")`: the same answers in any batch, clear errors, and no package needed."""
+"""`pipeline("wbc-classification")`: the same answers in any batch, files read as in predict, clear errors."""
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,19 +18,6 @@ from celluscan_hf.inference.inputs import find_images
 from celluscan_hf.taxonomy import lookup
 
 TASK = "wbc-classification"
-WITHOUT_THE_PACKAGE = """
-import json, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "celluscan_hf":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NoPackage())
-from transformers import pipeline
-
-print(json.dumps(pipeline("wbc-classification", model=sys.argv[1], trust_remote_code=True)(sys.argv[2])))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +36,14 @@ def test_answers_do_not_depend_on_the_batch_and_are_those_of_the_plain_pipeline(
     alone = [classify(cell, top_k=14) for cell in cells]
     plain = pipeline("image-classification", model=str(calibrated), device="cpu")
     for batch_size in (2, 5):
-        for one, other, cell in zip(alone, classify(cells, batch_size=batch_size, top_k=14), cells, strict=True):
-            assert {name: other[name] for name in ("label", "set", "reason")} == {
-                name: one[name] for name in ("label", "set", "reason")
-            }
-            assert other["ood_score"] == pytest.approx(one["ood_score"], rel=1e-4)
-            scores = {found["label"]: found["score"] for found in plain(cell, top_k=14)}
-            assert {found["label"]: found["score"] for found in other["top"]} == pytest.approx(scores, abs=1e-5)
+        batched = classify(cells, batch_size=batch_size, top_k=14)
+        for single, answer, cell in zip(alone, batched, cells, strict=True):
+            assert [answer[name] for name in ("label", "set", "reason")] == [
+                single[name] for name in ("label", "set", "reason")
+            ]
+            assert answer["ood_score"] == pytest.approx(single["ood_score"], rel=1e-4)
+            scores = {row["label"]: row["score"] for row in plain(cell, top_k=14)}
+            assert {row["label"]: row["score"] for row in answer["top"]} == pytest.approx(scores, abs=1e-5)
 
 
 def test_an_answer_has_the_facts_of_its_label(classify: Any, cells: list[Image.Image]) -> None:
@@ -80,18 +65,18 @@ def test_coverage_is_chosen_by_the_call_or_with_the_pipeline(
     assert len(always(cells[0])["top"]) == 1
 
 
-def test_arrays_and_tensors_are_taken_as_the_plain_pipeline_takes_them(
+def test_arrays_and_tensors_are_read_as_in_the_plain_pipeline(
     classify: Any, cells: list[Image.Image], calibrated: Path
 ) -> None:
     plain = pipeline("image-classification", model=str(calibrated), device="cpu")
     array = np.asarray(cells[0])
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     for image in (array, tensor, [array, tensor], [np.moveaxis(array, 2, 0)]):
-        found, expected = classify(image, top_k=14), plain(image, top_k=14)
-        pairs = zip(found, expected, strict=True) if isinstance(image, list) else [(found, expected)]
+        answers, expected = classify(image, top_k=14), plain(image, top_k=14)
+        pairs = zip(answers, expected, strict=True) if isinstance(image, list) else [(answers, expected)]
         for answer, scores in pairs:
-            told = {one["label"]: one["score"] for one in answer["top"]}
-            assert told == pytest.approx({one["label"]: one["score"] for one in scores}, abs=1e-5)
+            top = {row["label"]: row["score"] for row in answer["top"]}
+            assert top == pytest.approx({row["label"]: row["score"] for row in scores}, abs=1e-5)
 
 
 def test_arrays_of_16_bits_and_of_grey_are_read_as_files_are(classify: Any, cells: list[Image.Image]) -> None:
@@ -120,14 +105,13 @@ def files(cells: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) ->
     alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
     alpha.save(folder / "alpha.png")
     Image.fromarray(deep[..., 0] << 8).save(folder / "grey 16.png")
-    Image.fromarray(deep[..., 0] << 4).save(folder / "grey 12.tif")
     tifffile.imwrite(folder / "colour 12.tif", deep << 4, photometric="rgb")
     tifffile.imwrite(folder / "planar 16.tif", np.moveaxis(deep << 8, 2, 0), photometric="rgb", planarconfig="separate")
     tifffile.imwrite(folder / "from white.tif", deep[..., 0] << 8, photometric="miniswhite")
     return {path.stem: path for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["alpha", "grey 16", "grey 12", "colour 12", "planar 16", "from white"])
+@pytest.mark.parametrize("name", ["alpha", "grey 16", "colour 12", "planar 16", "from white"])
 def test_a_file_has_the_pixels_that_predict_reads(name: str, classify: Any, files: dict[str, Path]) -> None:
     (named,) = find_images([files[name]])
     decoded = named.decode()
@@ -158,7 +142,7 @@ def test_a_file_is_refused_as_predict_refuses_it(
 
 
 @pytest.mark.parametrize(("image", "error"), [("gone.png", ValueError), ("", ValueError), (7, TypeError)])
-def test_what_is_no_image_is_refused_in_words(image: Any, error: type[Exception], classify: Any) -> None:
+def test_anything_but_an_image_is_refused_in_words(image: Any, error: type[Exception], classify: Any) -> None:
     with pytest.raises(error, match="expected a path, an address, a base64 string"):
         classify(image)
 
@@ -182,38 +166,13 @@ def test_files_of_other_weights_are_refused(calibrated: Path, tmp_path: Path) ->
     model = AutoModelForImageClassification.from_pretrained(folder)
     model.classifier.linear.weight.data *= 1.5
     model.save_pretrained(folder)
-    with pytest.raises(ValueError, match="is of other weights than the model has; calibrate it again"):
+    with pytest.raises(ValueError, match="belongs to other weights than the model has; calibrate it again"):
         pipeline(TASK, model=str(folder), device="cpu")
 
 
-@pytest.mark.parametrize("spoiled", ["{", '{"version": 99}', "{}"])
-def test_a_file_that_cannot_be_read_is_refused(spoiled: str, calibrated: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused(calibrated: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(calibrated, tmp_path / "run")
-    (folder / "reliability.json").write_text(spoiled)
-    with pytest.raises(ValueError, match=r"reliability\.json cannot be used .* calibrate the model again"):
-        pipeline(TASK, model=str(folder), device="cpu")
-
-
-def test_half_precision_is_still_the_same_weights(calibrated: Path, cells: list[Image.Image]) -> None:
-    assert pipeline(TASK, model=str(calibrated), device="cpu", dtype="bfloat16")(cells[0])["set"]
-
-
-@pytest.mark.slow
-def test_the_hand_built_folder_answers_alike_without_the_package(
-    calibrated: Path, classify: Any, cells: list[Image.Image], tmp_path: Path
-) -> None:
-    cells[0].save(tmp_path / "cell.png")
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(calibrated), str(tmp_path / "cell.png")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    answer, expected = json.loads(done.stdout), classify(str(tmp_path / "cell.png"))
-    assert answer.pop("ood_score") == pytest.approx(expected.pop("ood_score"), rel=1e-4)
-    assert [one["label"] for one in answer.pop("top")] == [one["label"] for one in expected.pop("top")]
-    for name in ("score", "abnormal"):
-        assert answer.pop(name) == pytest.approx(expected.pop(name), abs=1e-5)
-    assert answer == expected
+    for content in ("{", '{"version": 99}', "{}"):
+        (folder / "reliability.json").write_text(content)
+        with pytest.raises(ValueError, match=r"reliability\.json cannot be used .* calibrate the model again"):
+            pipeline(TASK, model=str(folder), device="cpu")

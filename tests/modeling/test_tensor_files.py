@@ -1,4 +1,4 @@
-"""Files of weights are read whatever their ending, tensors only; others are refused with what they are, and advice."""
+"""Files of weights are read whatever their ending, tensors only; others are refused with their format and advice."""
 
 import argparse
 import pickle
@@ -37,19 +37,15 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-ENDINGS = ["w.pth", "w.pt", "w.bin", "w.ckpt", "model_best.pth.tar", "w.tar", "w.pkl", "w.model", "without_ending"]
+ENDINGS = ["w.pth", "model_best.pth.tar", "w.bin", "without_ending"]
 
 
-@pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", ENDINGS)
-def test_a_file_of_torch_save_is_read_whatever_its_ending(name, zipped, tmp_path):
-    torch.save(weights(), tmp_path / name, _use_new_zipfile_serialization=zipped)
-    checkpoint = read_checkpoint(tmp_path / name, num_attention_heads=4)
-    assert_close(checkpoint.build().state_dict(), tiny_model().state_dict(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["w.bin", "w.pth"])
-def test_safetensors_are_read_whatever_their_ending(name, tmp_path):
+def test_a_file_is_read_whatever_its_ending(name, tmp_path):
+    for zipped in (True, False):
+        torch.save(weights(), tmp_path / name, _use_new_zipfile_serialization=zipped)
+        checkpoint = read_checkpoint(tmp_path / name, num_attention_heads=4)
+        assert_close(checkpoint.build().state_dict(), tiny_model().state_dict(), rtol=0, atol=0)
     save_file(weights(), tmp_path / name)
     assert read_tensor_file(tmp_path / name).keys() == weights().keys()
 
@@ -68,10 +64,10 @@ def test_a_checkpoint_of_lightning_is_read(tmp_path, caplog):
     torch.save(content, tmp_path / "last.ckpt")
     checkpoint = read_checkpoint(tmp_path / "last.ckpt", num_attention_heads=4)
     assert_close(checkpoint.build().state_dict(), tiny_model().state_dict(), rtol=0, atol=0)
-    assert "took 'state_dict', removed the prefix 'model.'" in caplog.text
+    assert "used 'state_dict', removed the prefix 'model.'" in caplog.text
 
 
-def test_arguments_of_a_trainer_beside_the_weights_are_no_obstacle(tmp_path):
+def test_arguments_of_a_trainer_beside_the_weights_are_accepted(tmp_path):
     torch.save({"model": weights(), "args": argparse.Namespace(lr=0.1, data="x")}, tmp_path / "last.pth")
     assert read_checkpoint(tmp_path / "last.pth", num_attention_heads=4).config.num_labels == 14
 
@@ -80,10 +76,10 @@ def test_arguments_of_a_trainer_beside_the_weights_are_no_obstacle(tmp_path):
 def test_objects_beside_tensors_are_refused_unopened_by_their_class(zipped, tmp_path):
     content = {"state_dict": weights(), "hyper_parameters": Settings(lr=0.1), "path": Path("out")}
     torch.save(content, tmp_path / "last.ckpt", _use_new_zipfile_serialization=zipped)
-    told = refusal(tmp_path / "last.ckpt")
-    assert "holds objects beside tensors (" in told
-    assert f"{Settings.__module__}.Settings" in told
-    assert "torch.save(torch.load('last.ckpt', weights_only=False)['state_dict'], 'weights.pth')" in told
+    error = refusal(tmp_path / "last.ckpt")
+    assert "holds objects beside tensors (" in error
+    assert f"{Settings.__module__}.Settings" in error
+    assert "torch.save(torch.load('last.ckpt', weights_only=False)['state_dict'], 'weights.pth')" in error
 
 
 class Malicious:
@@ -104,30 +100,30 @@ def test_nothing_that_a_file_holds_is_run(tmp_path):
 
 def test_a_pickled_model_is_refused_unopened(tmp_path):
     torch.save(to_torchvision(tiny_model()), tmp_path / "model.pth")
-    told = refusal(tmp_path / "model.pth")
-    assert "is a whole pickled model (torchvision." in told
-    assert "torch.save(model.state_dict(), 'weights.pth')" in told
+    error = refusal(tmp_path / "model.pth")
+    assert "is a pickled model (torchvision." in error
+    assert "torch.save(model.state_dict(), 'weights.pth')" in error
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_archive_is_refused_with_what_to_do(tmp_path):
     torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3)).save(tmp_path / "model.pt")
-    told = refusal(tmp_path / "model.pt")
-    assert "is a TorchScript archive" in told
-    assert "torch.jit.load('model.pt').state_dict()" in told
+    error = refusal(tmp_path / "model.pt")
+    assert "is a TorchScript archive" in error
+    assert "torch.jit.load('model.pt').state_dict()" in error
 
 
-def test_an_exported_program_is_refused_by_its_kind(tmp_path):
+def test_an_exported_program_is_refused_by_its_format(tmp_path):
     torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),)), tmp_path / "model.pt2")
     assert "is an archive of torch.export" in refusal(tmp_path / "model.pt2")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.bin"])
-def test_an_onnx_file_is_refused_by_its_kind(name, tmp_path):
+def test_an_onnx_file_is_refused_by_its_format(tmp_path):
     onnx = pytest.importorskip("onnx")
     graph = onnx.helper.make_graph([], "empty", [], [])
-    onnx.save(onnx.helper.make_model(graph, producer_name="pytorch"), tmp_path / name)
-    assert "is an ONNX file" in refusal(tmp_path / name)
+    for name in ("model.onnx", "model.bin"):
+        onnx.save(onnx.helper.make_model(graph, producer_name="pytorch"), tmp_path / name)
+        assert "is an ONNX file" in refusal(tmp_path / name)
 
 
 OTHERS = [
@@ -145,11 +141,11 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), OTHERS)
-@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "pytorch_model.bin", "last.ckpt"])
-def test_another_kind_is_told(name, content, told, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    assert f"{tmp_path / name} {told}" in refusal(tmp_path / name)
+@pytest.mark.parametrize(("content", "message"), OTHERS)
+def test_another_format_is_named(content, message, tmp_path):
+    for path in (tmp_path / "model.pth", tmp_path / "model.safetensors"):
+        path.write_bytes(content)
+        assert f"{path} {message}" in refusal(path)
 
 
 def archive(kind: str, path: Path) -> None:
@@ -169,14 +165,14 @@ def test_an_archive_asks_to_be_unpacked(kind, tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_was_cut_off_is_told(zipped, tmp_path):
+def test_a_truncated_file_is_reported(zipped, tmp_path):
     path = tmp_path / "model.pth"
     torch.save(weights(), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:-2000])
     assert "is damaged" in refusal(path)
 
 
-@pytest.mark.parametrize("make", [list, torch.stack, len], ids=["list", "tensor", "number"])
-def test_what_is_not_by_name_is_told(make: Callable[[Any], Any], tmp_path):
+@pytest.mark.parametrize("make", [list, torch.stack], ids=["list", "tensor"])
+def test_anything_but_tensors_by_name_is_refused(make: Callable[[Any], Any], tmp_path):
     torch.save(make([images(), images()]), tmp_path / "model.pth")
     assert "expected tensors by name, got" in refusal(tmp_path / "model.pth")

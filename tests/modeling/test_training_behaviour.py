@@ -22,16 +22,17 @@ CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
 @pytest.fixture
 def poisoned_memory():
-    """Memory that nobody has written to holds NaN, and the largest number where whole numbers are kept."""
+    """Fill uninitialized memory with NaN, or the largest integer."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory and torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize(
+    ("patch_stem", "pooling", "fresh"),
+    [("linear", "cls", True), ("linear", "mean", False), ("convolution", "cls", False), ("convolution", "mean", True)],
+)
 def test_every_parameter_learns(patch_stem, pooling, fresh):
     changes = {"patch_stem": patch_stem, "pooling": pooling}
     model = CelluScanForImageClassification(tiny_config(**changes)) if fresh else tiny_model(**changes)
@@ -57,8 +58,8 @@ def as_fresh(model: nn.Module, key: str, value: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("patch_stem", ["linear", "convolution"])
-def test_what_a_checkpoint_lacks_is_made_new_and_the_rest_kept(patch_stem, tmp_path, poisoned_memory):
-    model = tiny_model(patch_stem=patch_stem)
+def test_missing_tensors_are_initialized_and_the_rest_kept(patch_stem, tmp_path, poisoned_memory):
+    model = tiny_model(patch_stem=patch_stem, num_hidden_layers=1)
     model.train()(images(16))  # moves the running statistics of the stem
     state = model.state_dict()
     model.config.save_pretrained(tmp_path)
@@ -80,15 +81,11 @@ def test_a_new_head_is_fresh_and_the_base_kept(tmp_path, poisoned_memory):
     assert torch.equal(again.vit(images()).pooler_output, model.vit(images()).pooler_output)
 
 
-def test_loss_is_cross_entropy():
-    outputs = tiny_model()(images(), labels=labels())
-    assert_close(outputs.loss, nn.functional.cross_entropy(outputs.logits, labels()))
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
-def test_labels_of_any_whole_numbers_give_the_same_loss(dtype):
+def test_loss_is_cross_entropy_for_labels_of_any_integer_type():
     model = tiny_model()
-    assert_close(model(images(), labels=labels().to(dtype)).loss, model(images(), labels=labels()).loss)
+    expected = nn.functional.cross_entropy(model(images()).logits, labels())
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        assert_close(model(images(), labels=labels().to(dtype)).loss, expected)
 
 
 def test_inputs_can_be_asked_for_gradients():
@@ -136,7 +133,7 @@ def test_eight_small_batches_train_as_one_large(tmp_path):
     assert_close(weights_again, weights, **CLOSE)
 
 
-def test_eight_images_can_be_learned_by_heart():
+def test_eight_images_can_be_memorized():
     model = CelluScanForImageClassification(tiny_config()).train()
     batch = {"pixel_values": images(8), "labels": labels(8)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -150,18 +147,14 @@ def test_eight_images_can_be_learned_by_heart():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", list(NO_DROPOUT))
-def test_dropout_acts_in_training_only(name, attention):
-    model = tiny_model(attention=attention, **(NO_DROPOUT | {name: 0.5}))
-    assert torch.equal(model(images()).logits, model(images()).logits)
-    model.train()
-    assert not torch.equal(model(images()).logits, model(images()).logits)
-
-
-def test_without_dropout_training_and_eval_mode_agree():
-    model = tiny_model(**NO_DROPOUT)
-    expected = model(images()).logits
-    assert torch.equal(model.train()(images()).logits, expected)
+def test_dropout_acts_in_training_only(attention):
+    for name in NO_DROPOUT:
+        model = tiny_model(attention=attention, **(NO_DROPOUT | {name: 0.5}))
+        assert torch.equal(model(images()).logits, model(images()).logits), name
+        model.train()
+        assert not torch.equal(model(images()).logits, model(images()).logits), name
+    model = tiny_model(attention=attention, **NO_DROPOUT)
+    assert torch.equal(model(images()).logits, model.train()(images()).logits)
 
 
 def test_dropout_acts_at_every_place():
@@ -177,12 +170,8 @@ def test_dropout_acts_at_every_place():
         assert 0.4 < (output == 0).float().mean() < 0.6
 
 
-def test_stochastic_depth_does_nothing_in_eval():
-    branch = torch.randn(4, 17, 32)
-    assert StochasticDepth(0.9).eval()(branch) is branch
-
-
-def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+def test_stochastic_depth_drops_entire_images_and_keeps_the_mean():
+    assert (branch := torch.randn(4, 17, 32)) is StochasticDepth(0.9).eval()(branch)
     kept = StochasticDepth(0.2).train()(torch.ones(20_000, 2, 3)).flatten(1)
     assert (kept == kept[:, :1]).all()
     assert kept.unique().tolist() == pytest.approx([0.0, 1.25])
@@ -202,29 +191,20 @@ def test_a_skipped_block_gives_back_what_it_got():
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_computes_again_and_gives_equal_gradients(reentrant):
-    model = tiny_model(**NO_DROPOUT).train()
-    batch = {"pixel_values": images(), "labels": labels()}
-    expected = gradients(model, **batch)
-    calls = []
-    model.vit.layers[0].layernorm_before.register_forward_hook(lambda *_: calls.append(1))
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    assert_close(gradients(model, **batch), expected, **CLOSE)
-    assert len(calls) == 2
-
-
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_leaves_what_is_looked_at_inside_as_it_is(reentrant):
+def test_gradient_checkpointing_recomputes_and_keeps_gradients_and_inner_states(reentrant):
     model = tiny_model(attention="eager", **NO_DROPOUT).train()
     batch = {"pixel_values": images(), "labels": labels(), "output_hidden_states": True, "output_attentions": True}
     expected, expected_gradients = model(**batch), gradients(model, **batch)
+    calls = []
+    model.vit.layers[0].layernorm_before.register_forward_hook(lambda *_: calls.append(1))
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     outputs = model(**batch)
     assert [len(outputs.hidden_states), len(outputs.attentions)] == [3, 2]
     assert_close(outputs.hidden_states, expected.hidden_states, **CLOSE)
     assert_close(outputs.attentions, expected.attentions, **CLOSE)
+    calls.clear()
     assert_close(gradients(model, **batch), expected_gradients, **CLOSE)
+    assert len(calls) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
@@ -238,8 +218,7 @@ def test_gradient_checkpointing_draws_the_same_dropout_again():
     assert_close(gradients(model, **batch), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("attention", "pooling"), [("eager", "cls"), ("sdpa", "mean")])
 def test_forward_and_backward_are_one_graph(attention, pooling, fresh_compiler):
     model = tiny_model(attention=attention, pooling=pooling, **NO_DROPOUT).train()
     batch = {"pixel_values": images(), "labels": labels()}

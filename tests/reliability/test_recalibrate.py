@@ -37,7 +37,7 @@ def test_a_new_folder_fits_and_the_old_one_stays(
     assert {NAMES[row] for row in np.argsort(found["cells"]["bias"])[-2:]} == {"Basophil", "Lymphocyte"}
     old, new = (load_reliability(load_classifier(folder)[0]) for folder in (calibrated, tmp_path / "fitted"))
     assert old and new
-    assert all(len(b.centres) == len(a.centres) + 1 for a, b in zip(old.nearby, new.nearby, strict=True))
+    assert all(len(b.centres) == len(a.centres) + 1 for a, b in zip(old.scorers, new.scorers, strict=True))
     seen = outputs_of(
         [Image.open(file).copy for file in Path(cells.partition("=")[2]).rglob("*.png")],
         *load_classifier(tmp_path / "fitted"),

@@ -34,18 +34,13 @@ def upload(page: Any, *files: Path, place: int = 0) -> None:
     page.locator("input[type=file]").nth(place).set_input_files([str(file) for file in files])
 
 
-def test_a_cell_gets_an_answer_with_its_background(page: Any, pictures: dict[str, Path]) -> None:
-    upload(page, pictures["Basophil"])
+def test_a_cell_gets_an_answer_with_its_background(page: Any, cell_files: dict[str, Path]) -> None:
+    upload(page, cell_files["Basophil"])
     page.locator(".card h2").wait_for()
     assert page.locator(".bars tr").count() == 3
     assert page.locator("svg.maturation").is_visible()
     assert page.locator(".facts li").count() > 2
     assert page.get_by_alt_text("The cell as the model saw it").is_visible()
-
-
-def test_an_example_is_one_click(page: Any) -> None:
-    page.get_by_role("button", name="Basophil").click()
-    page.locator(".card h2").wait_for()
 
 
 def test_the_keyboard_is_enough(page: Any) -> None:
@@ -69,25 +64,25 @@ def test_nothing_is_asked_of_other_servers(browser: Any, served: str) -> None:
     assert [url for url in asked if not url.startswith((served, "data:", "blob:"))] == []
 
 
-def test_what_is_no_cell_gets_a_warning_and_no_class(page: Any, pictures: dict[str, Path]) -> None:
-    upload(page, pictures["meadow"])
+def test_an_image_without_a_cell_gets_a_warning_and_no_class(page: Any, cell_files: dict[str, Path]) -> None:
+    upload(page, cell_files["meadow"])
     page.get_by_role("heading", name="This does not look like a stained blood cell").wait_for()
     assert page.locator(".bars").count() == 0
     assert page.locator(".facts").count() == 0
 
 
-def test_a_bad_file_gets_a_message_and_the_page_stays_up(page: Any, pictures: dict[str, Path]) -> None:
-    upload(page, pictures["broken"])
+def test_a_bad_file_gets_a_message_and_the_page_stays_up(page: Any, cell_files: dict[str, Path]) -> None:
+    upload(page, cell_files["broken"])
     page.get_by_role("heading", name="This file cannot be read").wait_for()
     page.reload()
     page.get_by_text("Upload, paste or photograph").wait_for()
-    upload(page, pictures["Basophil"])
+    upload(page, cell_files["Basophil"])
     page.locator(".card .bars").wait_for()
 
 
-def test_several_become_a_table_and_a_csv(page: Any, pictures: dict[str, Path], tmp_path: Path) -> None:
+def test_several_become_a_table_and_a_csv(page: Any, cell_files: dict[str, Path], tmp_path: Path) -> None:
     page.get_by_role("tab", name="Several cells").click()
-    upload(page, pictures["Basophil"], pictures["broken"], place=1)
+    upload(page, cell_files["Basophil"], cell_files["broken"], place=1)
     page.get_by_role("button", name="Download as CSV").wait_for()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download as CSV").click()
@@ -103,31 +98,31 @@ def test_several_become_a_table_and_a_csv(page: Any, pictures: dict[str, Path], 
 
 def test_a_name_that_a_spreadsheet_would_run_is_written_as_text(tmp_path: Path) -> None:
     from celluscan_hf.space.page import _as_csv, record
-    from celluscan_hf.space.recogniser import Seen
+    from celluscan_hf.space.recogniser import Result
 
-    written = Path(_as_csv([record(Seen("=cmd().png", problem="broken"))], tmp_path))
-    with written.open() as stream:
+    path = Path(_as_csv([record(Result("=cmd().png", problem="broken"))], tmp_path))
+    with path.open() as stream:
         assert next(csv.DictReader(stream))["file"] == "'=cmd().png"
 
 
-def test_programs_get_the_same_answer_as_json(served: str, pictures: dict[str, Path]) -> None:
+def test_programs_get_the_same_answer_as_json(served: str, cell_files: dict[str, Path]) -> None:
     from gradio_client import Client, handle_file
 
     client = Client(served, verbose=False)
-    found = client.predict(handle_file(str(pictures["Basophil"])), api_name="/recognise")
-    assert found["file"] == "Basophil.png"
-    assert len(found["top"]) == 14
-    assert sum(best["score"] for best in found["top"]) == pytest.approx(1, abs=1e-2)
-    assert "not an image" in client.predict(handle_file(str(pictures["broken"])), api_name="/recognise")["note"]
+    answer = client.predict(handle_file(str(cell_files["Basophil"])), api_name="/recognise")
+    assert answer["file"] == "Basophil.png"
+    assert len(answer["top"]) == 14
+    assert sum(best["score"] for best in answer["top"]) == pytest.approx(1, abs=1e-2)
+    assert "not an image" in client.predict(handle_file(str(cell_files["broken"])), api_name="/recognise")["note"]
 
 
-def test_many_at_once_are_all_answered(served: str, pictures: dict[str, Path]) -> None:
+def test_many_at_once_are_all_answered(served: str, cell_files: dict[str, Path]) -> None:
     from gradio_client import Client, handle_file
 
     def ask(number: int) -> Any:
         name = ("Basophil", "Monocyte")[number % 2]
-        return name, Client(served, verbose=False).predict(handle_file(str(pictures[name])), api_name="/recognise")
+        return name, Client(served, verbose=False).predict(handle_file(str(cell_files[name])), api_name="/recognise")
 
     with ThreadPoolExecutor(8) as clients:
-        found = list(clients.map(ask, range(16)))
-    assert all(answer["file"] == f"{name}.png" for name, answer in found)
+        answers = list(clients.map(ask, range(16)))
+    assert all(answer["file"] == f"{name}.png" for name, answer in answers)

@@ -1,4 +1,4 @@
-"""What the README of this room tells programs to do, done as it stands."""
+"""The README's examples for programs run unchanged."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 
 import celluscan_hf
 from celluscan_hf.space.page import record
-from celluscan_hf.space.recogniser import MAX_BYTES, Seen
+from celluscan_hf.space.recogniser import MAX_BYTES, Result
 
 README = (Path(celluscan_hf.__file__).parent / "space" / "README.md").read_text("utf-8")
 
@@ -22,35 +22,35 @@ def block(language: str, containing: str) -> str:
     return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if containing in text)
 
 
-def test_three_requests_are_enough(served: str, pictures: dict[str, Path], tmp_path: Path) -> None:
+def test_three_requests_are_enough(served: str, cell_files: dict[str, Path], tmp_path: Path) -> None:
     if not all(map(shutil.which, ("bash", "curl", "jq"))):
         pytest.skip("bash, curl or jq is missing")
-    shutil.copy(pictures["Basophil"], tmp_path / "cell.png")
+    shutil.copy(cell_files["Basophil"], tmp_path / "cell.png")
     script = block("bash", "curl").replace("http://127.0.0.1:7860", served.rstrip("/"))
-    told = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    event, data = told.stdout.strip().splitlines()
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    event, data = done.stdout.strip().splitlines()
     assert event == "event: complete"
-    (found,) = json.loads(data.removeprefix("data: "))
-    assert found["file"] == "cell.png"
-    assert len(found["top"]) == 14
+    (answer,) = json.loads(data.removeprefix("data: "))
+    assert answer["file"] == "cell.png"
+    assert len(answer["top"]) == 14
 
 
 def test_the_client_needs_no_more_than_three_lines(
-    served: str, pictures: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: str, cell_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(pictures["Basophil"], tmp_path / "cell.png")
+    shutil.copy(cell_files["Basophil"], tmp_path / "cell.png")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    *before, asked = block("python", "gradio_client").replace("http://127.0.0.1:7860", served).strip().splitlines()
-    exec("\n".join([*before, f"found = {asked}"]), names)
-    assert names["found"]["file"] == "cell.png"
+    *before, request = block("python", "gradio_client").replace("http://127.0.0.1:7860", served).strip().splitlines()
+    exec("\n".join([*before, f"answer = {request}"]), names)
+    assert names["answer"]["file"] == "cell.png"
 
 
 def test_every_field_is_described() -> None:
     table = README.split("| field | what |")[1].split("\n\n")[0]
     described = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    assert sorted(described) == sorted(record(Seen("cell.png", problem="broken")))
+    assert sorted(described) == sorted(record(Result("cell.png", problem="broken")))
 
 
 def test_a_file_over_the_limit_is_refused_by_the_server(served: str) -> None:
@@ -65,7 +65,7 @@ def test_a_file_over_the_limit_is_refused_by_the_server(served: str) -> None:
     assert refused.value.code == 413
 
 
-def test_every_file_of_the_room_is_in_its_table() -> None:
+def test_every_file_of_the_package_is_in_its_table() -> None:
     folder = Path(celluscan_hf.__file__).parent / "space"
     named = set(re.findall(r"\]\(([\w.]+)\)", README))
     assert {file.name for file in folder.iterdir() if file.is_file()} - {"__init__.py", "README.md"} == named
