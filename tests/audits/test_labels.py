@@ -14,13 +14,13 @@ from PIL import Image
 
 from celluscan_hf import taxonomy
 from celluscan_hf.audits import derived, labels, review, suspects
-from celluscan_hf.audits.command import main
 from celluscan_hf.curation.splits import SPLITS
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.dataset.settings import BuildSettings
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
+from tests.commands import audit as run_audit
 
 SURE = 0.8  # of the simulated model, where it is right
 
@@ -191,7 +191,7 @@ def test_missing_cleanlab_is_one_line_before_any_training(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
-    assert main(["labels", "--dataset", str(data_set), "--output", str(tmp_path / "out")]) == 2
+    assert run_audit(["labels", "--dataset", str(data_set), "--output", str(tmp_path / "out")]) == 2
     error = 'error: cleanlab is not installed: pip install "celluscan_hf[labels]"\n'
     assert capsys.readouterr().err == error
     assert not (tmp_path / "out").exists()
@@ -202,7 +202,7 @@ def test_a_setting_out_of_range_is_refused(
     option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["labels", "--dataset", "none", "--output", str(tmp_path), option, value])
+        run_audit(["labels", "--dataset", "none", "--output", str(tmp_path), option, value])
     assert stopped.value.code == 2
     assert "expected" in capsys.readouterr().err
 
@@ -213,7 +213,7 @@ def test_the_command_judges_every_cell_by_a_model_of_other_groups(
 ) -> None:
     before = contents(data_set)
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "labels.json")]
-    assert main(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", "--plant", "0.1"]) == 0
+    assert run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", "--plant", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert "| Basophil |" in printed and "planted errors found" in printed
     assert contents(data_set) == before

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.audits import derived, leak
-from celluscan_hf.audits.command import main
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.training import recipes
 from celluscan_hf.training.augmentation import Augmentation
+from tests.commands import audit as run_audit
 
 TARGET = 40
 
@@ -80,7 +80,7 @@ def test_a_folder_that_no_audit_has_written_is_kept_and_refused(data_set: Path, 
 
 
 def test_an_output_inside_the_data_set_is_refused(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["leak", "--dataset", str(data_set), "--output", str(data_set / "data")]) == 2
+    assert run_audit(["leak", "--dataset", str(data_set), "--output", str(data_set / "data")]) == 2
     assert "choose a folder outside of it" in capsys.readouterr().err
 
 
@@ -98,7 +98,7 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "leak.json")]
     options = ["--steps", "2", "--target-per-class", "18", "--num-proc", "1", "--as-stored"]
-    assert main(["leak", *given, "--recipe", tiny, *options]) == 0
+    assert run_audit(["leak", *given, "--recipe", tiny, *options]) == 0
     assert "| random |" in capsys.readouterr().out
     written = json.loads((tmp_path / "leak.json").read_text())
     settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "as_stored": True}

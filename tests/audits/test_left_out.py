@@ -1,5 +1,4 @@
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -9,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from celluscan_hf.audits import left_out
-from celluscan_hf.audits.command import main
+from celluscan_hf.cli import main
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.dataset.settings import BuildSettings
 from celluscan_hf.sources.drawing import draw_cell
+from tests.commands import audit as run_audit
 
 ELSEWHERE = ("Basophil", "Lymphocyte", "Platelet")  # drawn in another laboratory, which has Platelets alone
 
@@ -66,7 +66,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
 ) -> None:
     given = ["--dataset", str(two_sources.folder), "--output", str(tmp_path / "out"), "--recipe", tiny, "--steps", "2"]
     assert (
-        main(
+        run_audit(
             [
                 "left-out",
                 *given,
@@ -95,14 +95,11 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_script_of_evaluations_leaves_each_source_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
-    monkeypatch.setattr("celluscan_hf.audits.command.main", lambda words: asked.append(words) or 0)
-    monkeypatch.setattr("sys.argv", ["evaluate.py", "--leave-one-source-out", "--dataset", "wbc", "--output", "out"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "evaluate.py"), run_name="__main__")
-    assert ended.value.code == 0
-    assert asked == [["left-out", "--by", "source", "--dataset", "wbc", "--output", "out"]]
+def test_an_evaluation_may_leave_each_source_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr("celluscan_hf.audits.command.audit", lambda parser, words: calls.append(words))
+    assert main(["evaluate", "--leave-one-source-out", "--dataset", "wbc", "--output", "out"]) == 0
+    assert calls == [["left-out", "--by", "source", "--dataset", "wbc", "--output", "out"]]
 
 
 @pytest.mark.parametrize(
@@ -115,5 +112,5 @@ def test_the_script_of_evaluations_leaves_each_source_out(monkeypatch: pytest.Mo
 def test_what_cannot_be_left_out_is_one_line(
     options: list[str], message: str, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["left-out", "--dataset", str(data_set), "--output", str(tmp_path / "out"), *options]) == 2
+    assert run_audit(["left-out", "--dataset", str(data_set), "--output", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err

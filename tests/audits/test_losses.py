@@ -7,9 +7,9 @@ import pytest
 
 from celluscan_hf import taxonomy
 from celluscan_hf.audits import derived, losses
-from celluscan_hf.audits.command import main
 from celluscan_hf.dataset.reading import open_dataset
 from celluscan_hf.evaluation.predictions import FACTS, Predictions
+from tests.commands import audit as run_audit
 
 
 def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split(
@@ -62,7 +62,7 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "losses.json")]
-    assert main(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", "--coarse", "0.5"]) == 0
+    assert run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", "--coarse", "0.5"]) == 0
     assert "| hierarchical |" in capsys.readouterr().out
     written = json.loads((tmp_path / "losses.json").read_text())
     assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse": 0.5}
@@ -83,6 +83,6 @@ def test_a_setting_out_of_range_is_refused(
     option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["losses", "--dataset", "none", "--output", str(tmp_path), option, value])
+        run_audit(["losses", "--dataset", "none", "--output", str(tmp_path), option, value])
     assert stopped.value.code == 2
     assert "expected" in capsys.readouterr().err

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from celluscan_hf.audits.command import main
 from celluscan_hf.audits.model_shortcuts import (
     IMAGES,
     acquisition_probe_accuracy,
@@ -23,6 +22,7 @@ from celluscan_hf.modeling.exporting import export_native
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 from celluscan_hf.modeling.processor import build_image_processor
 from celluscan_hf.sources.drawing import draw_cell
+from tests.commands import audit as run_audit
 
 
 def test_a_covered_image_keeps_its_border_and_loses_its_middle() -> None:
@@ -89,7 +89,7 @@ def test_the_command_tells_of_data_and_model(
     processor = build_image_processor(32, (0.87, 0.75, 0.72), (0.16, 0.19, 0.08), resized=64)
     export_native(CelluScanForImageClassification(config).eval(), tmp_path / "model", processor)
     given = ["--dataset", str(data_set), "--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
-    assert main(["shortcut", *given, "--num-proc", "1"]) == 0
+    assert run_audit(["shortcut", *given, "--num-proc", "1"]) == 0
     assert "outer ring of pixels" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "out" / "shortcut.json").read_text())["metrics"]
     assert set(metrics["background_accuracy"]) == {"ring", "background", "size", "coding", "source", "all"}
@@ -106,7 +106,7 @@ def test_the_command_tells_of_data_and_model(
 
 
 def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["shortcut", "--dataset", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
+    assert run_audit(["shortcut", "--dataset", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1

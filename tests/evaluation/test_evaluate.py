@@ -1,6 +1,5 @@
 """`scripts/evaluate.py` from end to end: the folder it writes, and the one line it says where it cannot."""
 
-import argparse
 import csv
 import hashlib
 import json
@@ -15,13 +14,14 @@ import pytest
 import safetensors.torch
 from datasets import load_dataset
 
-from celluscan_hf.evaluation.command import add_arguments, run, summary
+from celluscan_hf.evaluation.command import summary
 from celluscan_hf.evaluation.folder import EXTERNAL, FILES, IMAGES
 from celluscan_hf.evaluation.job import describe_model
 from celluscan_hf.evaluation.predictions import Predictions
 from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import compute_metrics
 from celluscan_hf.inference.loading import load_classifier
 from celluscan_hf.taxonomy import NAMES
+from tests.commands import evaluate as call
 
 from .conftest import save_checkpoint
 
@@ -30,13 +30,6 @@ DESIGNED = {
     "n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece", "ci95", "per_class", "confusion_matrix",
     "per_source", "model", "data", "external",
 }  # fmt: skip
-
-
-def call(*arguments: object) -> int:
-    """Run the command in this process; its exit status."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(argument) for argument in ("--resamples", 20, "--device", "cpu", *arguments)]))
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Cells of other laboratories are measured with the same model, each source by itself, and none is of the data set."""
 
-import argparse
 import csv
 import json
 import shlex
@@ -13,22 +12,16 @@ import numpy as np
 import pytest
 
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.evaluation.command import add_arguments, run, summary
+from celluscan_hf.evaluation.command import summary
 from celluscan_hf.evaluation.external import load_external_cells
 from celluscan_hf.evaluation.job import EvaluationSettings
 from celluscan_hf.evaluation.predictions import Predictions
 from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import compute_metrics
 from celluscan_hf.sources import Record, open_source
 from celluscan_hf.taxonomy import NAMES
+from tests.commands import evaluate as call
 
 CLASSES = ("Basophil", "Monocyte", "Eosinophil")
-
-
-def call(*arguments: object) -> int:
-    """Run the command in this process; its exit status."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args([str(argument) for argument in ("--resamples", 20, "--device", "cpu", *arguments)]))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from celluscan_hf.cli import main
 from celluscan_hf.hub import command
 from celluscan_hf.hub.data_folder import VERSIONS
 from tests.hub.conftest import Trained
@@ -26,8 +27,7 @@ def push(
         "metric": ["lab/wbc_metrics"],
     }[request.param]
     monkeypatch.setattr(command, f"verify_{request.param}", lambda *_: "not verified")
-    run = getattr(command, f"push_{request.param}")
-    return lambda *options: run([*map(str, arguments), *options])
+    return lambda *options: main(["push", request.param, *map(str, arguments), *options])
 
 
 def test_private_reaches_every_repository(hub: Hub, push: Push) -> None:
@@ -44,7 +44,7 @@ def test_a_second_run_commits_nothing(hub: Hub, push: Push, capsys: pytest.Captu
 
 def test_the_list_of_versions_is_that_of_the_hub_with_one_more(hub: Hub, connected: None, data_set: Path) -> None:
     for revision in ("v1.0", "v1.1"):
-        assert command.push_dataset([str(data_set), "lab/wbc", "--recipe-only", "--revision", revision]) == 0
+        assert main(["push", "dataset", str(data_set), "lab/wbc", "--recipe-only", "--revision", revision]) == 0
 
     def listed(revision: str) -> list[str]:
         return [entry["revision"] for entry in json.loads(hub.files("lab/wbc", "dataset", revision)[VERSIONS])]
@@ -59,10 +59,10 @@ def test_a_closed_licence_stops_the_push_and_recipe_only_publishes_no_image(
     sources = json.loads((built / "curation/sources.json").read_text())
     sources["synthetic"]["license"] = "unknown"
     (built / "curation/sources.json").write_text(json.dumps(sources))
-    assert command.push_dataset([str(built), "lab/wbc"]) == 2
+    assert main(["push", "dataset", str(built), "lab/wbc"]) == 2
     assert "the licence does not allow publishing the images of synthetic (unknown)" in capsys.readouterr().err
     assert not hub.repositories
-    assert command.push_dataset([str(built), "lab/wbc", "--recipe-only"]) == 0
+    assert main(["push", "dataset", str(built), "lab/wbc", "--recipe-only"]) == 0
     paths = hub.files("lab/wbc", "dataset")
     assert "curation/rows.csv" in paths
     assert not [path for path in paths if path.endswith((".parquet", ".jpg"))]
@@ -74,7 +74,7 @@ def test_nothing_is_uploaded_if_a_row_is_missing(
     built = Path(shutil.copytree(data_set, tmp_path / "wbc"))
     card = (built / "README.md").read_text()
     (built / "README.md").write_text(card.replace("num_examples: 28", "num_examples: 29"))
-    assert command.push_dataset([str(built), "lab/wbc"]) == 2
+    assert main(["push", "dataset", str(built), "lab/wbc"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert not hub.repositories
@@ -84,7 +84,7 @@ def test_without_a_token_nothing_is_started(
     hub: Hub, connected: None, data_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    assert command.push_dataset([str(data_set), "lab/wbc"]) == 2
+    assert main(["push", "dataset", str(data_set), "lab/wbc"]) == 2
     assert "no token with write access to the Hub: run hf auth login, or set HF_TOKEN" in capsys.readouterr().err
     assert not hub.repositories
 
@@ -92,6 +92,6 @@ def test_without_a_token_nothing_is_started(
 def test_a_page_for_a_model_that_is_not_published_is_refused(
     hub: Hub, connected: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.push_space(["lab/page", "--model", "lab/nothing"]) == 2
+    assert main(["push", "space", "lab/page", "--model", "lab/nothing"]) == 2
     assert "lab/nothing is not a model on the Hub that you can read: publish it first" in capsys.readouterr().err
     assert not hub.repositories

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
-from celluscan_hf.training.command import main
+from tests.commands import train as run_training
 
 DRIVER = Path(__file__).with_name("driver.py")
 TINY: dict[str, Any] = {
@@ -64,7 +64,7 @@ def trained() -> Iterator[Callable[..., int]]:
     """Train in this process, with one thread as in `train`; returns the exit status."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield lambda recipe, output, *arguments: main(
+    yield lambda recipe, output, *arguments: run_training(
         ["--recipe", str(recipe), "--output_dir", str(output), *map(str, arguments)]
     )
     torch.set_num_threads(threads)

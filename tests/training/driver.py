@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from celluscan_hf.cli import main
 from celluscan_hf.training import record, run
-from celluscan_hf.training.command import main
 
 faults = json.loads(sys.argv[1])
 
@@ -33,4 +33,4 @@ def forbidden(*arguments: Any) -> None:
 run.CellTrainer = Faulty
 if faults.get("only_first_writes") and os.environ["RANK"] != "0":
     run.publish = run.training_curves = record.begin = record.finish = forbidden
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(["train", *sys.argv[2:]]))

@@ -20,9 +20,9 @@ from celluscan_hf import taxonomy
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.reading import CellDataset
 from celluscan_hf.dataset.settings import BuildSettings
-from celluscan_hf.training.command import main
 from celluscan_hf.training.losses import LOSSES
 from celluscan_hf.training.trainer import CellTrainer
+from tests.commands import train as run_training
 
 Recipe = Callable[..., Path]
 Trained = Callable[..., int]
@@ -43,7 +43,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path:
     """A finished run of a plain ViT, trained long enough to classify some synthetic cells."""
     output = tmp_path_factory.mktemp("run") / "out"
     arguments = ["--num_train_epochs", "6", "--ema_decay", "0.9", "--disable_tqdm", "true", "--muon", "true"]
-    assert main(["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(output), *arguments]) == 0
+    assert (
+        run_training(["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(output), *arguments])
+        == 0
+    )
     return output
 
 
@@ -128,7 +131,7 @@ def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, trai
 def test_a_frozen_model_trains_its_head_alone(run: Path, data_set: Path, tmp_path: Path) -> None:
     given = ["--recipe", "cpu-small", "--dataset", str(data_set), "--start", str(run), "--calibrate", "false"]
     options = ["--freeze", "true", "--muon", "false", "--max_steps", "2", "--output_dir", str(tmp_path / "head")]
-    assert main([*given, *options]) == 0
+    assert run_training([*given, *options]) == 0
     before, after = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "head"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
@@ -176,11 +179,11 @@ def test_a_folder_with_another_run_and_other_settings_on_resume_are_refused(
     run: Path, data_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--recipe", "cpu-small", "--dataset", str(data_set), "--output_dir", str(run)]
-    assert main(given) == 2
+    assert run_training(given) == 2
     error = capsys.readouterr().err
     assert "holds another run" in error
     assert "--resume_from_checkpoint last" in error
-    assert main([*given, "--resume_from_checkpoint", "last"]) == 2
+    assert run_training([*given, "--resume_from_checkpoint", "last"]) == 2
     assert "was started with" in capsys.readouterr().err
 
 
@@ -293,7 +296,7 @@ def test_the_help_lists_every_setting_and_the_recipes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(["--help"]) == 0
+    assert run_training(["--help"]) == 0
     help_text = capsys.readouterr().out
     assert all(word in help_text for word in ("--ema_decay", "--gradient_accumulation_steps", "cpu-small"))
     assert all(loss in help_text for loss in LOSSES)
