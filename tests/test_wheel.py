@@ -49,7 +49,7 @@ def test_build_train_evaluate_predict_and_a_dry_run(celluscan: Run, installed: P
     )
     trained = celluscan(
         *("train", "--recipe=cpu-small", "--dataset=wbc", "--output_dir=run", "--max_steps=2"),
-        *("--per_device_train_batch_size=8", "--image_size=48", "--report_to=none"),
+        *("--per_device_train_batch_size=8", "--report_to=none"),
     )
     assert "next: celluscan evaluate --model run --dataset wbc" in trained
     assert "macro-F1" in celluscan("evaluate", "--model=run", "--dataset=wbc", "--output=evaluation", "--resamples=0")

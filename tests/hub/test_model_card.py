@@ -342,7 +342,7 @@ def test_external_results_stand_next_to_those_of_the_split(facts):
         {"examples": []},
         {"settings": recorded("seed-probe", start="out/run/stage-3")},
     ],
-    ids=str,
+    ids=lambda sections: "-".join(sections),
 )
 def test_the_card_depends_on_what_was_measured(facts, sections):
     text = render(change(facts, **sections))
