@@ -20,6 +20,7 @@ from .inspection import FileReport, channel_statistics
 from .listing import Listing
 
 _MORE_GROUPS = f"give more cells: a class is in every split from {MIN_GROUPS} groups (patients, or single images) on"
+_MANY_GROUPS, _LARGE_GROUP = 4, 0.4  # from so many groups on, one with such a share of the images is worth a look
 _SOFTWARE = ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy", "tifffile", "torch", "torchvision")
 
 
@@ -68,9 +69,25 @@ def statistics(
             *unusable.warnings(sources, Counter(rows["source"].to_pylist()), dropped),
             *_lost_classes(listing, rows),
             *_missing_classes(classes),
+            *_large_groups(rows),
         ],
         "software": software_versions(),
     }
+
+
+def _large_groups(rows: pa.Table) -> list[str]:
+    """Return a sentence for each source of which one named group holds much more than its share."""
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for source, group in zip(rows["source"].to_pylist(), rows["group"].to_pylist(), strict=True):
+        prefix = f"{source}/group:"
+        if group.startswith(prefix):
+            groups[source][group.removeprefix(prefix)] += 1
+    return [
+        f"source {source}: the group {name!r} holds {count:,} of {counts.total():,} grouped images; is it one patient?"
+        for source, counts in sorted(groups.items())
+        for name, count in counts.most_common(1)
+        if len(counts) >= _MANY_GROUPS and count >= _LARGE_GROUP * counts.total()
+    ]
 
 
 def _lost_classes(listing: Listing, rows: pa.Table) -> list[str]:

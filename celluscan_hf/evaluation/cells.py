@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,13 +15,13 @@ from PIL import Image
 
 from .. import taxonomy
 from ..curation.decoding import crop, decode, largest_sample
+from ..curation.depth import common_depth
 from ..curation.duplicates import exact_duplicates
 from ..dataset.listing import log_notes
 from ..dataset.reading import open_dataset
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage
-from ..modeling.samples_celluscan import depth_of
 from ..sources import Dropped, Record, Source, open_sources
 
 CONFIG = "originals"  # augmented images are for training only
@@ -101,29 +102,36 @@ def load_cells(sources: Sequence[Source], dataset_files: Collection[str] = froze
     cannot both be true. Samples of more than 8 bits whose depth no file names get that of the largest in their source,
     as in a dataset.
     """
-    largest: dict[str, int] = {}
+    samples: dict[str, dict[str, int]] = defaultdict(dict)
+    bits: dict[str, int] = {}
     loaded: list[tuple[Cell, str]] = []
     dropped: list[Dropped] = []
     for source in sources:
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
-                outcome = _load_cell(source, item, dataset_files, largest)
+                outcome = _load_cell(source, item, dataset_files, samples, bits)
                 if isinstance(outcome, Dropped):
                     dropped.append(outcome)
                 else:
                     loaded.append(outcome)
                 advance(1)
         log_notes(source)
+        if samples[source.name]:
+            bits[source.name] = common_depth(source.name, samples[source.name])
     kept, copies = _deduplicate(loaded)
     return Cells(kept, dropped + copies, _described(sources, kept))
 
 
 def _load_cell(
-    source: Source, item: Record | Dropped, dataset_files: Collection[str], largest: dict[str, int]
+    source: Source,
+    item: Record | Dropped,
+    dataset_files: Collection[str],
+    samples: dict[str, dict[str, int]],
+    bits: Mapping[str, int],
 ) -> tuple[Cell, str] | Dropped:
     """Return the cell of a record and a digest of its content, or why there is none.
 
-    `largest` takes the largest sample of a source whose files do not name the depth.
+    `samples` takes the largest sample of each file that does not state its depth; `bits` will hold that of the source.
     """
     if isinstance(item, Dropped):
         return item
@@ -141,7 +149,7 @@ def _load_cell(
     if digest in dataset_files:
         return Dropped(item.image_id, IN_DATASET, "the dataset holds a cell of the same file", item.source_label)
     if sample is not None:
-        largest[source.name] = max(sample, largest.get(source.name, 0))
+        samples[source.name][item.image_id] = sample
     cell = Cell(
         image_id=item.image_id,
         source=source.name,
@@ -150,14 +158,13 @@ def _load_cell(
         group_id=item.group,
         sha256=digest,
         label=taxonomy.LABEL2ID[item.label],
-        read=partial(_raw, source, item, largest),
+        read=partial(_raw, source, item, bits),
     )
     return cell, f"{digest}{item.box or ''}"
 
 
-def _raw(source: Source, record: Record, largest: Mapping[str, int]) -> Image.Image:
-    bits = depth_of(largest[source.name]) if source.name in largest else None
-    image = decode(source.read(record), bits).image
+def _raw(source: Source, record: Record, bits: Mapping[str, int]) -> Image.Image:
+    image = decode(source.read(record), bits.get(source.name)).image
     return image if record.box is None else crop(image, record.box)
 
 

@@ -104,6 +104,9 @@ def decode_opened(image: Image.Image) -> Decoded:
         file.seek(position)
         return decode(data)
     _check_size(*image.size)
+    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    if frames > 1:
+        raise BadImage("multi_page" if image.format == "TIFF" else "animated", f"has {frames} pages, expected one")
     return _to_decoded(_grey_16(image) or image, _coding(image), image.getexif().get(_ORIENTATION, 1))
 
 

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,8 @@ from .. import taxonomy
 _NO_GROUP = frozenset(  # letters and digits alone, lower case: "N/A", "<NA>" and "n.a." are all "na"
     {
         "", "na", "nan", "nat", "null", "none", "nil", "unknown", "unk", "missing", "undefined", "unspecified",
-        "notavailable", "notapplicable", "notknown", "notrecorded",
+        "notavailable", "notapplicable", "notknown", "notrecorded", "nn", "anon", "anonymous", "unbekannt", "inconnu",
+        "desconocido", "sconosciuto",
     }
 )  # fmt: skip
 # folder names that do not identify a patient, also with a number or letter: "images", "train", "part 2", "site_A"
@@ -21,10 +23,13 @@ _GENERIC = re.compile(
     r"|images?|imgs?|pics?|pictures?|photos?|files?|(?:single )?cells?|wbcs?|crops?|cropped|patch(?:es)?|tiles?"
     r"|raw|orig(?:inals?)?|processed|resized|normali[sz]ed|clean(?:ed)?|masks?|annotations?|colou?r|rgb|gr[ae]y"
     r"|jpe?gs?|pngs?|tiffs?|tifs?|bmps?|all|misc|other|others|new|old|tmp|temp|sub images"
-    r"|sites?|labs?|laborator(?:y|ies)|hospitals?|clinics?|cent(?:er|re)s?|scanners?|microscopes?|cameras?)"
+    r"|days?|weeks?|visits?|sessions?|runs?|timepoints?|sites?|labs?|laborator(?:y|ies)|hospitals?|clinics?|cent(?:er|re)s?|scanners?|microscopes?|cameras?)"
     r"(?: ?[0-9]{1,2}| [a-z])?"
     r"|patients?|subjects?|donors?|cases?|slides?|smears?|\d{2,4}(?:x\d{2,4}|px)"
 )
+_UNKNOWN = re.compile(r"(?:unknown|unidentified|missing|no)[ _-](?:patient|subject|donor|case|id)\w*$", re.IGNORECASE)
+# parts of one patient's blood: they repeat below each patient
+_PART = re.compile(r"(?:slides?|smears?|films?|fields?|regions?|areas?|rois?|s|f)?[ _-]?\d*", re.IGNORECASE)
 _MIN_ABOVE = 3  # fewer folders above the classes are more likely parts of a dataset than patients
 _SHOWN = 3  # names in a sentence
 
@@ -36,6 +41,8 @@ def group_name(value: object) -> str:
     """
     text = " ".join(unicodedata.normalize("NFC", str(value)).split())
     text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+    if text == "-1" or _UNKNOWN.match(text):  # -1 is how pandas codes a missing category
+        return ""
     return "" if "".join(filter(str.isalnum, text.casefold())) in _NO_GROUP else text
 
 
@@ -100,6 +107,9 @@ def groups_of_folders(folders: Iterable[str]) -> FolderGroups:
     between = _first_that_differ({folder: place.between for folder, place in places.items() if place.classes})
     above = _first_that_differ({folder: place.above for folder, place in places.items()})
     above = above if len(set(above.values())) >= _MIN_ABOVE else {}
+    if repeated := _repeated_below(places.values()):
+        unclear = f"{shown(between.values())}, and {shown(repeated)}, which are found in several of these"
+        return FolderGroups({}, unclear=unclear)
     all_above = {place.above for place in places.values()}
     parts = {part for place in places.values() for part in place.between + (place.above if len(all_above) > 1 else ())}
     if between and above:
@@ -108,6 +118,16 @@ def groups_of_folders(folders: Iterable[str]) -> FolderGroups:
     names = between or above
     level = "the folder between class and image" if between else "the folder above the class" if above else ""
     return FolderGroups(names, level, tuple(sorted(parts - _used(parts, names))))
+
+
+def _repeated_below(places: Iterable[Place]) -> set[str]:
+    """Return folder names found below several possible groups, unless they are parts such as slides."""
+    outer: dict[str, set[str]] = defaultdict(set)
+    for place in places:
+        names = [part for part in place.between if group_name(part) and not _is_generic(part)]
+        if place.classes and len(names) > 1 and not _PART.fullmatch(names[1]):
+            outer[names[1]].add(names[0])
+    return {name for name, groups in outer.items() if len(groups) > 1}
 
 
 def _first_that_differ(paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -168,6 +168,11 @@ class ImageFolder(TreeSource):
         try:
             return taxonomy.lookup(text).name
         except KeyError as error:
+            if member.endswith(".parquet"):
+                raise CelluScanError(
+                    f"source {self.name}: {self.tree.location} holds parquet files; give --source "
+                    f"hf_dataset={self.tree.location}"
+                ) from None
             raise CelluScanError(
                 f"source {self.name}: the label of {member}: {error.args[0]}; rename it, move it out of "
                 f"{self.tree.location}, or give the label in {_TABLES}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..errors import CelluScanError
+from .groups import place_of
 from .hidden import hidden_part
 from .metadata import Row, Table
 
@@ -38,7 +39,8 @@ def describe(tables: Sequence[Table], files: Sequence[str], images: Sequence[str
 
     Raises:
         CelluScanError: Two rows match one file, or one could match two; two tables disagree; more than half of the rows
-            of a table match no file; or it gives groups, and more than half of the images of its folder have no row.
+            of a table match no file; or more than half of the images of its folder have no row, and by that no group
+            or no label.
     """
     index = _FileIndex(files)
     images = sorted(images)
@@ -58,7 +60,9 @@ def describe(tables: Sequence[Table], files: Sequence[str], images: Sequence[str
     for table in tables:
         nearby = _below(table.root, images)
         without_row = [path for path in nearby if path not in described]
-        if 2 * len(without_row) > len(nearby) and any(row.group_id for row in table.rows):
+        if not any(row.group_id for row in table.rows):  # then only images that get no label from a folder are lost
+            without_row = [path for path in without_row if not place_of(posixpath.dirname(path)).classes]
+        if 2 * len(without_row) > len(nearby):
             raise CelluScanError(_gaps(table, nearby, without_row))
     return Descriptions({path: description for path, (_, description) in described.items()}, missing)
 
@@ -77,9 +81,9 @@ def _misfit(table: Table, rows: Sequence[Row], without_row: Sequence[str]) -> st
 
 def _gaps(table: Table, images: Sequence[str], without_row: Sequence[str]) -> str:
     return (
-        f"{len(without_row):,} of {len(images):,} images have no row in {table.path}, which gives groups: "
+        f"{len(without_row):,} of {len(images):,} images have no row in {table.path}: "
         f"{_some(without_row)}; its rows are {_some(_names(table.rows))}; give each image a row, "
-        "with an empty group_id if it is unknown"
+        "with an empty group_id if that is unknown"
     )
 
 

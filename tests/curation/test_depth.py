@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from celluscan_hf.curation.depth import common_depth
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.settings import BuildSettings
+from celluscan_hf.errors import CelluScanError
 from celluscan_hf.evaluation.cells import load_cells_of_sources
 from celluscan_hf.modeling.decoding_celluscan import decode
 
@@ -92,3 +94,10 @@ def test_raw_cells_of_an_evaluation_are_scaled_as_in_a_dataset(source: Path, dat
     cells = load_cells_of_sources([f"imagefolder={source}"], tmp_path)
     levels = {cell.image_id: int(np.asarray(cell.read()).max()) for cell in cells.kept}
     assert levels == pytest.approx(brightest(dataset), abs=12)
+
+
+def test_files_far_below_the_largest_sample_are_refused_with_those_that_reach_it() -> None:
+    samples = {f"own/{number}.tif": 4000 for number in range(20)} | {"own/hot.tif": 65535}
+    with pytest.raises(CelluScanError, match=r"source own: most of its 21 files .* 1 reach 65,535: own/hot\.tif; "):
+        common_depth("own", samples)
+    assert common_depth("own", {"own/a.tif": 4000, "own/b.tif": 900}) == 12

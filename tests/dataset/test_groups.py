@@ -109,3 +109,14 @@ def test_the_hidden_file_of_the_published_pbc_is_still_read(real_data: Path, tmp
     source = open_source(f"pbc={real_data / 'PBC_dataset_normal_DIB'}", tmp_path, seed=0)
     assert "pbc/neutrophil/.DS_169665.jpg" in {item.image_id for item in source.records()}
     assert source.notes == []
+
+
+def test_a_group_of_much_more_than_its_share_is_a_warning(patients, tmp_path):
+    folder = patients("{name}/{number}.png")
+    rows = [
+        f"{path.relative_to(folder)},{'anonymous 7' if int(path.stem) % 2 else path.stem}"
+        for path in folder.rglob("*.png")
+    ]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,group_id", *rows]))
+    statistics = build_without_filling(tmp_path, f"imagefolder={folder}")
+    assert "the group 'anonymous 7' holds 18 of 36 grouped images" in " ".join(statistics["warnings"])

@@ -137,3 +137,18 @@ def test_patients_of_an_unknown_class_are_refused_with_all_folders(open_folder):
                                             ("basophil_07", False), ("Smith", False)])  # fmt: skip
 def test_what_resembles_a_class(text, like):
     assert taxonomy.resembles(text) is like
+
+
+def test_days_of_a_patient_are_one_group(open_folder):
+    _, _, groups = open_folder([f"Basophil/day{day}/p{patient}/1.png" for day in (0, 1) for patient in (1, 2, 3)])
+    assert groups == ["p1", "p2", "p3"] * 2
+
+
+def test_a_folder_found_below_several_groups_is_refused(open_folder):
+    with pytest.raises(CelluScanError, match="two levels of folders could be the patients"):
+        open_folder([f"Basophil/{ward}/{patient}/1.png" for ward in ("north", "south") for patient in ("ab", "cd")])
+
+
+def test_a_folder_of_parquet_is_sent_to_its_source(open_folder):
+    with pytest.raises(CelluScanError, match="holds parquet files; give --source hf_dataset="):
+        open_folder(["data/train-00000-of-00001.parquet"])

@@ -126,7 +126,7 @@ def test_a_table_in_each_folder_gives_its_groups(open_folder):
 
 NO_GROUP = [
     "", "  ", "NA", "na", "N/A", "n.a.", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "unknown", "-", "--",
-    "?", ".", "Not available",
+    "?", ".", "Not available", "unknown patient", "N.N.", "-1", "unbekannt",
 ]  # fmt: skip
 
 
@@ -293,3 +293,10 @@ def test_a_table_that_cannot_be_opened_is_refused(tmp_path, write_files):
     (folder / "metadata.csv").symlink_to(tmp_path / "gone.csv")
     with pytest.raises(CelluScanError, match=r"metadata\.csv cannot be read: broken_link"):
         list(open_source(f"imagefolder={folder}", tmp_path, seed=0).records())
+
+
+def test_labels_for_less_than_half_of_the_images_stop_if_no_folder_has_the_others(open_folder):
+    files = {f"{number}.png": b"x" for number in range(10)}
+    table = "file_name,label\n0.png,Basophil\n1.png,Monocyte\n"
+    with pytest.raises(CelluScanError, match=r"8 of 10 images have no row in metadata\.csv"):
+        open_folder(files | {"metadata.csv": table.encode()})
