@@ -18,42 +18,25 @@ from celluscan_hf.sources import READERS  # noqa: E402
 from celluscan_hf.sources.licenses import redistributable  # noqa: E402
 
 MARKED = re.compile(r"^(<!-- table: ([\w-]+) -->\n).*?^(<!-- end -->)$", re.S | re.M)
-# current names of keys, and those of results that were written under an earlier name
-FORMERLY = {
-    "metrics": ("figures",),
-    "background_randomization": ("surroundings",),
-    "original": ("surroundings", "background_randomization"),
-    "half_randomized": ("surroundings_half_repainted",),
-    "all_randomized": ("surroundings_repainted",),
-    "randomized": ("repainted",),
-    "unchanged": ("untouched",),
-    "acquisition_probe_accuracy": ("told_from_features",),
-    "held_out": ("aside",),
-    "ood_sets": ("strangers",),
-    "out_of_distribution": ("strange",),
-    "confident_answers": ("plain_answers",),
-    "confidence_threshold": ("least_probability",),
-    "std": ("sd",),
-}
 SPLITS = {"random": "after augmentation, at random", "grouped": "by group, before augmentation"}
 LEAKS = {"leak": "short", "leak-by-heart": "overfitted"}
 TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
 SECOND = "352x352/jpeg-c95c4e/neutral"  # the second acquisition of PBC
 LABORATORIES = {"bccd": "BCCD", "aml_lmu": "AML-Cytomorphology_LMU"}
 VIEWS = (
-    ("shortcut", "original"),
-    ("shortcut-one-acquisition", "original"),
-    ("shortcut", "half_randomized"),
-    ("shortcut", "all_randomized"),
-    ("shortcut-one-acquisition", "all_randomized"),
+    ("shortcut", "background_accuracy"),
+    ("shortcut-one-acquisition", "background_accuracy"),
+    ("shortcut", "background_accuracy_half_randomized"),
+    ("shortcut", "background_accuracy_randomized"),
+    ("shortcut-one-acquisition", "background_accuracy_randomized"),
 )
 Table = tuple[list[str], list[list[str]]]
 
 
 def get(record: Any, *keys: str) -> Any:
-    """Look up nested keys, each by its current name or a former one."""
+    """Look up nested keys."""
     for key in keys:
-        record = record[next(name for name in (key, *FORMERLY.get(key, ())) if name in record)]
+        record = record[key]
     return record
 
 
@@ -203,7 +186,7 @@ def shortcut() -> Table:
 def shortcut_seeds() -> Table:
     files = {"42": "shortcut", "43": "shortcut-43", "44": "shortcut-44"}
     return ["all randomized, seed", *files], [
-        ["ring, times chance", *(times_chance(metrics(file, "all_randomized")) for file in files.values())]
+        ["ring, times chance", *(times_chance(metrics(file, "background_accuracy_randomized")) for file in files.values())]
     ]
 
 
@@ -212,7 +195,7 @@ def shortcut_models() -> Table:
     for recipe in ("cpu-best", "cpu-small"):
         for suffix, share in (("-plain", "0"), ("", "0.5"), ("-all", "1.0")):
             model = metrics("shortcut", "models", f"out/{recipe}{suffix}/run")
-            inputs = [get(model, name) for name in ("unchanged", "covered", "randomized")]
+            inputs = [get(model, name) for name in ("untouched", "covered", "background_randomized")]
             probe = get(model, "acquisition_probe_accuracy", "acquisition")
             scores = [record["balanced_accuracy"] for record in (model["border"]["as_is"], *inputs, probe)]
             rows.append([f"`{recipe}`", share, *(f"{score:.2f}" for score in scores)])
@@ -223,14 +206,14 @@ def shortcut_models() -> Table:
 def shortcut_cost() -> Table:
     left_out = {key: metrics("acquisition", SECOND, key, "left_out") for key in TRAININGS}
     runs = {
-        "0%": ("original", "-plain", "plain"),
-        "50%": ("half_randomized", "", "background_randomization"),
-        "100%": ("all_randomized", "-all", None),
+        "0%": ("background_accuracy", "-plain", "plain"),
+        "50%": ("background_accuracy_half_randomized", "", "background_randomization"),
+        "100%": ("background_accuracy_randomized", "-all", None),
     }
     rows = []
     for share, (view, suffix, training) in runs.items():
         scores = []
-        for part in ("validation", "unchanged"):
+        for part in ("validation", "untouched"):
             for recipe in ("cpu-small", "cpu-best"):
                 model = metrics("shortcut", "models", f"out/{recipe}{suffix}/run")
                 scores.append(f"{get(model, part)['macro_f1']:.3f}")
@@ -265,7 +248,7 @@ def acquisition_recall() -> Table:
 def before_and_after(size: dict[str, Any]) -> list[str]:
     return [
         f"{size['before'][name]['mean']:.2f} → {size['after'][name]['mean']:.2f} "
-        f"(±{get(size['gain'][name], 'std'):.2f})"
+        f"(±{get(size['gain'][name], 'sd'):.2f})"
         for name in ("accuracy", "nll", "ece")
     ]
 
