@@ -186,7 +186,10 @@ def shortcut() -> Table:
 def shortcut_seeds() -> Table:
     files = {"42": "shortcut", "43": "shortcut-43", "44": "shortcut-44"}
     return ["all randomized, seed", *files], [
-        ["ring, times chance", *(times_chance(metrics(file, "background_accuracy_randomized")) for file in files.values())]
+        [
+            "ring, times chance",
+            *(times_chance(metrics(file, "background_accuracy_randomized")) for file in files.values()),
+        ]
     ]
 
 
@@ -247,8 +250,7 @@ def acquisition_recall() -> Table:
 
 def before_and_after(size: dict[str, Any]) -> list[str]:
     return [
-        f"{size['before'][name]['mean']:.2f} → {size['after'][name]['mean']:.2f} "
-        f"(±{get(size['gain'][name], 'sd'):.2f})"
+        f"{size['before'][name]['mean']:.2f} → {size['after'][name]['mean']:.2f} (±{get(size['gain'][name], 'sd'):.2f})"
         for name in ("accuracy", "nll", "ece")
     ]
 
@@ -403,7 +405,7 @@ def copies() -> Table:
     rows = [
         [
             "mirrored or rotated by quarters, stored anew in another size and JPEG quality",
-            *(f"{sum(kind[key] for kind in near):,}" for key in ("copies", "found")),
+            *(f"{sum(kind[key] for kind in near):,}" for key in ("copies", "found", "pairs_of_different_cells")),
         ]
     ]
     rows += [
@@ -411,10 +413,11 @@ def copies() -> Table:
             words.replace("turned", "shifted" if "hue" in words else "rotated"),
             f"{kind['copies']:,}",
             f"{kind['found']:,}",
+            f"{kind['pairs_of_different_cells']:,}",
         ]
         for words, kind in run["not_what_it_is_made_for"].items()
     ]
-    return ["copies", "made", "found"], rows
+    return ["copies", "made", "found", "pairs of different cells"], rows
 
 
 def speed() -> Table:

@@ -1,16 +1,15 @@
 """Result file of an audit: its metrics with the command, seed, data and software versions."""
 
 import json
-import platform
 import shlex
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..atomic_io import atomic_write
 from ..dataset.reading import CellDataset
 from ..training.record import git_revision
+from ..versions import versions
 
 _SOFTWARE = ("celluscan_hf", "datasets", "numpy", "pillow", "scikit-learn", "torch", "torchvision", "transformers")
 
@@ -25,7 +24,7 @@ def result(
         "seed": seed,
         "settings": settings,
         "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "software": {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE},
+        "software": versions(("python", *_SOFTWARE)),
         "git": git_revision(),
         "metrics": metrics,
     }

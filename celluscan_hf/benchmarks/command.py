@@ -9,10 +9,10 @@ import platform
 import shlex
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import distributions
 from pathlib import Path
 
 from ..dataset.settings import cores
+from ..versions import versions
 
 PACKAGES = {
     "cpu": ("celluscan_hf", "torch", "transformers"),
@@ -32,13 +32,11 @@ def benchmark(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     options = parser.parse_args(arguments)
     module = import_module(f"{__package__}.{options.module}")  # one alone: torch would weigh on what measures memory
     module.check_needs(options)
-    installed = {found.metadata["Name"]: found.version for found in distributions()}
     result = {
         "what": options.what,
         "command": shlex.join(["celluscan", "benchmark", *arguments]),
         "machine": {"processor": platform.processor() or platform.machine(), "processes": options.num_proc},
-        "software": {"python": platform.python_version()}
-        | {name: installed[name] for name in PACKAGES[options.module]},
+        "software": versions(("python", *PACKAGES[options.module])),
         "metrics": getattr(module, options.what)(options),
     }
     text = json.dumps(result, indent=1)

@@ -12,7 +12,7 @@ from PIL import Image
 from ..curation.decoding import decode
 from ..curation.duplicates import near_duplicates
 from ..curation.fingerprints import perceptual_hashes
-from ..curation.orientation import ORIENTATIONS, Orientation
+from ..curation.orientation import ORIENTATIONS, UPRIGHT, Orientation
 from ..curation.squares import content_box, square
 from ..errors import CelluScanError
 
@@ -30,6 +30,7 @@ def copies(arguments: argparse.Namespace) -> dict[str, Any]:
     augmented = _detect(originals, {f"{number}": _trivial_augment for number in range(_AUGMENTED)})
     return {
         "cells": len(originals),
+        "pairs_among_all_originals": _pairs_among(list(_cells(arguments.pbc, None))),
         "turned": rotated,
         "not_what_it_is_made_for": {**others, f"TrivialAugmentWide, {_AUGMENTED} copies a cell": augmented},
     }
@@ -41,9 +42,9 @@ def check_needs(arguments: argparse.Namespace) -> None:
         raise CelluScanError(f"{arguments.pbc} does not exist; give the folder of PBC with --pbc")
 
 
-def _cells(pbc: Path, count: int) -> Iterator[Image.Image]:
+def _cells(pbc: Path, count: int | None) -> Iterator[Image.Image]:
     files = sorted(path for path in pbc.rglob("*.jpg") if not path.name.startswith("."))
-    for number in np.random.default_rng(0).choice(len(files), min(count, len(files)), replace=False):
+    for number in np.random.default_rng(0).choice(len(files), min(count or len(files), len(files)), replace=False):
         yield decode(files[number].read_bytes()).image
 
 
@@ -64,6 +65,14 @@ def _detect(originals: list[Image.Image], kinds: dict[str, Copy]) -> dict[str, f
         "share": round(len(detected) / len(copies), 3),
         "pairs_of_different_cells": sum(cell != copied for cell, copied, _ in pairs),
     }
+
+
+def _pairs_among(originals: list[Image.Image]) -> dict[str, int]:
+    """Count near pairs among images that are no copies of each other, as they stand and turned."""
+    contents = [_content(image) for image in originals]
+    hashes = np.array([perceptual_hashes(content.convert("L")) for content in contents], np.uint64)
+    upright = [pair.orientation is UPRIGHT for pair in near_duplicates(hashes, contents.__getitem__)]
+    return {"images": len(originals), "upright": sum(upright), "turned": len(upright) - sum(upright)}
 
 
 def _content(image: Image.Image) -> Image.Image:

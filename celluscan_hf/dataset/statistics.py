@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -14,6 +13,7 @@ from .. import taxonomy
 from ..curation.curate import QUALITIES, Curated, Duplicate
 from ..curation.splits import MIN_GROUPS, SPLITS, TIERS
 from ..sources import Dropped, Source
+from ..versions import versions
 from . import shortcuts, unusable
 from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
@@ -132,7 +132,7 @@ def _disagree(duplicate: Duplicate) -> bool:
 
 def software_versions() -> dict[str, str]:
     """Return the versions that, besides the settings, decide the bytes of an image."""
-    return {name: version(name) for name in _SOFTWARE}
+    return versions(_SOFTWARE)
 
 
 def _rows(reports: Iterable[FileReport], kind: str) -> int:

@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..errors import CelluScanError
 from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
 from ..sources import Dropped
+from ..versions import versions
 from . import folder, plots
 from .cells import Cells, load_cells_of_sources, load_cells_of_split
 from .examples import write_examples
@@ -125,7 +125,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
             "model": describe_model(settings.model, model, processor),
             "data": {**cells.described, "n": len(predictions), "dropped": _reasons(dropped)},
             "external": external.metrics,
-            "versions": {name: version(name) for name in _SOFTWARE},
+            "versions": versions(_SOFTWARE),
             "command": settings.command,
         }
         final = building.final

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from safetensors.numpy import save_file
 from scipy.special import softmax
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from .. import __version__, taxonomy
+from .. import taxonomy
 from ..atomic_io import atomic_write
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
@@ -41,6 +40,7 @@ from ..modeling.reliability_celluscan import (
     same_head,
     stored,
 )
+from ..versions import versions
 from .head import fold
 from .outliers import QUANTILE, fit_scorers, sample_per_class
 from .temperature import Adjustment, fit_temperature
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 PLOT = "calibration.png"
 RIGHT = 0.95  # target accuracy of confident answers, on validation
 _DECIMALS = 6
-_SOFTWARE = ("numpy", "scipy", "torch", "transformers")
+_SOFTWARE = ("celluscan_hf", "numpy", "scipy", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def write(
         "confidence_threshold": {"threshold": reliability.confidence_threshold, "right": RIGHT},
         "ood_threshold": {"threshold": reliability.ood_threshold, "quantile": QUANTILE},
         "head_norm": head_norm(classifier) / temperature,
-        "versions": {"celluscan_hf": __version__} | {name: version(name) for name in _SOFTWARE},
+        "versions": versions(_SOFTWARE),
     }
     arrays: dict[str, NDArray[Any]] = {
         "scores": reliability.scores,

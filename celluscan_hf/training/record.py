@@ -5,9 +5,7 @@
 """
 
 import json
-import platform
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from ..atomic_io import atomic_write
 from ..dataset.reading import CellDataset
 from ..errors import CelluScanError
+from ..versions import versions
 from .settings import TrainingSettings
 
 ASKED, DONE = "settings.json", "training.json"
@@ -75,7 +74,7 @@ def describe(
         "batch": settings.train_batch_size * settings.gradient_accumulation_steps * settings.world_size,
         "precision": settings.mixed_precision,
         "device": _device(settings.device),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _SOFTWARE},
+        "versions": versions(("python", *_SOFTWARE)),
         "git": git_revision(),
     }
 
