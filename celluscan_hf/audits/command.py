@@ -42,36 +42,50 @@ def audit(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
 
 def _add_audits(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="audits", required=True, metavar="AUDIT")
-    leaking = _add(commands, "leak", "how much of a figure is leak: split before, and after augmentation", _leak)
-    _leak_options(leaking)
-    text = "how much of the class stands around the cell, and how much a model takes"
-    shortcuts = _add(commands, "shortcut", text, _shortcut)
-    shortcuts.add_argument(
-        "--model", action="append", default=[], help="a trained model: what it takes of that; repeatable"
+    leaking = _add(
+        commands, "leak", "compare splitting before and after augmentation: how much a leak adds to a result", _leak
     )
-    text = "what a model is worth on a source or an acquisition it has not learned from"
+    _leak_options(leaking)
+    text = "measure what predicts the class without the cell, and how far models rely on it"
+    shortcuts = _add(commands, "shortcut", text, _shortcut)
+    shortcuts.add_argument("--model", action="append", default=[], help="a trained model to test; repeatable")
+    text = "train without one source or acquisition, and evaluate on it"
     _left_out_options(_add(commands, "left-out", text, _left_out))
-    text = "which loss learns most, on validation: flat, hierarchical, with a maturation term"
+    text = "compare losses on validation: flat, hierarchical, with a maturation term"
     _losses_options(_add(commands, "losses", text, _losses))
-    text = "which labels are likely wrong: a list with pictures for review, nothing is changed"
+    text = "list labels that are likely wrong, with images for review; nothing is changed"
     _labels_options(_add(commands, "labels", text, _labels))
 
 
 def _leak_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=700)
-    parser.add_argument("--share", type=_some, default=1.0, help="of the cells: the fewer, the more looks at each (1)")
+    parser.add_argument(
+        "--share",
+        type=_some,
+        default=1.0,
+        help="share of the cells to use; with fewer, each is seen more often (default 1)",
+    )
     parser.add_argument(
         "--as-stored",
         action="store_true",
-        help="show pictures as they are stored, so that they can be learned by heart",
+        help="train on images as they are stored, so that they can be memorized",
     )
-    parser.add_argument("--target-per-class", type=_count, default=4500, help="classes are filled up to it (4500)")
+    parser.add_argument(
+        "--target-per-class", type=_count, default=4500, help="rows per train class after augmentation (default 4500)"
+    )
 
 
 def _left_out_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=700)
-    parser.add_argument("--by", choices=("source", "acquisition"), default="source", help="what is left out (source)")
-    parser.add_argument("--only", action="append", default=[], metavar="VALUE", help="leave out this one; repeatable")
+    parser.add_argument(
+        "--by",
+        choices=("source", "acquisition"),
+        default="source",
+        help="leave out one source or one acquisition at a time (default source)",
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="VALUE", help="leave out this one alone; repeatable"
+    )
     parser.add_argument(
         "--background_randomization",
         type=_share,
@@ -82,23 +96,29 @@ def _left_out_options(parser: argparse.ArgumentParser) -> None:
 
 def _losses_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=320)
-    parser.add_argument("--seeds", type=_count, default=2, help="trainings of each loss (2)")
+    parser.add_argument("--seeds", type=_count, default=2, help="trainings per loss (default 2)")
     parser.add_argument(
-        "--coarse", type=_share, default=0.0, help="share of train that keeps only the parent's name (0)"
+        "--coarse",
+        type=_share,
+        default=0.0,
+        help="share of train labels that are replaced by their parent class (default 0)",
     )
 
 
 def _labels_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=400)
-    parser.add_argument("--folds", type=_folds, default=3, help="parts, each judged by a model of the others (3)")
+    parser.add_argument("--folds", type=_folds, default=3, help="cross-validation folds (default 3)")
     parser.add_argument(
-        "--plant", type=_share, default=0.0, help="share of labels made wrong, to see how many are found (0)"
+        "--plant",
+        type=_share,
+        default=0.0,
+        help="share of labels to corrupt, to measure how many are found (default 0)",
     )
 
 
 def _training_options(parser: argparse.ArgumentParser, steps: int) -> None:
-    parser.add_argument("--recipe", default="cpu-small", help="what is trained (cpu-small)")
-    parser.add_argument("--steps", type=_count, default=steps, help="of each training (%(default)s)")
+    parser.add_argument("--recipe", default="cpu-small", help="training recipe (default cpu-small)")
+    parser.add_argument("--steps", type=_count, default=steps, help="steps per training (default %(default)s)")
 
 
 def _add(
@@ -110,10 +130,10 @@ def _add(
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     cells = parser.add_mutually_exclusive_group(required=True)
-    cells.add_argument("--source", action="append", metavar="KEY=PATH", help="raw cells, as celluscan build has")
-    cells.add_argument("--dataset", help="a built data set folder, or its name on the Hub")
+    cells.add_argument("--source", action="append", metavar="KEY=PATH", help="raw data, as for celluscan build")
+    cells.add_argument("--dataset", help="a built dataset folder, or its name on the Hub")
     parser.add_argument("--output", type=Path, required=True, help="a folder for data, models and evaluations")
-    parser.add_argument("--json", type=Path, help="a file that takes the figures; its picture goes beside it")
+    parser.add_argument("--json", type=Path, help="write the metrics to this file, and the plot beside it")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--num-proc", type=_count, default=cores(), help="processes; by default the cores")
     return parser

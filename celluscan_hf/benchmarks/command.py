@@ -78,7 +78,7 @@ def _add_data_commands(
     commands.choices["copies"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
     commands.choices["copies"].add_argument("--count", type=int, default=500, help="cells that are copied")
     commands.choices["duplicates"].add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6])
-    commands.choices["memory"].add_argument("--count", type=int, default=100, help="drawn cells per class")
+    commands.choices["memory"].add_argument("--count", type=int, default=100, help="synthetic cells per class")
 
 
 def _add_model_command(

@@ -37,9 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=BuildSettings.target_per_class,
         help="train classes with fewer rows are filled up by augmentation (4500); 0 for none",
     )
-    parser.add_argument(
-        "--seed", type=int, default=BuildSettings.seed, help="of splits, augmentation and drawn cells (42)"
-    )
+    parser.add_argument("--seed", type=int, default=BuildSettings.seed, help="random seed (default 42)")
     parser.add_argument(
         "--exclude-acquisition",
         action="append",

@@ -26,7 +26,7 @@ from .samples_celluscan import Samples
 from .tiff_celluscan import Layout, is_tiff, read_layout, read_samples
 
 MAX_PIXELS = 40_000_000  # a full field of a 40-megapixel camera
-MIN_SIDE = 16  # pixels; below it a nucleus cannot be distinguished from its surroundings
+MIN_SIDE = 16  # pixels; below it a nucleus cannot be recognised
 MAX_SQUARE_PIXELS = 2 * MAX_PIXELS  # of the square that an image is padded to; 16 x 2,500,000 would take terabytes
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _ORIENTATION = 0x0112

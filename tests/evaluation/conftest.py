@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, **fields: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished data set of 20 drawn cells per class, 32 px, without augmented rows."""
+    """A finished data set of 20 synthetic cells per class, 32 px, without augmented rows."""
     output = tmp_path_factory.mktemp("built") / "wbc"
     build(BuildSettings(("synthetic=20",), output, image_size=32, target_per_class=0, num_proc=1))
     return output
