@@ -33,7 +33,7 @@ class Command:
 
     function: str
     help: str
-    resume: str = "nothing was written"
+    resume: str = "run the same command again"
     quiet: bool = True
     split: bool = False
 
@@ -119,7 +119,7 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno is None:  # not from the operating system
             raise
-        return _fail(_system_error(error))
+        return _fail(_system_error(error, command))
     except KeyboardInterrupt:
         print(f"\nstopped; {command.resume}", file=sys.stderr)
         return _INTERRUPTED
@@ -140,9 +140,9 @@ def _unknown(name: str) -> str:
     return f"there is no command {name!r}; {hint}"
 
 
-def _system_error(error: OSError) -> str:
+def _system_error(error: OSError, command: Command) -> str:
     if error.errno in _NO_SPACE:
-        return f"no space left to write {error.filename or 'the output'}; free some and run the command again"
+        return f"no space left to write {error.filename or 'the output'}; free some, then {command.resume}"
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
 
 

@@ -19,7 +19,7 @@ from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassifica
 from celluscan_hf.modeling.processor import build_image_processor
 
 PROJECT = Path(__file__).resolve().parents[1]
-NOT_A_COMMAND = {"screenshots", "tables"}
+NOT_A_COMMAND = {"overview", "screenshots", "tables"}
 EXPLAIN = "celluscan_hf.inference.explain.explain"
 
 
@@ -283,7 +283,7 @@ def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPat
 
 def test_stopped_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(raising(monkeypatch, KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "\nstopped; nothing was written\n"
+    assert capsys.readouterr().err == "\nstopped; run the same command again\n"
 
 
 def test_calibrate_and_recalibrate_say_what_they_did(
@@ -298,4 +298,4 @@ def test_calibrate_and_recalibrate_say_what_they_did(
     assert main(["recalibrate", str(run), *more]) == 0
     assert "8 cells, each by a fit without it" in capsys.readouterr().out
     assert main(["recalibrate", str(run), *more]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

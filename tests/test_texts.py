@@ -42,11 +42,6 @@ def test_a_table_with_another_value_is_rewritten_and_nothing_else(tables: Any, t
     assert changed.read_text("utf-8") == text
 
 
-def test_former_names_of_keys_are_read(tables: Any) -> None:
-    assert tables.get({"figures": {"aside": 1}}, "metrics", "held_out") == 1
-    assert tables.get({"metrics": {"held_out": 2}}, "metrics", "held_out") == 2
-
-
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.S)):

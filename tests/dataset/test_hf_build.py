@@ -61,4 +61,4 @@ def test_options_that_name_a_source_apply_to_it_alone(parquet, tmp_path):
 def test_an_option_without_its_kind_of_source_is_one_line(tmp_path):
     done = run(tmp_path / "wbc", "--label-column=x")
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(lines) == 1 and "--label-column x: only " in lines[0]
+    assert done.returncode == 2 and len(lines) == 1 and "--label-column x: applies to a source hf_dataset" in lines[0]

@@ -367,7 +367,10 @@ def test_headline_failures_and_calibration_speak_of_other_laboratories(facts):
     assert re.search(
         r"On Far lab 1 cells got the parent or a child of the right class; counted as right, accuracy is 66\.7.%", after
     )
-    assert "all cells of the split are of Drawn cells." in after and "all cells evaluated are of Drawn cells." in before
+    assert (
+        "all cells of the split are of Synthetic cells." in after
+        and "all cells evaluated are of Synthetic cells." in before
+    )
 
 
 def test_external_sources_have_licence_citation_and_a_way_to_measure_them_again(facts):
@@ -394,7 +397,7 @@ def test_external_metrics_are_results_of_their_own_for_the_hub(facts):
 def test_raw_sources_are_called_so_and_stay_out_of_the_hubs_table(facts):
     raw = from_raw(facts)
     text = words(raw)
-    assert "cells read straight from Drawn cells" in text.partition("## How to use it")[0]
+    assert "cells read straight from Synthetic cells" in text.partition("## How to use it")[0]
     assert "is not checked here" in text
     assert ModelCard(render(raw)).data.eval_results[0].dataset_name == "Synthetic cells"
     assert yaml.safe_load(evaluation_results(raw)) == []

@@ -24,7 +24,7 @@ def test_the_command_serves_the_page(checkpoint: Path) -> None:
 
 
 def test_a_model_that_does_not_exist_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--model", str(tmp_path / "nothing")]) == 1
+    assert main(["demo", "--model", str(tmp_path / "nothing")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1
@@ -34,7 +34,7 @@ def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.delitem(sys.modules, "celluscan_hf.space.demo", raising=False)
     monkeypatch.delitem(sys.modules, "celluscan_hf.space.page", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["demo", "--model", "any"]) == 1
+    assert main(["demo", "--model", "any"]) == 2
     assert 'pip install "celluscan_hf[demo]"' in capsys.readouterr().err
 
 
