@@ -1,4 +1,4 @@
-"""Write the tables of measured figures into the project's texts: `python scripts/tables.py`.
+"""Write the tables of measured values into the project's texts: `python scripts/tables.py`.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->` in a Markdown file. NAME is a function of `TABLES`,
 which makes the lines from `results/*.json`. `scripts/test.sh` runs this and fails if a text changes.
@@ -381,12 +381,11 @@ def abstention() -> Table:
 
 
 def ood() -> Table:
-    words = {"drawn cells": "synthetic cells", "strange pictures": "out-of-distribution images"}
     rows = []
     for kind, record in metrics("reliability", "ood_sets").items():
         scores = [f"{record['distance']['0.98']:.0%}", f"{record['distance']['auroc']:.2f}"]
         scores += [f"{record[score]['0.98']:.0%}" for score in ("features", "colours", "energy")]
-        rows.append([words.get(kind, kind), f"{record['n']:,}", *scores, f"{record['stain']:.0%}"])
+        rows.append([kind, f"{record['n']:,}", *scores, f"{record['stain']:.0%}"])
     return [
         "images",
         "n",

@@ -1,4 +1,4 @@
-"""The command line of the audits: which one, of which cells; figures to a file, a table to the terminal."""
+"""The command `celluscan audit`: its metrics go to a file, a table to the terminal."""
 
 import argparse
 import logging
@@ -24,7 +24,7 @@ _NO_SETTINGS = (
     "json",
     "seed",
     "num_proc",
-)  # what the file of figures tells elsewhere
+)  # recorded elsewhere in the result
 
 
 def audit(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -163,75 +163,71 @@ def _folds(text: str) -> int:
     return int(text)
 
 
-def _data(chosen: argparse.Namespace) -> CellDataset:
-    if chosen.dataset:
-        return open_dataset(chosen.dataset)
-    folder = (chosen.output / "cells").resolve()
-    build(BuildSettings(tuple(chosen.source), folder, target_per_class=0, num_proc=chosen.num_proc, resume=True))
+def _data(options: argparse.Namespace) -> CellDataset:
+    if options.dataset:
+        return open_dataset(options.dataset)
+    folder = (options.output / "cells").resolve()
+    build(BuildSettings(tuple(options.source), folder, target_per_class=0, num_proc=options.num_proc, resume=True))
     return open_dataset(folder)
 
 
-def _write(what: str, data: CellDataset, chosen: argparse.Namespace, figures: dict[str, Any], draw: Any) -> None:
-    settings = {name: value for name, value in vars(chosen).items() if name not in _NO_SETTINGS}
-    path = chosen.json or chosen.output / f"{what}.json"
-    result.write(result.result(what, data, chosen.seed, settings, figures), path)
-    draw(figures, path.with_suffix(".png"))
+def _write(what: str, data: CellDataset, options: argparse.Namespace, metrics: dict[str, Any], draw: Any) -> None:
+    settings = {name: value for name, value in vars(options).items() if name not in _NO_SETTINGS}
+    path = options.json or options.output / f"{what}.json"
+    result.write(result.result(what, data, options.seed, settings, metrics), path)
+    draw(metrics, path.with_suffix(".png"))
 
 
-def _leak(data: CellDataset, chosen: argparse.Namespace) -> str:
+def _leak(data: CellDataset, options: argparse.Namespace) -> str:
     names = ("output", "recipe", "share", "target_per_class", "steps", "as_stored", "seed", "num_proc")
-    figures = leak.audit(data, leak.LeakSettings(**{name: getattr(chosen, name) for name in names}))
-    _write("leak", data, chosen, figures, leak.draw)
+    metrics = leak.audit(data, leak.LeakSettings(**{name: getattr(options, name) for name in names}))
+    _write("leak", data, options, metrics, leak.draw)
     rows = [
-        [name, found["train_images"], f"{found['related_share']:.0%}"]
-        + [f"{found[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in leak.TESTS]
-        for name, found in figures.items()
+        [name, run["train_images"], f"{run['related_share']:.0%}"]
+        + [f"{run[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in leak.TESTS]
+        for name, run in metrics.items()
     ]
     heads = [f"{metric}, {words}" for metric in ("accuracy", "macro-F1") for words in leak.TESTS.values()]
     return table(["protocol", "train images", "test images with their group in train", *heads], rows)
 
 
-def _left_out(data: CellDataset, chosen: argparse.Namespace) -> str:
+def _left_out(data: CellDataset, options: argparse.Namespace) -> str:
     names = ("output", "recipe", "by", "steps", "background_randomization", "seed")
-    given = {name: getattr(chosen, name) for name in names}
-    figures = left_out.audit(data, left_out.LeftOutSettings(**given, only=tuple(chosen.only)))
-    _write("left-out", data, chosen, figures, left_out.draw)
+    given = {name: getattr(options, name) for name in names}
+    metrics = left_out.audit(data, left_out.LeftOutSettings(**given, only=tuple(options.only)))
+    _write("left-out", data, options, metrics, left_out.draw)
     rows = [
         [value, name]
-        + [
-            f"{found[name][part][metric]:.3f}"
-            for metric in ("accuracy", "balanced_accuracy")
-            for part in left_out.PARTS
-        ]
-        for value, found in figures.items()
+        + [f"{runs[name][part][metric]:.3f}" for metric in ("accuracy", "balanced_accuracy") for part in left_out.PARTS]
+        for value, runs in metrics.items()
         for name in left_out.TRAININGS
-        if name in found
+        if name in runs
     ]
     heads = [f"{metric}, {words}" for metric in ("accuracy", "balanced accuracy") for words in left_out.PARTS.values()]
     return table(["left out", "training", *heads], rows)
 
 
-def _losses(data: CellDataset, chosen: argparse.Namespace) -> str:
+def _losses(data: CellDataset, options: argparse.Namespace) -> str:
     names = ("output", "recipe", "steps", "seeds", "coarse", "seed")
-    figures = losses.audit(data, losses.LossesSettings(**{name: getattr(chosen, name) for name in names}))
-    _write("losses", data, chosen, figures, losses.draw)
-    means = {loss: [found[name]["mean"] for name in losses.METRICS] for loss, found in figures.items()}
-    rows = [[loss, *("–" if one is None else f"{one:.3f}" for one in found)] for loss, found in means.items()]
+    metrics = losses.audit(data, losses.LossesSettings(**{name: getattr(options, name) for name in names}))
+    _write("losses", data, options, metrics, losses.draw)
+    means = {loss: [run[name]["mean"] for name in losses.METRICS] for loss, run in metrics.items()}
+    rows = [[loss, *("–" if mean is None else f"{mean:.3f}" for mean in values)] for loss, values in means.items()]
     return table(["loss", *(name.replace("_", " ") for name in losses.METRICS)], rows)
 
 
-def _labels(data: CellDataset, chosen: argparse.Namespace) -> str:
+def _labels(data: CellDataset, options: argparse.Namespace) -> str:
     names = ("output", "recipe", "steps", "folds", "plant", "seed")
-    settings = labels.LabelsSettings(**{name: getattr(chosen, name) for name in names})
-    figures = labels.audit(data, settings)
-    _write("labels", data, chosen, figures, labels.draw)
+    settings = labels.LabelsSettings(**{name: getattr(options, name) for name in names})
+    metrics = labels.audit(data, settings)
+    _write("labels", data, options, metrics, labels.draw)
     heads = ["class", "cells", "likely errors", "most often suggested"]
-    return table(heads, labels.table_rows(figures)) + "\n\n" + labels.in_words(figures, settings.folder)
+    return table(heads, labels.table_rows(metrics)) + "\n\n" + labels.in_words(metrics, settings.folder)
 
 
-def _shortcut(data: CellDataset, chosen: argparse.Namespace) -> str:
-    figures = shortcut.audit(data, chosen.model, chosen.seed, chosen.num_proc)
-    _write("shortcut", data, chosen, figures, shortcut.draw)
-    text = table(["classified from", "balanced accuracy on test", "chance"], shortcut_plots.background_rows(figures))
-    models = shortcut_plots.model_rows(figures)
+def _shortcut(data: CellDataset, options: argparse.Namespace) -> str:
+    metrics = shortcut.audit(data, options.model, options.seed, options.num_proc)
+    _write("shortcut", data, options, metrics, shortcut.draw)
+    text = table(["classified from", "balanced accuracy on test", "chance"], shortcut_plots.background_rows(metrics))
+    models = shortcut_plots.model_rows(metrics)
     return text + ("\n\n" + table(["balanced accuracy", *shortcut_plots.MODEL_COLUMNS], models) if models else "")

@@ -110,7 +110,7 @@ def _add_training_commands(
     for name, text in described.items():
         command = commands.add_parser(name, help=text, parents=[common])
         command.set_defaults(module="training")
-        command.add_argument("--dataset", required=True, help="a built data set folder")
+        command.add_argument("--dataset", required=True, help="a built dataset folder")
         command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         command.add_argument("--batch-size", type=int, default=64)
     text = "a training step of the recipes for the CPU: attention, and memory kept or given back"
@@ -122,7 +122,7 @@ def _add_training_commands(
     command = commands.add_parser("recipe", help=text, parents=[common])
     command.set_defaults(module="recipe")
     command.add_argument("--recipe", required=True)
-    command.add_argument("--dataset", required=True, help="a built data set folder")
+    command.add_argument("--dataset", required=True, help="a built dataset folder")
     command.add_argument("--output", type=Path, required=True, help="a folder for the run and its evaluation")
     command.add_argument(
         "--external",
@@ -155,16 +155,18 @@ def _add_reliability_commands(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
     described = {
-        "reliability": "probabilities before and after calibration, sets, and what strange pictures are noticed",
-        "recalibration": "what some cells of another microscope do for a calibrated model, on its other cells",
+        "reliability": "calibration, prediction sets and out-of-distribution detection of a model",
+        "recalibration": "recalibration on some cells of another microscope, tested on its others",
     }
     for name, text in described.items():
         command = commands.add_parser(name, help=text, parents=[common])
         command.set_defaults(module="reliability")
-        command.add_argument("--model", type=Path, required=True, help="a folder that celluscan calibrate has been at")
-    commands.choices["reliability"].add_argument("--dataset", required=True, help="a built data set folder")
+        command.add_argument("--model", type=Path, required=True, help="a calibrated checkpoint folder")
+    commands.choices["reliability"].add_argument("--dataset", required=True, help="a built dataset folder")
     commands.choices["reliability"].add_argument("--bccd", type=Path, help="the folder of BCCD, for its red cells")
     command = commands.choices["recalibration"]
-    command.add_argument("--source", required=True, metavar="KEY=PATH", help="a raw source that the model has not seen")
-    command.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="cells that are fitted to")
-    command.add_argument("--draws", type=int, default=20, help="of such cells, for each size")
+    command.add_argument(
+        "--source", required=True, metavar="KEY=PATH", help="a raw source that the model was not trained on"
+    )
+    command.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="numbers of cells to fit to")
+    command.add_argument("--draws", type=int, default=20, help="random draws per size")

@@ -134,4 +134,4 @@ def _reliability(model: Any) -> Reliability:
 
 
 def check_needs(arguments: argparse.Namespace) -> None:
-    """What is missing is said when it is asked for."""
+    """Check nothing: what is missing is reported when it is used."""

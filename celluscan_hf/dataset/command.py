@@ -43,8 +43,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ACQUISITION",
-        help="leave out images with this value of the column acquisition, where a class could be told by the camera; "
-        "curation/audit.json lists them with their classes. May be repeated",
+        help="leave out the images of this acquisition, if it alone would reveal the class; curation/audit.json lists "
+        "acquisitions with their classes. May be repeated",
     )
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
     parser.add_argument("--resume", action="store_true", help="go on with a build that was stopped")

@@ -50,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resamples",
         type=int,
         default=defaults.resamples,
-        help="of the bootstrap behind the intervals (%(default)s); 0 for none",
+        help="bootstrap resamples for the intervals (default %(default)s); 0 for none",
     )
     parser.add_argument(
         "--trust-remote-code",
@@ -90,14 +90,17 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
 
 
 def summary(metrics: dict[str, Any], output: Path) -> str:
-    """The closing lines: what was found, here and on each external source, and where it is."""
-    found = [_told(metrics, metrics["data"]["dropped"], output)]
-    found += [f"external {name}, {_told(one, one['dropped'], output)}" for name, one in metrics["external"].items()]
-    return "\n".join([*found, f"{output / folder.REPORT}: the report", f"{output / folder.METRICS}: all figures"])
+    """Return the closing lines: the headline metrics, here and on each external source, and the files written."""
+    lines = [_headline(metrics, metrics["data"]["dropped"], output)]
+    lines += [
+        f"external {name}, {_headline(external, external['dropped'], output)}"
+        for name, external in metrics["external"].items()
+    ]
+    return "\n".join([*lines, f"{output / folder.REPORT}: the report", f"{output / folder.METRICS}: all metrics"])
 
 
-def _told(figures: dict[str, Any], dropped: dict[str, int], output: Path) -> str:
-    told = ", ".join(f"{title} {with_interval(figures, name)}" for name, title in HEADLINE.items())
+def _headline(metrics: dict[str, Any], dropped: dict[str, int], output: Path) -> str:
+    scores = ", ".join(f"{title} {with_interval(metrics, name)}" for name, title in HEADLINE.items())
     count = sum(dropped.values())
     left_out = f"; {count:,} files or boxes left out: {output / folder.DROPPED}" if count else ""
-    return f"{figures['n']:,} cells: {told}{left_out}"
+    return f"{metrics['n']:,} cells: {scores}{left_out}"

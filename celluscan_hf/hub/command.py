@@ -201,6 +201,6 @@ def _scratch(beside: Path) -> Iterator[Path]:
     """A folder for what is assembled, on the disk of what it is made of, so that large files need not be copied."""
     beside = beside.resolve()
     if not beside.is_dir():
-        raise CelluScanError(f"{beside} is no folder")
+        raise CelluScanError(f"{beside} is not a directory")
     with tempfile.TemporaryDirectory(prefix=f".{beside.name}-", dir=beside.parent) as scratch:
         yield Path(scratch)
