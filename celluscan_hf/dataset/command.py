@@ -22,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="KEY=PATH",
-        help=f"a folder, zip or tar of a data set; keys: {', '.join(KEYS)}. synthetic=COUNT draws COUNT cells per "
+        help=f"a folder, zip or tar of a dataset; keys: {', '.join(KEYS)}. synthetic=COUNT draws COUNT cells per "
         "class; hf_dataset=PATH or hf_dataset=HUB_NAME[@REVISION] reads parquet or a folder of save_to_disk; "
         "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own. May be repeated",
     )

@@ -25,20 +25,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = EvaluationSettings
     parser.add_argument("--model", required=True, help="a checkpoint folder, or the name of a model on the Hub")
     data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--dataset", help="a built data set: its folder, or the name of its repository on the Hub")
+    data.add_argument("--dataset", help="a built dataset: its folder, or the name of its repository on the Hub")
     data.add_argument(
         "--source",
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help=f"a folder, zip or tar of a raw data set; keys: {', '.join(KEYS)}. May be repeated",
+        help=f"a folder, zip or tar of a raw dataset; keys: {', '.join(KEYS)}. May be repeated",
     )
     parser.add_argument(
         "--external",
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help="beside --dataset: a raw data set of another laboratory, measured by itself. May be repeated",
+        help="beside --dataset: a raw dataset of another laboratory, measured by itself. May be repeated",
     )
     parser.add_argument("--split", help="of --dataset: train (its originals), validation or test, which is the default")
     parser.add_argument(
