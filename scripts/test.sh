@@ -22,5 +22,6 @@ fi
 if git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
   git diff --exit-code -- '*.md' 'celluscan_hf/training/recipes/*.yaml'
 fi
+processes="$(nproc 2>/dev/null || echo 2)"     # before the next line, which nproc would heed
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # one test process per core: more threads would wait for each other
-.venv/bin/python -m pytest -n "$(nproc 2>/dev/null || echo 2)" --dist worksteal "$@"
+.venv/bin/python -m pytest -n "$processes" --dist worksteal "$@"
