@@ -1,4 +1,4 @@
-"""CelluScan: single blood cells in 14 classes, as a data set, a model and a recipe for the Hugging Face world."""
+"""CelluScan: single blood cells in 14 classes, as dataset, model and recipes built on the Hugging Face stack."""
 
 from celluscan_hf.registration import register
 

@@ -81,7 +81,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for what cannot be done, 130 after an interruption."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in (["-h"], ["--help"]):
+    if words[:1] in (["-h"], ["--help"]) or words in (["push", "-h"], ["push", "--help"]):
         print(_help())
         return 0
     if words == ["--version"]:
@@ -142,7 +142,10 @@ def _unknown(name: str) -> str:
 
 def _system_error(error: OSError, command: Command) -> str:
     if error.errno in _NO_SPACE:
-        return f"no space left to write {error.filename or 'the output'}; free some, then {command.resume}"
+        hint = " with --resume" if "--resume" in command.resume else ""
+        return (
+            f"no space left to write {error.filename or 'the output'}; free some, then run the same command again{hint}"
+        )
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
 
 

@@ -1,1 +1,1 @@
-"""Experiments that ask whether a figure can be trusted: leaks, shortcuts, other laboratories, wrong labels."""
+"""Experiments that audit results: leaks, shortcuts, other laboratories, wrong labels."""

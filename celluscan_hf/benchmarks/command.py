@@ -73,7 +73,7 @@ def _add_data_commands(
         commands.choices[name].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
         commands.choices[name].add_argument("--rounds", type=int, default=3)
     commands.choices["balancing"].add_argument("--target", type=int, default=1500, help="rows per train class")
-    commands.add_parser("copies", help="turned copies of real cells that are found", parents=[common])
+    commands.add_parser("copies", help="recall of the duplicate search on transformed copies", parents=[common])
     commands.choices["copies"].set_defaults(module="copies")
     commands.choices["copies"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
     commands.choices["copies"].add_argument("--count", type=int, default=500, help="cells that are copied")
@@ -117,8 +117,8 @@ def _add_training_commands(
     command = commands.add_parser("cpu", help=text, parents=[common])
     command.set_defaults(module="cpu")
     command.add_argument("--rounds", type=int, default=3)
-    command.add_argument("--steps", type=int, default=20, help="that are measured, after a warm-up")
-    text = "what a recipe reaches: trained, and judged on the test split"
+    command.add_argument("--steps", type=int, default=20, help="measured steps after a warm-up")
+    text = "train by a recipe, and evaluate on the test split"
     command = commands.add_parser("recipe", help=text, parents=[common])
     command.set_defaults(module="recipe")
     command.add_argument("--recipe", required=True)
@@ -129,11 +129,11 @@ def _add_training_commands(
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help="judge it on this raw source too; repeatable",
+        help="also evaluate on this raw source; repeatable",
     )
     commands.choices["loader"].add_argument("--rounds", type=int, default=3)
     training = commands.choices["training"]
-    training.add_argument("--steps", type=int, default=100, help="that are measured, after a warm-up")
+    training.add_argument("--steps", type=int, default=100, help="measured steps after a warm-up")
     training.add_argument("--compile", action="store_true", help="torch.compile the model")
     training.add_argument("--cache-images", action="store_true", help="decode all images before")
 
@@ -141,13 +141,11 @@ def _add_training_commands(
 def _add_serving_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
-    command = commands.add_parser(
-        "serving", help="how soon the page answers one client, and many at once", parents=[common]
-    )
+    command = commands.add_parser("serving", help="page latency for one and for many clients", parents=[common])
     command.set_defaults(module="serving")
     command.add_argument("--model", help="a trained model; by default a ViT-B/16 of random weights")
     command.add_argument("--clients", type=int, default=8)
-    command.add_argument("--requests", type=int, default=50, help="of all clients together, in a round")
+    command.add_argument("--requests", type=int, default=50, help="total requests per round")
     command.add_argument("--rounds", type=int, default=3)
 
 

@@ -16,7 +16,7 @@ from ..curation.orientation import ORIENTATIONS, UPRIGHT, Orientation
 from ..curation.squares import content_box, square
 from ..errors import CelluScanError
 
-_SIZE = 224  # pixels, as in the data set
+_SIZE = 224  # pixels, as in the dataset
 _AUGMENTED = 5  # copies by TrivialAugmentWide of each cell
 Copy = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -76,7 +76,7 @@ def _pairs_among(originals: list[Image.Image]) -> dict[str, int]:
 
 
 def _content(image: Image.Image) -> Image.Image:
-    """Return what the build compares: the image resized as for the data set, without padding."""
+    """Return what the build compares: the image resized as for the dataset, without padding."""
     return Image.fromarray(square(image, _SIZE)).crop(content_box(*image.size, _SIZE))
 
 

@@ -1,4 +1,4 @@
-"""Speed and memory of building a data set: curation, balancing, duplicate search."""
+"""Speed and memory of building a dataset: curation, balancing, duplicate search."""
 
 import argparse
 import logging

@@ -29,13 +29,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
     parser.add_argument(
-        "--image-size", type=int, default=BuildSettings.image_size, help="side of the images in pixels (224)"
+        "--image-size", type=int, default=BuildSettings.image_size, help="image side in pixels (default 224)"
     )
     parser.add_argument(
         "--target-per-class",
         type=int,
         default=BuildSettings.target_per_class,
-        help="train classes with fewer rows are filled up by augmentation (4500); 0 for none",
+        help="augment train classes to this many rows (default 4500); 0 for none",
     )
     parser.add_argument("--seed", type=int, default=BuildSettings.seed, help="random seed (default 42)")
     parser.add_argument(
@@ -47,13 +47,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "acquisitions with their classes. May be repeated",
     )
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
-    parser.add_argument("--resume", action="store_true", help="go on with a build that was stopped")
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted build")
     parser.add_argument(
         "--license",
         action="append",
         default=[],
         metavar="SOURCE=LICENSE",
-        help="the licence of a source whose publisher you are, for example imagefolder=CC-BY-4.0",
+        help="licence of images that you publish yourself, for example imagefolder=CC-BY-4.0",
     )
 
 

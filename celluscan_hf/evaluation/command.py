@@ -40,12 +40,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=PATH",
         help="beside --dataset: a raw dataset of another laboratory, measured by itself. May be repeated",
     )
-    parser.add_argument("--split", help="of --dataset: train (its originals), validation or test, which is the default")
+    parser.add_argument("--split", help="split of --dataset: train (originals only), validation or test (default)")
     parser.add_argument(
         "--output", type=Path, required=True, help="the folder to be written; new, empty, or an earlier evaluation"
     )
-    parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="images at a time (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default the best there is")
+    parser.add_argument(
+        "--batch-size", type=int, default=defaults.batch_size, help="images per forward pass (default %(default)s)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one")
     parser.add_argument(
         "--resamples",
         type=int,
@@ -55,7 +57,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run code that lies in the checkpoint; the models of CelluScan do not need it",
+        help="run Python code shipped with the checkpoint; CelluScan's models do not need it",
     )
 
 
@@ -64,6 +66,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     if LEAVE_OUT in arguments:
         from ..audits.command import audit
 
+        parser.prog = "celluscan audit"
         words = [word for word in arguments if word != LEAVE_OUT]
         return audit(parser, ["left-out", "--by", "source", *words])
     _add_arguments(parser)
@@ -74,7 +77,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
 
 def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
     if arguments.source and arguments.split is not None:
-        raise CelluScanError("--split is of --dataset; a raw source has none")
+        raise CelluScanError("--split needs --dataset; raw sources have no splits")
     return EvaluationSettings(
         model=arguments.model,
         output=arguments.output,

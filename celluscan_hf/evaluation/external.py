@@ -41,10 +41,10 @@ class ExternalResults:
 def load_external_cells(specs: Sequence[str], dataset: str, scratch: Path) -> dict[str, Cells]:
     """Load the cells of each external source, given as `KEY=PATH`, in the order of their names.
 
-    Files that the built data set `dataset` holds are left out. `scratch` takes decompressed copies of compressed tars.
+    Files that the built dataset `dataset` holds are left out. `scratch` takes decompressed copies of compressed tars.
 
     Raises:
-        CelluScanError: A source cannot be read, two share a name, or one is a source of the data set.
+        CelluScanError: A source cannot be read, two share a name, or one is a source of the dataset.
     """
     if not specs:
         return {}

@@ -26,7 +26,10 @@ Floats = NDArray[np.floating]
 RESOLUTION = 120  # dots per inch
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#767676"
 _CODES = ("MYO", "PMY", "MY", "MMY", "IG", "BNE", "SNE", "NEU", "EO", "BA", "MO", "LY", "ERB", "PLT")
-ORDER = tuple(taxonomy.lookup(code) for code in _CODES)
+ORDER = (  # by lineage and stage; classes that are appended to the taxonomy follow
+    *(taxonomy.lookup(code) for code in _CODES),
+    *(cell for cell in taxonomy.CLASSES if cell.code not in _CODES),
+)
 _IDS = [taxonomy.LABEL2ID[cell.name] for cell in ORDER]
 _MIN_BIN = 10  # cells; the accuracy of fewer is chance
 _DARK = 0.55  # from this share on the text of a field is white

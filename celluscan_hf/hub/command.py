@@ -37,7 +37,7 @@ def push_dataset(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> N
     parser.add_argument(
         "--recipe-only",
         action="store_true",
-        help="publish card, labels, hashes and build command, but no image: for sources that cannot be passed on",
+        help="publish card, labels, hashes and build command, but no image: if a licence forbids redistribution",
     )
     _add_common(parser)
     _quieten()
@@ -47,7 +47,11 @@ def push_dataset(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> N
 def push_model(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """`celluscan push model RUN [REPOSITORY] --evaluation FOLDER`."""
     parser.add_argument("run", type=Path, help="a finished folder of celluscan train")
-    parser.add_argument("repository", nargs="?", help=f"owner/name of the plain ViT, which anyone can load ({MODEL})")
+    parser.add_argument(
+        "repository",
+        nargs="?",
+        help=f"owner/name for the ViT in transformers format, which needs no custom code ({MODEL})",
+    )
     parser.add_argument("--evaluation", type=Path, required=True, help="a folder of celluscan evaluate, test split")
     parser.add_argument("--handbuilt", metavar="REPOSITORY", help="publish the hand-built ViT too, under this name")
     parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
@@ -68,9 +72,7 @@ def push_space(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Non
     """`celluscan push space [REPOSITORY]`."""
     parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub ({SPACE})")
     parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page ({MODEL})")
-    parser.add_argument(
-        "--model-revision", metavar="REVISION", help="of the model, whose commit the page keeps to (main)"
-    )
+    parser.add_argument("--model-revision", metavar="REVISION", help="model revision to pin (default main)")
     parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
     _add_common(parser)
     _quieten()
@@ -78,8 +80,8 @@ def push_space(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Non
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--private", action="store_true", help="only you can see a repository that is made new")
-    parser.add_argument("--revision", help="a tag that names this content for good, such as v1.0")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
+    parser.add_argument("--revision", help="permanent tag for this version, such as v1.0")
     parser.add_argument("--dry-run", action="store_true", help="check everything and show what would be uploaded")
 
 
@@ -160,7 +162,7 @@ def _publish_space(
 
 
 def _check(targets: Sequence[Target], dry_run: bool) -> None:
-    """Told before any work is done: names that cannot be, and a token that cannot write."""
+    """Check repository names and the token before any work is done."""
     for target in targets:
         check_name(target)
     if not dry_run:

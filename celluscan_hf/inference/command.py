@@ -96,5 +96,5 @@ def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> No
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run code that lies in the checkpoint; the models of CelluScan do not need it",
+        help="run Python code shipped with the checkpoint; CelluScan's models do not need it",
     )

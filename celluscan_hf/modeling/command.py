@@ -70,12 +70,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="FROM")
     parser.add_argument("to", metavar="TO", type=Path)
-    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="what to write (default: ours)")
+    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="output format (default celluscan)")
     parser.add_argument("--revision", help="commit, branch or tag of a Hub repository")
     parser.add_argument(
         "--celluscan-labels",
         action="store_true",
-        help="name the outputs after the 14 classes; with another number of outputs the head is made anew",
+        help="name the outputs after the 14 classes; if their number differs, the head is reinitialized",
     )
     parser.add_argument("--num-attention-heads", type=int, help="where FROM does not say and the size is unusual")
     parser.add_argument(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 def calibrate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Calibrate a model on the validation split of its dataset; see `calibrate.calibrate`."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint folder; its head is changed")
-    parser.add_argument("--dataset", required=True, help="a built dataset, whose validation cells are used")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint folder, modified in place")
+    parser.add_argument("--dataset", required=True, help="a built dataset; its validation split is used")
     options = parser.parse_args(arguments)
 
     from .calibrate import calibrate as fit
@@ -19,9 +19,7 @@ def calibrate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def recalibrate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Fit a calibrated model to some 16 to 64 labelled cells of another microscope; see `recalibrate.recalibrate`."""
-    parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="a calibrated checkpoint folder, which stays as it is"
-    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a calibrated checkpoint folder, left unchanged")
     parser.add_argument(
         "--source",
         action="append",

@@ -88,7 +88,7 @@ def decode(data: bytes, image_id: str, side: int) -> torch.Tensor:
             image = stored.convert("RGB")
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise CelluScanError(
-            f"image {image_id} cannot be decoded ({error}): the data set is damaged; build it again with "
+            f"image {image_id} cannot be decoded ({error}): the dataset is damaged; build it again with "
             "`celluscan build`"
         ) from error
     if image.width != image.height:

@@ -41,7 +41,7 @@ def train(recipe: str, stages: Sequence[TrainingSettings]) -> Path:
     finished stages are skipped, and the interrupted one resumes from its last checkpoint.
 
     Raises:
-        CelluScanError: The data set, a tracker or another setting cannot be used; the output folder holds another run;
+        CelluScanError: The dataset, a tracker or another setting cannot be used; the output folder holds another run;
             or the loss is no longer finite.
         WeightsError: The initial weights cannot be loaded.
     """

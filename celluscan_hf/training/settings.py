@@ -25,10 +25,10 @@ class TrainingSettings(TrainingArguments):
         CelluScanError: A value is out of range, or two settings exclude each other; the message names the option.
     """
 
-    dataset: str = field(default="", metadata={"help": "a built data set folder, or its name on the Hub"})
+    dataset: str = field(default="", metadata={"help": "a built dataset folder, or its name on the Hub"})
     dataset_config: str = field(
         default="default",
-        metadata={"help": "training config of the data set: default, originals, subset_5 or subset_20"},
+        metadata={"help": "training config of the dataset: default, originals, subset_5 or subset_20"},
     )
     streaming: bool = field(
         default=False, metadata={"help": "read the train split sequentially from its files and shuffle within a window"}
@@ -157,7 +157,7 @@ class TrainingSettings(TrainingArguments):
 
     def _check(self) -> None:
         if not self.dataset:
-            raise CelluScanError("no --dataset given; expected a built data set folder, or its name on the Hub")
+            raise CelluScanError("no --dataset given; expected a built dataset folder, or its name on the Hub")
         if not self.output_dir:
             raise CelluScanError("no --output_dir given; expected the folder for checkpoints and the trained model")
         _ = self.model_fields

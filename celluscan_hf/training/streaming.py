@@ -87,7 +87,7 @@ class StreamedCells(IterableDataset[Batch]):
                 rows = pq.ParquetFile(file).read_row_group(group, columns=["image", "label", "image_id"])
             except (OSError, pa.ArrowInvalid) as error:
                 raise CelluScanError(
-                    f"{file} is damaged ({error}); build the data set again with `celluscan build`"
+                    f"{file} is damaged ({error}); build the dataset again with `celluscan build`"
                 ) from error
             yield rows.to_pylist()
 

@@ -33,7 +33,7 @@ SCALARS = ("n", *wbc_metrics.SCALARS)
 
 
 class CellTrainer(Trainer):
-    """Trains a `CelluScanForImageClassification` on the images of a built data set.
+    """Trains a `CelluScanForImageClassification` on the images of a built dataset.
 
     Batches hold stored pixels, which are augmented and normalized on the device. If weights are averaged, the averages
     are evaluated and saved as `model.safetensors`.

@@ -160,7 +160,7 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments, told, built, checkpo
 def test_a_split_of_a_raw_source_is_refused(folder, checkpoint, tmp_path, capsys):
     given = ["--model", checkpoint, "--source", f"imagefolder={folder}", "--output", tmp_path / "eval"]
     assert call(*given, "--split", "test") == 2
-    assert "a raw source has none" in capsys.readouterr().err
+    assert "raw sources have no splits" in capsys.readouterr().err
 
 
 def test_other_classes_are_refused_before_anything_is_read(tmp_path, capsys):

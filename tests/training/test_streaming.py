@@ -90,5 +90,5 @@ def test_a_damaged_file_is_named(files: list[Path], tmp_path: Path) -> None:
     content = bytearray(copies[0].read_bytes())
     content[1000:20000] = bytes(19000)
     copies[0].write_bytes(content)
-    with pytest.raises(CelluScanError, match=rf"{re.escape(str(copies[0]))} is damaged .*build the data set again"):
+    with pytest.raises(CelluScanError, match=rf"{re.escape(str(copies[0]))} is damaged .*build the dataset again"):
         list(cells)

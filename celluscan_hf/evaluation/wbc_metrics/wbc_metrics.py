@@ -44,7 +44,7 @@ Args:
     references: True class indices (n,).
     label_names: All classes, in their order; by default the 14 of CelluScan.
     groups: The group of each image (n,), such as its patient; by default every image is a group of its own.
-    sources: The data set of each image (n,); by default `per_source` is left out.
+    sources: The dataset of each image (n,); by default `per_source` is left out.
     resamples: Number of bootstrap resamples; 0 leaves `ci95` out.
     seed: Seed of the bootstrap.
     parents: The coarser class of each class that has one, {name: name}; by default `parent_level` is left out.
