@@ -20,6 +20,7 @@ from .processes import left_to_first_process
 
 _FAILED, _INTERRUPTED = 2, 130
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LEAVE_OUT = "--leave-one-source-out"  # an audit, asked for where results are made
 _DESCRIPTION = "Blood-cell images on the Hugging Face stack: datasets, training, evaluation, prediction, publishing."
 
 
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"celluscan {__version__}")
         return 0
+    if words[:1] == ["evaluate"] and _LEAVE_OUT in words:
+        words = ["audit", "left-out", "--by", "source", *(word for word in words[1:] if word != _LEAVE_OUT)]
     name = " ".join(words[:2]) if words[:1] == ["push"] else "".join(words[:1])
     if name not in COMMANDS:
         return _fail(_unknown(name))
@@ -137,7 +140,7 @@ def _unknown(name: str) -> str:
         return "no command given; celluscan --help lists them"
     close = get_close_matches(name, COMMANDS, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "celluscan --help lists them"
-    return f"there is no command {name!r}; {hint}"
+    return f"unknown command {name!r}; {hint}"
 
 
 def _system_error(error: OSError, command: Command) -> str:
@@ -156,12 +159,10 @@ def _fail(message: str) -> int:
 
 def _quieten() -> None:
     """Silence warnings and progress bars of the libraries: what matters is raised as an error."""
-    import datasets
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,5 @@
 """The two errors of the package: an invalid request, and an unusable image."""
 
-from .modeling.errors_celluscan import BadImage
+from .modeling.errors_celluscan import BadImage, CelluScanError
 
 __all__ = ["BadImage", "CelluScanError"]
-
-
-class CelluScanError(Exception):
-    """An invalid request. The message is one line: what is wrong, what was expected, what to do."""

@@ -172,7 +172,7 @@ def plant(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
     """Choose a wrong class for a share of the rows, {image_id: class number}: present, no parent or child.
 
     Raises:
-        CelluScanError: There is no such class for a cell.
+        CelluScanError: A class of a cell does not exist.
     """
     names, labels = rows["image_id"].to_pylist(), rows["label"].to_numpy()
     present = np.unique(labels).tolist()

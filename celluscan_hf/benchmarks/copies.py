@@ -68,7 +68,7 @@ def _detect(originals: list[Image.Image], kinds: dict[str, Copy]) -> dict[str, f
 
 
 def _pairs_among(originals: list[Image.Image]) -> dict[str, int]:
-    """Count near pairs among images that are no copies of each other, as they stand and turned."""
+    """Count near pairs among images that are not copies of each other, as they stand and turned."""
     contents = [_content(image) for image in originals]
     hashes = np.array([perceptual_hashes(content.convert("L")) for content in contents], np.uint64)
     upright = [pair.orientation is UPRIGHT for pair in near_duplicates(hashes, contents.__getitem__)]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from ..errors import CelluScanError
 from ..sources import KEYS
 from . import folder
@@ -13,13 +15,12 @@ from .job import evaluate as run_evaluation
 from .report import with_interval
 from .wbc_metrics.wbc_metrics import SCALARS
 
-LEAVE_OUT = "--leave-one-source-out"
 HEADLINE = {name: scalar.title for name, scalar in SCALARS.items() if not scalar.needs_probabilities}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        f"{LEAVE_OUT} --dataset FOLDER --output FOLDER: train without each source in turn, and evaluate on it; "
+        "--leave-one-source-out --dataset FOLDER --output FOLDER: train without each source, and evaluate on it; "
         "its other options are those of celluscan audit left-out"
     )
     defaults = EvaluationSettings
@@ -62,17 +63,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Evaluate as the arguments say, and print the headline; with `LEAVE_OUT`, run that audit instead."""
-    if LEAVE_OUT in arguments:
-        from ..audits.command import audit
-
-        parser.prog = "celluscan audit"
-        words = [word for word in arguments if word != LEAVE_OUT]
-        return audit(parser, ["left-out", "--by", "source", *words])
+    """Evaluate as the arguments say, and print the headline."""
     _add_arguments(parser)
     options = parser.parse_args(arguments)
+    datasets.disable_progress_bars()
     print(summary(run_evaluation(_settings(options)), options.output))
-    return None
 
 
 def _settings(arguments: argparse.Namespace) -> EvaluationSettings:

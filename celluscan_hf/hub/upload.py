@@ -103,7 +103,7 @@ def check_name(target: Target) -> None:
 
 
 def check_token(target: Target) -> None:
-    """Raise a `CelluScanError` if there is no token with write access."""
+    """Raise a `CelluScanError` if a token with write access is missing."""
     with explain_failures(target):
         try:
             account = HfApi().whoami()

@@ -100,8 +100,8 @@ def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     """Start threads that prepare images for a model on `device`.
 
     With a GPU each thread is limited to one core, as nested threads would compete for the cores. If the model runs on
-    the CPU there is no limit: with few threads in all, OpenMP waits by spinning, and the model's wait then takes the
-    readers' cores (measured on two cores: half the images per second).
+    the CPU, readers are not limited: with few threads in all, OpenMP waits by spinning, and the model's wait then takes
+    the readers' cores (measured on two cores: half the images per second).
     """
     count, threads = min(cores(), MAX_READERS), torch.get_num_threads()
     one_core_each = device.type != "cpu"

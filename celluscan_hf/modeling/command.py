@@ -8,10 +8,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor
 
-from ..errors import CelluScanError
 from .checkpoints import read_checkpoint
 from .configuration_celluscan import LABELS
 from .conversion import Checkpoint
+from .errors_celluscan import CelluScanError
 from .exporting import EXPORTS
 from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 from .processor import build_image_processor

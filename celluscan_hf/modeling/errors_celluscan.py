@@ -1,4 +1,8 @@
-"""`BadImage`; defined here because the code shipped with checkpoints raises it and imports nothing of this package."""
+"""The two errors of the package, defined where the code shipped with checkpoints can import them."""
+
+
+class CelluScanError(Exception):
+    """An invalid request. The message is one line: what is wrong, what was expected, what to do."""
 
 
 class BadImage(Exception):

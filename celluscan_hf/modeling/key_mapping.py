@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import CelluScanError
+from .errors_celluscan import CelluScanError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -174,7 +174,7 @@ OURS = ("vit.layers.0.attention.qkv.weight", "layers.0.attention.qkv.weight")
 def locate(names: Collection[str]) -> tuple[KeyMapping | None, str, list[str]]:
     """Return the mapping of a ViT among these names, its sentinel tensor, and the prefixes of that tensor.
 
-    The mapping is None for a model of ours. Prefixes are empty if there is no ViT.
+    The mapping is None for a model of ours. Prefixes are empty without a ViT.
     """
     mappings: dict[str, KeyMapping | None] = SENTINELS | dict.fromkeys(OURS)
     for sentinel, mapping in mappings.items():

@@ -91,7 +91,7 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> Unwrapped:
             Without it the averaged weights are preferred.
 
     Raises:
-        WeightsError: There is no ViT, or more than one; there are other tensors; its head is not one layer.
+        WeightsError: A ViT is missing, or there are several; there are other tensors; its head is not one layer.
     """
     locations = [location for keys, tensors in _dictionaries(content) for location in _locations(keys, tensors)]
     if not locations:

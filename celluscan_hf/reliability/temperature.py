@@ -40,7 +40,7 @@ def nll(logits: Floats, labels: NDArray[np.int64]) -> float:
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """Find the temperature with the smallest `nll`. Raises `CelluScanError` if there is no cell."""
+    """Find the temperature with the smallest `nll`. Raises `CelluScanError` without cells."""
     if len(labels) == 0:
         raise CelluScanError("no cell to calibrate on; give a dataset with validation cells")
     low, high = np.log(_TEMPERATURES)

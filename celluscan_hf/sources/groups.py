@@ -37,7 +37,7 @@ _SHOWN = 3  # names in a sentence
 def group_name(value: object) -> str:
     """Normalize an identifier: 3, "3" and 3.0 are one group, and so are NFC and NFD. Empty for no group.
 
-    NA, nan, null, None, unknown and the like, and values without letters and digits, are no group.
+    NA, nan, null, None, unknown and the like, and values without letters and digits, are not groups.
     """
     text = " ".join(unicodedata.normalize("NFC", str(value)).split())
     text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)

@@ -12,8 +12,6 @@ from . import recipes
 from .memory import keep_freed_memory
 from .run import train as train_stages
 
-_WHERE = "celluscan_hf.errors."  # begins the last line of what a worker of the DataLoader raises
-
 
 def train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Train by a recipe; any field of it and of `TrainingArguments` may be changed."""
@@ -33,9 +31,9 @@ def train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         stages = recipes.stages(chosen.recipe, others)
         output = train_stages(chosen.recipe, stages)
     except CelluScanError as error:
-        raise CelluScanError(
-            str(error).strip().splitlines()[-1].removeprefix(f"{_WHERE}{type(error).__name__}: ")
-        ) from error
+        # of what a worker of the DataLoader raises, the last line: its type and message
+        kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+        raise CelluScanError(str(error).strip().splitlines()[-1].removeprefix(kind)) from error
     except torch.OutOfMemoryError as error:
         raise CelluScanError(
             "the GPU is out of memory: lower --per_device_train_batch_size and raise --gradient_accumulation_steps by "

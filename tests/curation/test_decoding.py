@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from celluscan_hf.errors import BadImage
 from celluscan_hf.modeling import decoding_celluscan as decoding
-from celluscan_hf.modeling.decoding_celluscan import decode
+from celluscan_hf.modeling.decoding_celluscan import decode, decode_opened
 
 REASONS = {
     "empty_file", "not_an_image", "unsupported_format", "too_many_pixels", "too_small", "animated", "multi_page",
@@ -581,3 +581,16 @@ def test_a_damaged_file_is_an_rgb_image_or_a_bad_image(
         else:
             assert decoded.image.mode == "RGB"
             assert len(decoded.image.tobytes()) == 3 * decoded.image.width * decoded.image.height
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("TIFF", "multi_page"), ("GIF", "animated")])
+def test_an_opened_image_of_several_pages_is_refused_loaded_or_not(kind: str, reason: str) -> None:
+    pages = [Image.new("L", (32, 32), level) for level in (10, 200)]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, kind, save_all=True, append_images=pages[1:])
+    for loaded in (False, True):
+        image = Image.open(io.BytesIO(buffer.getvalue()))
+        if loaded:
+            image.load()
+        with pytest.raises(BadImage, match=reason):
+            decode_opened(image)
