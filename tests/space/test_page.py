@@ -38,9 +38,9 @@ def test_a_cell_gets_an_answer_with_its_background(page: Any, cell_files: dict[s
     upload(page, cell_files["Basophil"])
     page.locator(".card h2").wait_for()
     assert page.locator(".bars tr").count() == 3
-    assert page.locator("svg.maturation").is_visible()
+    page.locator("svg.maturation").wait_for()
     assert page.locator(".facts li").count() > 2
-    assert page.get_by_alt_text("The cell as the model saw it").is_visible()
+    page.get_by_alt_text("The cell as the model saw it").wait_for()
 
 
 def test_the_keyboard_is_enough(page: Any) -> None:
