@@ -61,7 +61,7 @@ def _our_loader(data: CellDataset, arguments: argparse.Namespace) -> Callable[[]
     images = CellImages(data.split("originals", "train"), SIDE)
     sampler = CellSampler(images.labels.tolist(), "natural", 0, arguments.batch_size)
     view = View(SIDE, 1.0, *data.channel_statistics)
-    augmentation = Augmentation(dihedral=True, shift=0.0, color_jitter=JITTER, background_randomization=0.0, seed=0)
+    augmentation = Augmentation(rotate="dihedral", color_jitter=JITTER)
 
     def batches() -> Iterator[torch.Tensor]:
         for batch in _loader(images, arguments, sampler=sampler, collate_fn=as_batch):

@@ -41,6 +41,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=PATH",
         help="beside --dataset: a raw dataset of another laboratory, measured by itself. May be repeated",
     )
+    parser.add_argument(
+        "--target-statistics",
+        action="store_true",
+        help="predict each --external source with the batch-norm statistics of its own images, without labels",
+    )
     parser.add_argument("--split", help="split of --dataset: train (originals only), validation or test (default)")
     parser.add_argument(
         "--output", type=Path, required=True, help="the folder to be written; new, empty, or an earlier evaluation"
@@ -80,6 +85,7 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
         split=arguments.split or EvaluationSettings.split,
         sources=tuple(arguments.source),
         external=tuple(arguments.external),
+        target_statistics=arguments.target_statistics,
         batch_size=arguments.batch_size,
         device=arguments.device,
         resamples=arguments.resamples,

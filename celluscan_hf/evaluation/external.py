@@ -17,6 +17,7 @@ from ..curation.splits import SPLITS
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.workers import progress
 from ..errors import CelluScanError
+from ..inference.target_statistics import adapted_copy
 from ..sources import READERS, Dropped, Source, open_sources
 from .cells import CONFIG, SOURCE_FACTS, Cells, load_cells
 from .measure import measure_external
@@ -94,17 +95,21 @@ def evaluate_external(
     dataset: str,
     batch_size: int,
     resamples: int,
+    target_statistics: bool = False,
 ) -> ExternalResults:
     """Predict and measure each source of `load_external_cells`. Raises `CelluScanError` if one has no usable cell.
 
-    A class without a train cell in the built dataset `dataset` counts as not learned.
+    With `target_statistics` each is predicted with the batch-norm statistics of its own images. A class without a train
+    cell in the built dataset `dataset` counts as not learned.
     """
     results = ExternalResults({}, [], [])
     learned = set(open_dataset(dataset).split(CONFIG, SPLITS[0])["label"]) if cells else set()
     for name, of_source in cells.items():
         try:
+            reads = [cell.read for cell in of_source.kept]
+            used = adapted_copy(model, processor, reads, batch_size) if target_statistics else model
             with progress(f"predicting {name}", len(of_source.kept), "cell") as advance:
-                predictions, bad = predict(of_source, model, processor, batch_size=batch_size, advance=advance)
+                predictions, bad = predict(of_source, used, processor, batch_size=batch_size, advance=advance)
         except CelluScanError as error:
             raise CelluScanError(f"{OPTION} {name}: {error}") from error
         dropped = [*of_source.dropped, *bad]
@@ -112,6 +117,7 @@ def evaluate_external(
         results.metrics[name] = measure_external(predictions, resamples, learned) | {
             **{key: facts[key] for key in SOURCE_FACTS},
             "fingerprint": of_source.described["fingerprint"],
+            "target_statistics": target_statistics,
             "dropped": dict(Counter(item.reason for item in dropped)),
         }
         results.predictions.append(predictions)

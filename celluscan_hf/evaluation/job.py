@@ -52,6 +52,7 @@ class EvaluationSettings:
     """Settings of one evaluation, of a split of a built `dataset` or of raw `sources` (`KEY=PATH` each).
 
     - `external`: beside `dataset`, raw sources (`KEY=PATH`) of other laboratories, each measured separately.
+    - `target_statistics`: predict each external source with the batch-norm statistics of its own images.
     - `model`: a checkpoint folder, or the name of a model on the Hub.
     - `device`: name of a torch device; None for the best one available.
     - `resamples`: number of bootstrap resamples for the intervals; 0 for none.
@@ -63,6 +64,7 @@ class EvaluationSettings:
     split: str = "test"
     sources: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
+    target_statistics: bool = False
     batch_size: int = 64
     device: str | None = None
     resamples: int = RESAMPLES
@@ -75,6 +77,8 @@ class EvaluationSettings:
             raise CelluScanError(
                 "--external needs --dataset; give --dataset, or evaluate raw files alone with --source"
             )
+        if self.target_statistics and not self.external:
+            raise CelluScanError("--target-statistics needs --external: they are estimated on each external source")
         for name, lowest in (("batch_size", 1), ("resamples", 0)):
             if getattr(self, name) < lowest:
                 option = "--" + name.replace("_", "-")
@@ -88,6 +92,7 @@ class EvaluationSettings:
             words += ["--dataset", self.dataset, "--split", self.split]
         words += [word for source in self.sources for word in ("--source", source)]
         words += [word for source in self.external for word in ("--external", source)]
+        words += ["--target-statistics"] * self.target_statistics
         words += ["--output", str(self.output)]
         for name in ("batch_size", "device", "resamples"):
             if getattr(self, name) != getattr(type(self), name):
@@ -119,6 +124,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
             dataset=settings.dataset or "",
             batch_size=settings.batch_size,
             resamples=settings.resamples,
+            target_statistics=settings.target_statistics,
         )
         dropped = [*cells.dropped, *bad]
         metrics = measure(predictions, settings.resamples, load_reliability(model)) | {

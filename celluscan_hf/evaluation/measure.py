@@ -9,6 +9,7 @@ import numpy as np
 from .. import taxonomy
 from ..modeling.reliability_celluscan import Reliability
 from . import clinical_metrics, selective_metrics
+from .five_classes import five_classes
 from .intervals import proportion
 from .predictions import Predictions
 from .selective_metrics import set_metrics
@@ -18,13 +19,14 @@ from .wbc_metrics.wbc_metrics import RESAMPLES, compute_metrics
 def measure(cells: Predictions, resamples: int = RESAMPLES, reliability: Reliability | None = None) -> dict[str, Any]:
     """Compute the metrics of `wbc_metrics`, and beside them, None if the cells do not allow it:
 
-    `groups`, their number; `majority_share`, the accuracy of always answering the most frequent class; `recall_ci95`
-    {class: [low, high]}; `related` (names), `maturation`, `abnormal`, `hard_sets`: see `clinical_metrics`;
-    `calibration`, the bins behind `ece`; `brier`; `risk_coverage` and, for a calibrated model, `sets`, over all cells
-    and by class: see `selective_metrics`. `parent_level` has the classes of the taxonomy without a parent.
-    `resamples`: number of bootstrap resamples; 0 leaves their intervals out.
+    `groups`, their number; `five_classes`, see there; `majority_share`, the accuracy of always answering the most
+    frequent class; `recall_ci95` {class: [low, high]}; `related` (names), `maturation`, `abnormal`, `hard_sets`: see
+    `clinical_metrics`; `calibration`, the bins behind `ece`; `brier`; `risk_coverage` and, for a calibrated model,
+    `sets`, over all cells and by class: see `selective_metrics`. `parent_level` has the classes of the taxonomy without
+    a parent. `resamples`: number of bootstrap resamples; 0 leaves their intervals out.
     """
     return _wbc_metrics(cells, resamples, sources=cells.sources, parents=taxonomy.PARENTS) | {
+        "five_classes": five_classes(cells, resamples),
         "majority_share": float(np.bincount(cells.labels).max() / len(cells)),
         "recall_ci95": _recall_intervals(cells),
         "maturation": clinical_metrics.maturation(cells),
@@ -44,10 +46,10 @@ def measure_external(
 ) -> dict[str, Any]:
     """Compute the metrics of the cells of one external source, for `external` of `metrics.json`.
 
-    `n`, `groups`, the scalars and `ci95` of `wbc_metrics`, `related` as in `measure`, and `classes`, the number of
-    classes with cells: the means count these alone. `unlearned` {class: cells} are of classes that are not among the
-    `learned` ones (class numbers), so no answer can be right; `accuracy_learned` (`n`, `accuracy`, `ci95`) leaves them
-    out. `resamples` 0 leaves `ci95` out.
+    `n`, `groups`, the scalars and `ci95` of `wbc_metrics`, `related` and `five_classes` as in `measure`, and `classes`,
+    the number of classes with cells: the means count these alone. `unlearned` {class: cells} are of classes that are
+    not among the `learned` ones (class numbers), so no answer can be right; `accuracy_learned` (`n`, `accuracy`,
+    `ci95`) leaves them out. `resamples` 0 leaves `ci95` out.
     """
     metrics = _wbc_metrics(cells, resamples)
     del metrics["per_class"], metrics["confusion_matrix"]
@@ -56,6 +58,7 @@ def measure_external(
     unlearned = Counter(taxonomy.NAMES[label] for label in cells.labels[~is_learned])
     return metrics | {
         "classes": len(np.unique(cells.labels)),
+        "five_classes": five_classes(cells, resamples),
         "unlearned": dict(sorted(unlearned.items())),
         "accuracy_learned": {
             "n": int(is_learned.sum()),

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..modeling.tensor_files import ENDINGS
 from ..training import recipes
+from ..training.augmentation import RANGES
 from ..training.settings import TrainingSettings
 
 # settings that change what a training learns; all others are about paths, speed and logging
@@ -20,10 +21,19 @@ _DECISIVE = (
     "model",
     "freeze",
     "crop_pct",
-    "dihedral",
+    "rotate",
     "shift",
     "color_jitter",
     "background_randomization",
+    "augmented_share",
+    "zoom",
+    "stain",
+    "white_balance",
+    "gamma",
+    "contrast",
+    "saturation",
+    "grayscale",
+    "blur",
     "mixup_alpha",
     "cutmix_alpha",
     "loss",
@@ -54,6 +64,13 @@ _DECISIVE = (
     "metric_for_best_model",
     "seed",
 )
+
+
+_ROTATIONS = {
+    "none": "",
+    "dihedral": "dihedral (rotations by 90° and flips)",
+    "any": "rotations by any angle and flips",
+}
 
 
 @dataclass(frozen=True)
@@ -196,10 +213,26 @@ class TrainingFacts:
         extra += f", {maturation:g} x squared maturation distance" if maturation else ""
         return f"{settings['loss'].replace('_', ' ')}{extra}"
 
+    def _strong(self) -> str:
+        """Changes of microscope, stain and camera, with their ranges."""
+        settings = self.settings
+        kinds = [
+            f"{name.replace('_', ' ')} {low:g} to {high:g}"
+            for name in RANGES
+            if settings.get(name)
+            for low, high in [settings[name]]
+        ]
+        shares = ("grayscale", "blur")
+        kinds += [f"{name} in {100 * settings[name]:g} %" for name in shares if settings.get(name)]
+        if not kinds:
+            return ""
+        return f"on {100 * settings['augmented_share']:g} % of the images: {', '.join(kinds)}"
+
     def _augmentation(self) -> str:
         settings = self.settings
         kinds = [
-            "dihedral (rotations by 90° and flips)" if settings["dihedral"] else "",
+            _ROTATIONS[settings["rotate"]],
+            self._strong(),
             f"shifts up to {100 * settings['shift']:g} % of the side" if settings["shift"] else "",
             f"brightness, contrast, saturation ± {100 * settings['color_jitter']:g} %"
             if settings["color_jitter"]

@@ -41,7 +41,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
     """The `pixel_values` of one image, (C, H, W), and a note on what was guessed about its file."""
 
     pixel_values: torch.Tensor
@@ -82,9 +82,9 @@ def outputs(
             not fit into its device's memory. Any other error of an image is a bug and propagates.
     """
     with _readers(model.device) as pool:
-        prepared = _ahead(pool, partial(_prepare, processor), images, batch_size)
+        prepared = _ahead(pool, partial(prepare, processor), images, batch_size)
         while batch := list(islice(prepared, batch_size)):
-            good = [item.pixel_values for item in batch if isinstance(item, _Prepared)]
+            good = [item.pixel_values for item in batch if isinstance(item, Prepared)]
             done = iter(_outputs(model, torch.stack(good), with_features) if good else ())
             for item in batch:
                 yield item if isinstance(item, BadImage) else replace(next(done), note=item.note)
@@ -127,7 +127,8 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _prepare(processor: BaseImageProcessor, read: Read) -> _Prepared | BadImage:
+def prepare(processor: BaseImageProcessor, read: Read) -> Prepared | BadImage:
+    """Decode an image and prepare it for the model, or say why it cannot be used."""
     try:
         result = read()
         image, note = (result.image, result.note) if isinstance(result, Decoded) else (result, "")
@@ -135,7 +136,7 @@ def _prepare(processor: BaseImageProcessor, read: Read) -> _Prepared | BadImage:
     except BadImage as error:
         return BadImage(error.reason, error.detail)  # a new one: the traceback would keep the file in memory
     pixel_values: torch.Tensor = processor(images=[image], return_tensors="pt")["pixel_values"][0]
-    return _Prepared(pixel_values, note)
+    return Prepared(pixel_values, note)
 
 
 @torch.inference_mode()

@@ -51,9 +51,9 @@ CUSTOM_PIPELINES = {
 class CelluScanConfig(PreTrainedConfig):
     """Shape and regularisation of a `CelluScanModel`. The defaults are ViT-B/16 for 14 classes of blood cells.
 
-    Field names are those of the library's `ViTConfig`; `pooling` and `patch_stem` are ours, `drop_path_rate` is the
-    library's name in other models. Base, Large and Huge are defined in Dosovitskiy et al. 2021, table 1
-    (https://arxiv.org/abs/2010.11929).
+    Field names are those of the library's `ViTConfig`; `pooling`, `patch_stem` and `input_norm` are ours,
+    `drop_path_rate` is the library's name in other models. Base, Large and Huge are defined in Dosovitskiy et al. 2021,
+    table 1 (https://arxiv.org/abs/2010.11929).
 
     Args:
         hidden_size: Width D of every token; a multiple of `num_attention_heads`.
@@ -74,6 +74,8 @@ class CelluScanConfig(PreTrainedConfig):
         pooling: What the classifier reads: the class token (`"cls"`) or the mean of the patch tokens (`"mean"`).
         patch_stem: How pixels become tokens: one `"linear"` projection of each patch, or a `"convolution"` stem of
             log2(patch_size) 3x3 convolutions (Xiao et al. 2021, https://arxiv.org/abs/2106.14881).
+        input_norm: `"image"` standardizes the colours of every image by itself, so that the lamp, the camera and the
+            amount of stain matter less; `"none"` takes them as the image processor gives them.
 
     The classes are the 14 unless given by `id2label`, by its inverse `label2id`, or by both; `num_labels=N` alone names
     them `LABEL_0` and so on. An image has exactly one of them: `problem_type` takes nothing but
@@ -102,6 +104,7 @@ class CelluScanConfig(PreTrainedConfig):
     qkv_bias: bool = True
     pooling: Literal["cls", "mean"] = "cls"
     patch_stem: Literal["linear", "convolution"] = "linear"
+    input_norm: Literal["none", "image"] = "none"
     id2label: dict[int, str] | dict[str, str] | None = None
     label2id: dict[str, int] | dict[str, str] | None = None
     problem_type: Literal["single_label_classification"] = "single_label_classification"

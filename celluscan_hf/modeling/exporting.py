@@ -29,7 +29,8 @@ def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassi
         WeightsError: It does not support the patch stem or the pooling of this model.
     """
     ours = model.config
-    _refuse(ours, "ViTForImageClassification of transformers", patch_stem=("linear",), pooling=("cls",))
+    plain = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",)}
+    _refuse(ours, "ViTForImageClassification of transformers", **plain)
     same = set(ViTConfig().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
     native = ViTForImageClassification(ViTConfig(**{name: getattr(ours, name) for name in same}))
     native.load_state_dict(_their_weights(model, TRANSFORMERS_CLASSIFIER))
@@ -48,6 +49,7 @@ def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
         "VisionTransformer of torchvision",
         patch_stem=("linear",),
         pooling=("cls",),
+        input_norm=("none",),
         hidden_act=("gelu",),
         num_channels=(3,),
     )
@@ -76,7 +78,13 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
     """
     ours = model.config
     activations = {name: act_layer for act_layer, name in TIMM_ACT_LAYERS.items()}
-    _refuse(ours, "VisionTransformer of timm", patch_stem=("linear",), hidden_act=("gelu", *activations))
+    _refuse(
+        ours,
+        "VisionTransformer of timm",
+        patch_stem=("linear",),
+        input_norm=("none",),
+        hidden_act=("gelu", *activations),
+    )
     try:
         import timm
     except ImportError as error:

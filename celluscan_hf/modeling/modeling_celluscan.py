@@ -67,6 +67,16 @@ class PatchEmbedding(nn.Module):
         return torch.cat((cls_position, patch_positions), dim=1)
 
 
+def standardize_colors(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Take off each image's background colour, and divide by the standard deviation of what is left: same shape.
+
+    The background is most of an image, so its colour is the median of each channel.
+    """
+    background = pixel_values.flatten(2).median(dim=2).values  # (B, C)
+    contrast = pixel_values - background[:, :, None, None]
+    return contrast / contrast.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+
+
 def linear_stem(config: CelluScanConfig) -> nn.Module:
     """One linear map for every patch, (B, C, H, W) -> (B, D, H/P, W/P): a convolution that steps by its own size."""
     return nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size)
@@ -307,6 +317,8 @@ class CelluScanModel(CelluScanPreTrainedModel):
         """
         check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
         cls_pooling = self.config.pooling == "cls"
+        if self.config.input_norm == "image":
+            pixel_values = standardize_colors(pixel_values)
         pixel_values = pixel_values.to(self.layernorm.weight.dtype)  # the norms' dtype, as weights may be quantized
         hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         if attention_mask is not None:

@@ -1,27 +1,57 @@
 """Crop, augment and normalize batches of stored uint8 images on the model's device.
 
-torchvision's v2 transforms draw one set of parameters per batch. Here every image has its own, computed from its draw
-number by a counter-based generator (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405). The generator has no
-state, so nothing has to be saved or synchronized between processes, workers and devices.
+torchvision's v2 transforms draw one set of parameters per batch. Here every image has its own, from its draw number.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import torch
 
 from ..dataset.augment import one_thread
 from ..errors import CelluScanError
 from . import background
+from .colors import blur, change_density, color_matrix, constant, density_map
+from .draws import uniform
+from .geometry import affine, crop, sample
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
+Chances = dict[str, torch.Tensor]
+Crops = Callable[[torch.Tensor, slice], torch.Tensor]  # of the images of a batch and a part of it
+# which images of a batch (B,) are changed; and their change, from them (b, 3, H, W) and their rows (b,)
+Change = tuple[torch.Tensor, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
+ROTATIONS = ("none", "dihedral", "any")
 _CPU_CHUNK = 8  # images processed at once on the CPU: 8 x 224 px are 5 MB of float32, which fit in the cache
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
-# SplitMix64 (Steele et al. 2014, https://doi.org/10.1145/2714064.2660195), its constants as signed 64-bit integers
-_STEP = 0x9E3779B97F4A7C15 - 2**64
-_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
+_ADDED, _MIXED = 10, 3  # see `Augmentation.stain`
+# Settings that are ranges of factors, and the most that is sensible.
+RANGES = {
+    "zoom": (0.1, 1.5),
+    "stain": (0.0, 3.0),
+    "white_balance": (0.3, 3.0),
+    "gamma": (0.2, 5.0),
+    "contrast": (0.1, 3.0),
+    "saturation": (0.0, 3.0),
+}
+# Random numbers per image and what they decide. Append only: a new one must not change the others.
+_LANES = {
+    "shift": 2,
+    "symmetry": 1,
+    "jitter": 3,
+    "background": background.DRAWS,
+    "strong": 1,
+    "angle": 1,
+    "zoom": 1,
+    "stain": 3,
+    "added_stain": 3,
+    "channels": 6,
+    "white_balance": 3,
+    "gamma": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "grayscale": 1,
+    "blur": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +65,8 @@ class View:
 
     side: int
     crop_pct: float
-    mean: Colour
-    std: Colour
+    mean: Color
+    std: Color
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_pct <= 1:
@@ -56,31 +86,21 @@ class View:
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, resized, resized) uint8 -> (B, 3, side, side) float32, equal to the image processor's output."""
-        images = len(pixels)
-        return self.transform(pixels, [[self.margin] * 2] * images, [0] * images, torch.ones(images, 3))
+        center = slice(self.margin, self.margin + self.side)
+        mix, offset = torch.eye(3, device=pixels.device), torch.zeros(3, device=pixels.device)
+        return self.in_chunks(pixels, lambda part: self.normalize(pixels[part, :, center, center], mix, offset))
 
-    def transform(
-        self,
-        pixels: torch.Tensor,
-        corners: list[list[int]],
-        symmetries: list[int],
-        factors: torch.Tensor,
-        randomize: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Crop each image at its corner and flip it (`crop`), then change its colours (`color_matrix`) and normalize.
+    def in_chunks(self, pixels: torch.Tensor, transform: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """Collect `transform(part)` for slices of a batch: (B, 3, side, side) float32.
 
-        `randomize(crops, part)`, if given, changes the crops in between; `part` is their slice of the batch. On the CPU
-        a few images are processed at a time, so that they stay in its cache from one operation to the next.
+        On the CPU a few images are processed at a time, so that they stay in its cache from one operation to the next.
         """
-        factors = factors.to(pixels.device, non_blocking=True)
         pixel_values = pixels.new_empty((len(pixels), 3, self.side, self.side), dtype=torch.float32)
         chunk = _CPU_CHUNK if pixels.device.type == "cpu" else len(pixels)
         with one_thread():
             for start in range(0, len(pixels), chunk):
                 part = slice(start, start + chunk)
-                crops = crop(pixels[part], corners[part], symmetries[part], self.side)
-                crops = randomize(crops, part) if randomize else crops
-                pixel_values[part] = self.normalize(crops, *color_matrix(crops, factors[part]))
+                pixel_values[part] = transform(part)
         return pixel_values
 
     def normalize(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -88,8 +108,8 @@ class View:
 
         (B, 3, H, W), uint8 or float32 in [0, 255] -> float32.
         """
-        mean, std = _constant((self.mean, self.std), pixels.device)
-        mix = mix / (255 * std[:, None])
+        mean, std = constant((self.mean, self.std), pixels.device)
+        mix = (mix / (255 * std[:, None])).expand(len(pixels), 3, 3)
         offset = ((offset - mean) / std).expand(len(pixels), 3)
         return torch.baddbmm(offset[..., None], mix, pixels.flatten(2).float()).view(pixels.shape)
 
@@ -98,87 +118,156 @@ class View:
 class Augmentation:
     """The training transform; its parameters are drawn for each image.
 
-    - `dihedral`: apply one of the eight rotations and reflections of the square; cells have no upright orientation.
+    All images:
+    - `rotate`: `none`; `dihedral`, one of the eight rotations and reflections of the square; or `any` angle, mirrored
+      or not. Cells have no upright orientation.
     - `shift`: move the crop by up to this share of its side, on each axis.
     - `color_jitter`: scale brightness, contrast and saturation by a factor from [1 - j, 1 + j] each.
     - `background_randomization`: share of images whose background is randomized.
+
+    A share of the images, `augmented_share`, as other microscopes, stains and cameras would show them. Each is a range
+    of factors that are drawn from, where 1 changes nothing; empty: off.
+    - `zoom`: side of the view as a share of the image's side, log-uniform, instead of the view's `crop_pct`.
+    - `stain`: amount of each of three dyes, in optical density; a tenth of the range is added where there was none, and
+      a third of it mixes the channels.
+    - `white_balance`: light of each channel.
+    - `gamma`: exponent, log-uniform.
+    - `contrast`, `saturation`: as in torchvision.
+    - `grayscale`, `blur`: share of these images that lose all colour, or detail.
     """
 
-    dihedral: bool
-    shift: float
-    color_jitter: float
-    background_randomization: float
-    seed: int
+    rotate: str = "none"
+    shift: float = 0.0
+    color_jitter: float = 0.0
+    background_randomization: float = 0.0
+    augmented_share: float = 1.0
+    zoom: Sequence[float] = ()
+    stain: Sequence[float] = ()
+    white_balance: Sequence[float] = ()
+    gamma: Sequence[float] = ()
+    contrast: Sequence[float] = ()
+    saturation: Sequence[float] = ()
+    grayscale: float = 0.0
+    blur: float = 0.0
+    seed: int = 0
 
     def check(self, view: View) -> None:
         """Raise a `CelluScanError` if a shifted crop would leave the stored image, or a value is out of range."""
         largest = view.margin / view.side
-        if not 0 <= self.shift <= largest:
+        if not 0 <= self.shift <= (1 if self._any_view else largest):
             raise CelluScanError(
                 f"--shift {self.shift}: expected 0 to {largest:.3f}, the margin that --crop_pct {view.crop_pct} leaves "
                 "around the crop, as a share of its side"
             )
+        if self.rotate not in ROTATIONS:
+            raise CelluScanError(f"--rotate {self.rotate}: expected one of {', '.join(ROTATIONS)}")
         if not 0 <= self.color_jitter < 1:
             raise CelluScanError(f"--color_jitter {self.color_jitter}: expected at least 0 and below 1")
+        for name, (lowest, highest) in RANGES.items():
+            values = getattr(self, name)
+            if values and not (len(values) == 2 and lowest <= values[0] <= values[1] <= highest):
+                raise CelluScanError(
+                    f"--{name} {' '.join(map(str, values))}: expected two factors, from {lowest:g} to {highest:g}, the "
+                    "smaller one first; 1 changes nothing"
+                )
 
     def __call__(self, pixels: torch.Tensor, draws: Sequence[int], view: View) -> torch.Tensor:
         """Images (B, 3, resized, resized) uint8 with their B draw numbers -> (B, 3, side, side) float32."""
-        chance = uniform(torch.tensor(draws), 6 + background.DRAWS, self.seed)
+        numbers = uniform(torch.tensor(draws), sum(_LANES.values()), self.seed)
+        on_device = _by_name(numbers.to(pixels.device, non_blocking=True))
+        strong = on_device["strong"][:, 0] < self.augmented_share  # (B,)
+        crops = self._views(on_device, strong, view) if self._any_view else self._squares(_by_name(numbers), view)
+        changes = self._changes(on_device, strong)
+        factors, channels = self._color_factors(on_device, strong)
+
+        def transform(part: slice) -> torch.Tensor:
+            images = crops(pixels, part)
+            if self.background_randomization:
+                chance = on_device["background"][part]
+                images = background.randomize_background(images, chance, self.background_randomization)
+            for rows, change in changes:
+                if len(chosen := rows[part].nonzero()[:, 0]):
+                    images = images.float()
+                    images[chosen] = change(images[chosen], chosen + (part.start or 0))
+            return view.normalize(images, *color_matrix(images, factors[part], channels[part]))
+
+        return view.in_chunks(pixels, transform)
+
+    @property
+    def _any_view(self) -> bool:
+        """Whether views are sampled between pixels, instead of cropped."""
+        return self.rotate == "any" or bool(self.zoom)
+
+    def _squares(self, chances: Chances, view: View) -> Crops:
+        """Crop at whole pixels."""
         reach = int(self.shift * view.side)
-        corners = view.margin - reach + (chance[:, :2] * (2 * reach + 1)).long()
-        symmetries = (chance[:, 2] * (8 if self.dihedral else 1)).long()
-        factors = 1 + self.color_jitter * (2 * chance[:, 3:6] - 1)
-        randomize = self._randomize(chance[:, 6:].to(pixels.device)) if self.background_randomization else None
-        return view.transform(pixels, corners.tolist(), symmetries.tolist(), factors, randomize)
+        corners = (view.margin - reach + (chances["shift"] * (2 * reach + 1)).long()).tolist()
+        symmetries = self._symmetries(chances).tolist()
+        return lambda pixels, part: crop(pixels[part], corners[part], symmetries[part], view.side)
 
-    def _randomize(self, chance: torch.Tensor) -> Callable[[torch.Tensor, slice], torch.Tensor]:
-        return lambda crops, part: background.randomize_background(crops, chance[part], self.background_randomization)
+    def _symmetries(self, chances: Chances) -> torch.Tensor:
+        return (chances["symmetry"][:, 0] * (1 if self.rotate == "none" else 8)).long()
+
+    def _views(self, chances: Chances, strong: torch.Tensor, view: View) -> Crops:
+        """Sample at any angle and scale."""
+        symmetries = self._symmetries(chances)
+        turns = chances["angle"][:, 0] if self.rotate == "any" else (symmetries & 3) / 4
+        zoom = torch.full_like(turns, view.side / view.resized)
+        if self.zoom:
+            zoom = torch.where(strong, log_uniform(self.zoom, chances["zoom"][:, 0]), zoom)
+        shift = self.shift * (2 * chances["shift"] - 1)
+        maps = affine(2 * math.pi * turns, symmetries > 3, zoom, shift)
+        return lambda pixels, part: sample(pixels[part], maps[part], view.side)
+
+    def _changes(self, chances: Chances, strong: torch.Tensor) -> list[Change]:
+        """Changes of density and sharpness, each with the images that it is for."""
+        changes: list[Change] = []
+        if self.stain or self.white_balance or self.gamma:
+            mix, offset = density_map(*self._density_factors(chances))
+            changes.append((strong, lambda images, rows: change_density(images, mix[rows], offset[rows])))
+        if self.blur:
+            changes.append((strong & (chances["blur"][:, 0] < self.blur), lambda images, _: blur(images)))
+        return changes
+
+    def _density_factors(self, chances: Chances) -> tuple[torch.Tensor, ...]:
+        ones = torch.ones_like(chances["stain"])
+        stain = linear(self.stain, chances["stain"]) if self.stain else ones
+        added = linear(self.stain, chances["added_stain"]).sub(1).div(_ADDED) if self.stain else 0 * ones
+        white_balance = linear(self.white_balance, chances["white_balance"]) if self.white_balance else ones
+        gamma = log_uniform(self.gamma, chances["gamma"][:, 0]) if self.gamma else ones[:, 0]
+        return stain, added, white_balance, gamma
+
+    def _color_factors(self, chances: Chances, strong: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Brightness, contrast and saturation (B, 3), and the mix of channels (B, 3, 3)."""
+        factors = 1 + self.color_jitter * (2 * chances["jitter"] - 1)
+        for column, name in ((1, "contrast"), (2, "saturation")):
+            if values := getattr(self, name):
+                factors[:, column] = torch.where(strong, linear(values, chances[name][:, 0]), factors[:, column])
+        factors[:, 2] *= ~(strong & (chances["grayscale"][:, 0] < self.grayscale))
+        return factors, self._channels(chances, strong)
+
+    def _channels(self, chances: Chances, strong: torch.Tensor) -> torch.Tensor:
+        """Take a little of the other channels into each, so that grey stays grey."""
+        channels = torch.eye(3, device=strong.device).expand(len(strong), 3, 3)
+        if not self.stain:
+            return channels
+        others = linear(self.stain, chances["channels"]).sub(1).div(_MIXED) * strong[:, None]  # (B, 6)
+        off_diagonal = torch.zeros_like(channels)
+        off_diagonal[:, ~torch.eye(3, dtype=torch.bool, device=strong.device)] = others
+        return channels + off_diagonal - torch.diag_embed(off_diagonal.sum(dim=2))
 
 
-@lru_cache(maxsize=64)
-def _constant(values: tuple[Any, ...], device: torch.device) -> torch.Tensor:
-    """Copy values to the device once: a copy from pageable memory waits for all work queued there."""
-    return torch.tensor(values, device=device)
+def linear(values: Sequence[float], chance: torch.Tensor) -> torch.Tensor:
+    """Draw from a range uniformly."""
+    low, high = values
+    return low + (high - low) * chance
 
 
-def uniform(draws: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """Compute `count` numbers in [0, 1) from each draw number (B,) int64 and the seed: (B, count)."""
-    lane = torch.arange(count, device=draws.device)
-    key = torch.full_like(draws, seed) * _STEP  # int64 wraps around
-    state = splitmix64(splitmix64(draws + key)[:, None] + lane * _STEP)
-    return (state & (2**24 - 1)).float() / 2**24  # float32 holds 24 bits
+def log_uniform(values: Sequence[float], chance: torch.Tensor) -> torch.Tensor:
+    """Draw from a range so that a factor and its inverse are as likely."""
+    low, high = values
+    return low * (high / low) ** chance
 
 
-def splitmix64(state: torch.Tensor) -> torch.Tensor:
-    """Apply the output function of SplitMix64 to int64, whose products wrap around like those of unsigned integers."""
-    for shift, factor in _MIX:
-        state = (state ^ ((state >> shift) & (2 ** (64 - shift) - 1))) * factor  # a logical shift
-    return state
-
-
-def crop(pixels: torch.Tensor, corners: list[list[int]], symmetries: list[int], side: int) -> torch.Tensor:
-    """Crop each image (B, 3, H, W) at its corner (top, left) and rotate or flip the crop: (B, 3, side, side).
-
-    A symmetry of the square is a number from 0 to 7: bit 2 swaps the axes, then bit 0 flips columns and bit 1 rows.
-    """
-    squares = []
-    for image, (top, left), symmetry in zip(pixels, corners, symmetries, strict=True):
-        square = image[:, top : top + side, left : left + side]
-        square = square.transpose(1, 2) if symmetry & 4 else square
-        flipped = [axis for axis, bit in ((2, 1), (1, 2)) if symmetry & bit]
-        squares.append(square.flip(flipped) if flipped else square)
-    return torch.stack(squares)
-
-
-def color_matrix(pixels: torch.Tensor, factors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Combine brightness, contrast and saturation (B, 3) in a linear map of colours: mix (B, 3, 3), offset (B, 3).
-
-    Colours are in [0, 1]. As in torchvision, contrast scales around the mean grey of the image and saturation around
-    the grey of the pixel. Values are not clamped, since they are normalized next.
-    """
-    brightness, contrast, saturation = factors.unbind(1)
-    luminance = _constant(_LUMINANCE, pixels.device)
-    grey = pixels.flatten(2).float().mean(2) @ luminance / 255  # (B,), the same before and after saturation
-    own = torch.eye(3, device=pixels.device) * saturation[:, None, None]
-    mix = (brightness * contrast)[:, None, None] * (own + (1 - saturation)[:, None, None] * luminance)
-    return mix, (brightness * (1 - contrast) * grey)[:, None].expand(-1, 3)
+def _by_name(numbers: torch.Tensor) -> Chances:
+    return dict(zip(_LANES, numbers.split(list(_LANES.values()), dim=1), strict=True))

@@ -39,6 +39,7 @@ class CellImages(torch.utils.data.Dataset[Any]):
         self.rows = rows
         self.side = side
         self.labels = torch.tensor(rows["label"][:], dtype=torch.int64)
+        self.sources: list[str] = rows["source"][:]
         self.cached = self._decode_all(progress) if cache else None
 
     def __len__(self) -> int:

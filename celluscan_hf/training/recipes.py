@@ -15,7 +15,8 @@ from .settings import TrainingSettings
 
 _FOLDER = resources.files(__package__) / "recipes"
 
-_RENAMED = {"--surroundings": "--background_randomization"}  # option of version 0.1: new name
+# options of version 0.1: new names
+_RENAMED = {"--surroundings": "--background_randomization", "--dihedral": "--rotate"}
 
 
 def names() -> list[str]:

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from ..errors import CelluScanError
 
-SAMPLERS = ("natural", "balanced")
+SAMPLERS = ("natural", "balanced", "balanced_sources", "sqrt")
 
 
 class Draw(NamedTuple):
@@ -26,38 +26,45 @@ class Draw(NamedTuple):
 class CellSampler(Sampler[Draw]):
     """Sample the draws of one epoch: as many as there are rows, rounded down to full batches.
 
-    `natural` draws every row at most once; the rows left over differ between epochs. `balanced` draws every class
-    equally often, and the rows of a class as equally as possible: small classes are repeated, large ones subsampled
-    anew every epoch.
+    `natural` draws every row at most once; the rows left over differ between epochs. The others draw strata more evenly
+    than they come, and the rows of each as equally as possible: small strata are repeated, large ones subsampled anew
+    every epoch.
+
+    - `balanced`: every class equally often.
+    - `balanced_sources`: the same, and within a class every source equally often.
+    - `sqrt`: every class of every source in proportion to the square root of its rows.
 
     Args:
         labels: The class of each row.
         kind: One of `SAMPLERS`.
         seed: Random seed; each epoch (`set_epoch`) has its own order.
         batch: Images per batch, over all processes.
+        sources: The source of each row; by default all have the same.
 
     Raises:
         CelluScanError: There are fewer rows than images in a batch.
     """
 
-    def __init__(self, labels: Sequence[int], kind: str, seed: int, batch: int) -> None:
+    def __init__(
+        self, labels: Sequence[int], kind: str, seed: int, batch: int, sources: Sequence[str] | None = None
+    ) -> None:
         if len(labels) < batch:
             raise CelluScanError(
                 f"the train split has {len(labels)} rows, fewer than one batch over all processes ({batch}): lower "
                 "--per_device_train_batch_size"
             )
-        self.labels = np.asarray(labels)
-        self.kind = kind
+        self.size = len(labels)
+        self.strata = [] if kind == "natural" else _strata(kind, np.asarray(labels), sources)
         self.seed = seed
         self.batch = batch
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.labels) // self.batch * self.batch
+        return self.size // self.batch * self.batch
 
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        rows = np.arange(len(self.labels)) if self.kind == "natural" else self._balanced(rng)
+        rows = self._by_strata(rng) if self.strata else np.arange(self.size)
         first = self.epoch * len(self)
         for position, row in enumerate(rng.permutation(rows)[: len(self)]):
             yield Draw(int(row), first + position)
@@ -66,12 +73,33 @@ class CellSampler(Sampler[Draw]):
         """Set the epoch of the next iteration, from 0."""
         self.epoch = epoch
 
-    def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        classes = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
-        share, rest = divmod(len(self.labels), len(classes))
-        larger = set(rng.permutation(len(classes))[:rest].tolist())
-        drawn = [_cycle(rows, share + (index in larger), rng) for index, rows in enumerate(classes)]
+    def _by_strata(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        bounds = np.cumsum([weight for _, weight in self.strata]) * self.size
+        bounds[-1] = self.size  # exactly
+        counts = np.diff(np.floor(bounds + rng.random()), prepend=0).astype(int)  # each rounded up or down by chance
+        drawn = [_cycle(rows, count, rng) for (rows, _), count in zip(self.strata, counts, strict=True)]
         return np.concatenate(drawn)
+
+
+def _strata(
+    kind: str, labels: NDArray[np.int64], sources: Sequence[str] | None
+) -> list[tuple[NDArray[np.int64], float]]:
+    """Rows of each stratum, and its share of the draws; shares sum to one."""
+    names = np.zeros(len(labels)) if sources is None or kind == "balanced" else np.asarray(sources)
+    strata = [
+        [np.flatnonzero((labels == label) & (names == name)) for name in np.unique(names[labels == label])]
+        for label in np.unique(labels)
+    ]
+    if kind == "sqrt":
+        weights = [[len(rows) ** 0.5 for rows in of_class] for of_class in strata]
+    else:
+        weights = [[1 / len(of_class)] * len(of_class) for of_class in strata]
+    total = sum(map(sum, weights))
+    return [
+        (rows, share / total)
+        for of_class, shares in zip(strata, weights, strict=True)
+        for rows, share in zip(of_class, shares, strict=True)
+    ]
 
 
 def _cycle(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Training settings: those of transformers and ours, with all defaults in one place."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -42,8 +42,9 @@ class TrainingSettings(TrainingArguments):
     )
     freeze: bool = field(default=False, metadata={"help": "train only the classification head"})
     crop_pct: float = field(default=1.0, metadata={"help": "share of the image's side that is cropped for the model"})
-    dihedral: bool = field(
-        default=True, metadata={"help": "random rotations by 90 degrees and flips (eight symmetries)"}
+    rotate: Literal["none", "dihedral", "any"] = field(
+        default="dihedral",
+        metadata={"help": "random rotations: dihedral: by 90 degrees, and flips; any: by any angle, and flips"},
     )
     shift: float = field(default=0.0, metadata={"help": "random shift of the crop, up to this share of its side"})
     color_jitter: float = field(
@@ -52,6 +53,24 @@ class TrainingSettings(TrainingArguments):
     background_randomization: float = field(
         default=0.0, metadata={"help": "share of images whose background is randomized"}
     )
+    augmented_share: float = field(
+        default=1.0, metadata={"help": "share of images that the following seven, up to blur, are applied to"}
+    )
+    zoom: list[float] = field(
+        default_factory=list,
+        metadata={"help": "range of the view's side as a share of the image's, instead of --crop_pct: 0.4 1.0"},
+    )
+    stain: list[float] = field(
+        default_factory=list, metadata={"help": "range of factors on the amount of each dye: 0.65 1.35"}
+    )
+    white_balance: list[float] = field(
+        default_factory=list, metadata={"help": "range of factors on the light of each channel: 0.85 1.15"}
+    )
+    gamma: list[float] = field(default_factory=list, metadata={"help": "range of exponents of the colours: 0.67 1.5"})
+    contrast: list[float] = field(default_factory=list, metadata={"help": "range of factors on contrast: 0.6 1.4"})
+    saturation: list[float] = field(default_factory=list, metadata={"help": "range of factors on saturation: 0 1.4"})
+    grayscale: float = field(default=0.0, metadata={"help": "share of these images that lose all colour"})
+    blur: float = field(default=0.0, metadata={"help": "share of these images that are blurred, by 3 x 3 pixels"})
     mixup_alpha: float = field(default=0.0, metadata={"help": "alpha of MixUp (Zhang et al. 2018); 0: off"})
     cutmix_alpha: float = field(default=0.0, metadata={"help": "alpha of CutMix (Yun et al. 2019); 0: off"})
     loss: str = field(
@@ -73,8 +92,12 @@ class TrainingSettings(TrainingArguments):
         default=0.0,
         metadata={"help": "weight of the maturation loss, which grows with the number of stages missed; 0: off"},
     )
-    sampler: Literal["natural", "balanced"] = field(
-        default="natural", metadata={"help": "natural: every image once per epoch; balanced: every class equally often"}
+    sampler: Literal["natural", "balanced", "balanced_sources", "sqrt"] = field(
+        default="natural",
+        metadata={
+            "help": "natural: every image once per epoch; balanced: every class equally often; balanced_sources: and "
+            "every source within a class; sqrt: every class of a source by the square root of its images"
+        },
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "layer-wise learning-rate decay: factor per block; 1: off"}
@@ -130,7 +153,7 @@ class TrainingSettings(TrainingArguments):
     @property
     def augmentation(self) -> Augmentation:
         """The augmentation of training images."""
-        return Augmentation(self.dihedral, self.shift, self.color_jitter, self.background_randomization, self.seed)
+        return Augmentation(**{item.name: getattr(self, item.name) for item in fields(Augmentation)})
 
     def loss_function(self, labels: torch.Tensor) -> CellLoss:
         """Build the loss; `labels` (rows,) of the train split decide the weights of `class_balanced`."""
@@ -189,6 +212,9 @@ class TrainingSettings(TrainingArguments):
 
 _RANGES = (
     ("background_randomization", 0.0, 1.0),
+    ("augmented_share", 0.0, 1.0),
+    ("grayscale", 0.0, 1.0),
+    ("blur", 0.0, 1.0),
     ("mixup_alpha", 0.0, 10.0),
     ("cutmix_alpha", 0.0, 10.0),
     ("focal_gamma", 0.0, 10.0),

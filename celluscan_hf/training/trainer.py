@@ -109,7 +109,8 @@ class CellTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> CellSampler:
         args = self.args
         batch = args.train_batch_size * args.world_size
-        sampler = CellSampler(self.train_dataset.labels.tolist(), args.sampler, args.seed, batch)
+        data = self.train_dataset
+        sampler = CellSampler(data.labels.tolist(), args.sampler, args.seed, batch, data.sources)
         self.order = sampler
         return sampler
 

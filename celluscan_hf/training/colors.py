@@ -1,0 +1,76 @@
+"""Change the stain, the light and the camera of images.
+
+Stain absorbs light: in optical density, the negative logarithm of the transmitted share, the dyes add up. There,
+another amount of a dye, another lamp and another gamma are one linear map; contrast, saturation and a camera's mix of
+channels are another one, of the colours themselves.
+"""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# Optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok and Johnston 2001), rows of length 1.
+# Wright-Giemsa has other dyes; the first two directions still part its blue from its red.
+_STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+_LOG_WHITE = math.log(256)
+_BLUR = (0.25, 0.5, 0.25)  # binomial, along rows and columns
+
+
+def density_map(
+    stain: torch.Tensor, added: torch.Tensor, white_balance: torch.Tensor, gamma: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Combine changes of stain, light and gamma in a linear map of optical densities: mix (B, 3, 3), offset (B, 3).
+
+    Args:
+        stain: Factors on the three dyes' concentrations, (B, 3).
+        added: Concentrations to add, (B, 3).
+        white_balance: Factors on the light of each channel, (B, 3).
+        gamma: Exponent of the colours, (B,).
+    """
+    stains = constant(_STAINS, stain.device)
+    mix = (torch.linalg.inv(stains) @ (stain[..., None] * stains)).mT  # to concentrations, changed, and back
+    return gamma[:, None, None] * mix, gamma[:, None] * (added @ stains) - white_balance.log()
+
+
+def change_density(pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Apply a map of `density_map` to images (B, 3, H, W) float32 in [0, 255]; results are clipped to that range."""
+    density = pixels.flatten(2).add(1).log_().sub_(_LOG_WHITE)  # minus the optical density, (B, 3, H W)
+    density = torch.baddbmm(-offset[..., None], mix, density)
+    return density.add_(_LOG_WHITE).exp_().sub_(1).clamp_(0, 255).view(pixels.shape)
+
+
+def color_matrix(
+    pixels: torch.Tensor, factors: torch.Tensor, channels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Combine a mix of channels (B, 3, 3), then brightness, contrast and saturation (B, 3), in a linear map of colours.
+
+    Returns a mix (B, 3, 3) and an offset (B, 3).
+
+    Colours are in [0, 1]. As in torchvision, contrast scales around the mean grey of the image and saturation around
+    the grey of the pixel. Values are not clamped, since they are normalized next.
+    """
+    brightness, contrast, saturation = factors.unbind(1)
+    luminance = constant(_LUMINANCE, pixels.device)
+    mean = channels @ pixels.flatten(2).float().mean(2)[..., None] / 255  # (B, 3, 1)
+    grey = mean[..., 0] @ luminance  # (B,), the same before and after saturation
+    own = torch.eye(3, device=pixels.device) * saturation[:, None, None]
+    mix = (brightness * contrast)[:, None, None] * (own + (1 - saturation)[:, None, None] * luminance)
+    return mix @ channels, (brightness * (1 - contrast) * grey)[:, None].expand(-1, 3)
+
+
+def blur(pixels: torch.Tensor) -> torch.Tensor:
+    """Blur images (B, 3, H, W) float32 by a binomial kernel of 3 x 3 pixels."""
+    kernel = constant(_BLUR, pixels.device)
+    padded = functional.pad(pixels, (1, 1, 1, 1), mode="replicate")
+    rows = kernel[0] * (padded[:, :, :-2] + padded[:, :, 2:]) + kernel[1] * padded[:, :, 1:-1]
+    return kernel[0] * (rows[..., :-2] + rows[..., 2:]) + kernel[1] * rows[..., 1:-1]
+
+
+@lru_cache(maxsize=64)
+def constant(values: tuple[Any, ...], device: torch.device) -> torch.Tensor:
+    """Copy values to the device once: a copy from pageable memory waits for all work queued there."""
+    return torch.tensor(values, device=device)
