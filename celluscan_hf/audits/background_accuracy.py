@@ -15,7 +15,7 @@ from ..dataset.reading import CellDataset
 from ..dataset.statistics import load_context
 from ..dataset.workers import Workers, progress
 from ..training import background
-from ..training.augmentation import uniform
+from ..training.draws import uniform
 from . import derived
 
 _BATCH = 64  # images whose background is randomized at a time

@@ -25,7 +25,7 @@ from ..inference.prediction import ReadImage, probabilities
 from ..modeling.reliability_celluscan import head_of
 from ..reliability.examine import outputs_of
 from ..training import background
-from ..training.augmentation import uniform
+from ..training.draws import uniform
 from . import derived
 from .background_accuracy import background_accuracy
 

@@ -67,9 +67,10 @@ def use_target_statistics(
     for layer in layers:
         images, mean, variance = _input_statistics(model, layer, batches())
         share = images / (images + prior)
-        between = share * (1 - share) * (mean - layer.running_mean) ** 2
-        layer.running_var = ((1 - share) * layer.running_var + share * variance + between).to(layer.running_var.dtype)
-        layer.running_mean = ((1 - share) * layer.running_mean + share * mean).to(layer.running_mean.dtype)
+        old_mean, old_variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+        between = share * (1 - share) * (mean - old_mean) ** 2
+        old_variance.copy_((1 - share) * old_variance + share * variance + between)
+        old_mean.copy_((1 - share) * old_mean + share * mean)
 
 
 def _input_statistics(

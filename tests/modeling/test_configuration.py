@@ -36,6 +36,7 @@ VIT_B16 = {
     "qkv_bias": True,
     "pooling": "cls",
     "patch_stem": "linear",
+    "input_norm": "none",
 }
 OTHERS = {
     "hidden_size": 64,
@@ -54,6 +55,7 @@ OTHERS = {
     "qkv_bias": False,
     "pooling": "mean",
     "patch_stem": "convolution",
+    "input_norm": "image",
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_celluscan.CelluScanConfig",

@@ -43,7 +43,7 @@ def one_by_one(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("patch_stem", "attention"), [("linear", "sdpa"), ("convolution", "eager")])
 def test_vmap_over_images_gives_the_logits_of_the_batch(patch_stem, attention):
-    model = tiny_model(patch_stem=patch_stem, attention=attention)
+    model = tiny_model(patch_stem=patch_stem, attention=attention, input_norm="image")
     logits = vmap(lambda image: model(pixel_values=image[None]).logits[0])(images())
     assert_close(logits, model(images()).logits, **CLOSE)
 

@@ -14,6 +14,7 @@ from celluscan_hf.modeling.modeling_celluscan import (
     CelluScanForImageClassification,
     CelluScanModel,
     eager_attention_forward,
+    standardize_colors,
 )
 
 from .conftest import NO_DROPOUT, TINY, gradients, images, labels, tiny_model
@@ -335,3 +336,19 @@ def test_fsdp_shards_block_by_block_and_gives_the_same_logits(tmp_path):
         assert all(parameter.grad is not None for parameter in model.parameters())
     finally:
         destroy_process_group()
+
+
+def test_an_image_under_another_lamp_or_contrast_gets_the_same_logits():
+    model = tiny_model(input_norm="image")
+    lamp = torch.tensor([0.3, -0.2, 0.5])[:, None, None]
+    assert_close(model(1.7 * images() + lamp).logits, model(images()).logits, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(tiny_model()(1.7 * images() + lamp).logits, tiny_model()(images()).logits, atol=1e-3)
+
+
+def test_standardized_colours_have_the_background_at_zero_and_unit_variance():
+    image = torch.full((1, 3, 32, 32), 0.9)
+    image[:, :, 8:16, 8:16] = torch.tensor([0.4, 0.2, 0.6])[:, None, None]
+    standardized = standardize_colors(image)
+    assert (standardized[:, :, 20:, 20:] == 0).all()
+    assert abs(standardized.std() - 1) < 1e-5
+    assert standardize_colors(torch.full((2, 3, 8, 8), 0.3)).isfinite().all()  # nothing to divide by

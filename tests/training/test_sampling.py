@@ -30,6 +30,29 @@ def test_balanced_draws_classes_and_their_rows_equally_often() -> None:
     assert max(small.values()) - min(small.values()) <= 1
 
 
+SOURCES = ["one"] * 40 + ["two"] * 10 + ["one"] * 9 + ["two"] * 5
+
+
+def counts(kind: str) -> Counter[tuple[int, str]]:
+    """Draws of each class and source in an epoch."""
+    draws = CellSampler(LABELS, kind, seed=1, batch=1, sources=SOURCES)
+    return Counter((LABELS[draw.row], SOURCES[draw.row]) for draw in draws)
+
+
+def test_balanced_sources_draws_the_sources_of_a_class_equally_often() -> None:
+    by_source = counts("balanced_sources")
+    assert abs(by_source[0, "one"] - by_source[0, "two"]) <= 1
+    assert by_source[1, "one"] in (21, 22)
+    assert by_source[4, "two"] in (21, 22)
+    assert sum(by_source.values()) == 64
+
+
+def test_sqrt_draws_by_the_square_root_of_the_rows_of_a_class_in_a_source() -> None:
+    roots = {key: count**0.5 for key, count in Counter(zip(LABELS, SOURCES, strict=True)).items()}
+    for key, count in counts("sqrt").items():
+        assert abs(count - 64 * roots[key] / sum(roots.values())) < 1
+
+
 def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         sampler = CellSampler(LABELS, "natural", seed, batch=1)
