@@ -521,7 +521,7 @@ def test_apl_jhu_folder_names_in_other_spelling(lay_out):
     assert [item.reason for item in dropped.values()] == ["unsigned"]
 
 
-@pytest.mark.parametrize(("key", "microns"), [("aml_lmu", 0.0725), ("mll23", 0.0868), ("pbc", None)])
+@pytest.mark.parametrize(("key", "microns"), [("aml_lmu", 0.0725), ("mll23", 0.0868), ("pbc", 0.1), ("raabin", None)])
 def test_microns_per_pixel(key, microns):
     assert READERS[key].info.microns_per_pixel == (pytest.approx(microns, rel=1e-3) if microns else None)
 
