@@ -85,6 +85,7 @@ def _source_facts(source: Source, summary: dict[str, Any]) -> dict[str, Any]:
         "citation": info.citation,
         "url": info.url,
         "caution": info.caution,
+        "microns_per_pixel": info.microns_per_pixel,
         "published": published,
         "published_total": published.get("total", sum(published.values())) or None,
         "found": found,

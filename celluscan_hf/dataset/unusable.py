@@ -42,13 +42,15 @@ ADVICE = {
     "unreadable": "files that cannot be read: check their permissions, or copy or download them again",
     "unreadable_folder": "folders that cannot be opened: check their permissions",
     "unsafe_path": "names that point outside the dataset (..): pack it again from inside its folder",
+    "unsigned": "images that no expert labelled: give the signed ones too",
     "unsupported_format": "unsupported formats: convert the files to PNG or TIFF",
     "unsupported_mode": "32-bit or other samples without a range: convert the files to 8 or 16 bit",
+    "whole_field": "fields of view instead of single cells: give the folder with the crops",
 }
 # Dropped on purpose, so not a sign of a damaged or misread source.
 _DECIDED = {
     "no_class", "segmentation_mask", "ambiguous_field", "other_cell_in_window", "augmented", "empty_folder",
-    "duplicate", "label_conflict", "excluded_acquisition",
+    "whole_field", "unsigned", "duplicate", "label_conflict", "excluded_acquisition",
 }  # fmt: skip
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ..errors import CelluScanError
 from .aml_lmu import AMLCytomorphologyLMU
+from .apl_jhu import APLJohnsHopkins
 from .base import Source, TreeSource
 from .bccd import BCCD
 from .bccd_augmented import BCCDAugmented
+from .bcisc import BCISC
 from .bone_marrow import BoneMarrow
 from .hf_dataset import HFDataset, Selection
 from .hf_files import find_dataset
@@ -32,6 +34,8 @@ READERS: dict[str, type[TreeSource]] = {
     "bccd_augmented": BCCDAugmented,
     "segmentation_wbc": SegmentationWBC,
     "lisc": LISC,
+    "bcisc": BCISC,
+    "apl_jhu": APLJohnsHopkins,
     "imagefolder": ImageFolder,
 }
 SYNTHETIC, HF_DATASET = "synthetic", "hf_dataset"

@@ -21,6 +21,7 @@ class AMLCytomorphologyLMU(ClassFolderSource):
             NGS=8484, LYT=3937, MYO=3268, MON=1789, EOS=424, NGB=109, BAS=79, EBO=78, PMO=70, MYB=42, MOB=26, PMB=18,
             MMZ=15, KSC=15, LYA=11,
         ),
+        microns_per_pixel=29 / 400,  # 400 pixels are about 29 µm (Matek et al. 2019)
     )  # fmt: skip
     decisions = {
         **same(

@@ -1,6 +1,12 @@
 """Licences that allow redistribution of images, and their names on the Hub."""
 
-HUB_NAMES = {"CC-BY-4.0": "cc-by-4.0", "CC-BY-3.0": "cc-by-3.0", "MIT": "mit", "GPL-3.0": "gpl-3.0"}
+HUB_NAMES = {
+    "CC-BY-4.0": "cc-by-4.0",
+    "CC-BY-3.0": "cc-by-3.0",
+    "MIT": "mit",
+    "GPL-3.0": "gpl-3.0",
+    "Apache-2.0": "apache-2.0",
+}
 OTHER = "other"  # on the Hub: a licence without a name of its own
 
 

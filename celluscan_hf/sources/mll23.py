@@ -21,6 +21,7 @@ class MLL23(ClassFolderSource):
             neutrophil_segmented=7170, lymphocyte=5532, monocyte=2510, eosinophil=2448, basophil=616, normoblast=2071,
             total=41_621,
         ),
+        microns_per_pixel=25 / 288,  # 288 pixels are 25 µm (github.com/marrlab/MLL23)
     )  # fmt: skip
     decisions = {
         **same(

@@ -22,6 +22,7 @@ class PBC(ClassFolderSource):
             BA=1218, EO=3117, ERB=1551, IG=151, PMY=592, MY=1137, MMY=1015, LY=1214, MO=1420, BNE=1633, SNE=1646,
             NEUTROPHIL=50, PLATELET=2348,
         ),
+        microns_per_pixel=0.1,  # so listed in µ-Bench (huggingface.co/datasets/jnirschl/uBench), not by its authors
     )  # fmt: skip
     landmarks = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
     decisions = {

@@ -50,7 +50,8 @@ class SourceInfo:
 
     `published` holds the counts that its authors give, by their own labels ("total" if only that is known). `caution`
     is a warning for users of these images, shown on the card, or empty. `derived_from` names the source whose cells
-    reappear in this one, so that both are on the same side of a split.
+    reappear in this one, so that both are on the same side of a split. `microns_per_pixel` is the side of a pixel of
+    the published files in µm; None if it is not published.
     """
 
     title: str
@@ -60,3 +61,4 @@ class SourceInfo:
     published: Mapping[str, int] = field(default_factory=dict)
     caution: str = ""
     derived_from: str | None = None
+    microns_per_pixel: float | None = None

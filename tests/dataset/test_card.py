@@ -49,6 +49,22 @@ def test_every_source_is_named_with_licence_and_citation(built, text):
             assert source[fact] in text
 
 
+@pytest.mark.parametrize(("microns", "stated"), [(29 / 400, True), (None, False)])
+def test_size_of_a_pixel_is_stated_if_it_is_published(microns, stated, built):
+    sources = curation(built, "sources.json")
+    assert {source["microns_per_pixel"] for source in sources.values()} == {None}  # synthetic cells have no size
+    sources = {name: source | {"microns_per_pixel": microns} for name, source in sources.items()}
+    text = card.render(curation(built, "statistics.json"), sources, card.DatasetCardData())
+    assert ("A pixel of its files is 0.0725 µm." in text) is stated
+
+
+def test_card_of_a_build_without_sizes_of_pixels(built):
+    sources = curation(built, "sources.json")
+    for source in sources.values():
+        del source["microns_per_pixel"]
+    assert "µm" not in card.render(curation(built, "statistics.json"), sources, card.DatasetCardData())
+
+
 def test_limits_are_stated(text):
     for limit in ("confounded", "parent", "Adult blood", "Stain", "Not a medical device"):
         assert limit.lower() in text.lower()

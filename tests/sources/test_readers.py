@@ -11,8 +11,13 @@ from celluscan_hf import taxonomy
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.sources import READERS, Dropped, Record, open_source
 
+
+class Reason(str):
+    """The reason for which a file is dropped, as distinct from the text of a file."""
+
+
 NO_CLASS = object()
-MASK = object()
+MASK, FIELD_OF_VIEW, UNSIGNED = Reason("segmentation_mask"), Reason("whole_field"), Reason("unsigned")
 
 
 def voc(*boxes, size=(640, 480)):
@@ -28,7 +33,12 @@ def voc(*boxes, size=(640, 480)):
 
 RBC, WBC, PLATELET = ("RBC", 10, 10, 110, 110), ("WBC", 200, 150, 400, 300), ("Platelets", 500, 400, 530, 425)
 
-# Files by path; what each becomes: (label, source label), or (NO_CLASS, code), or MASK.
+JHU_NO_CLASS = (
+    "Arifact", "Artifact", "Lymphocyte, variant", "Plasma cells", "Prolymphocyte", "Promonocyte", "Smudge cells",
+    "Thrombocyte aggregation", "Unidentified", "Young Unidentified",
+)  # fmt: skip
+
+# Files by path; what each becomes: (label, source label), or (NO_CLASS, code), or the reason for which it is dropped.
 LAYOUTS = {
     "pbc": {
         "basophil/BA_1.jpg": ("Basophil", "BA"),
@@ -148,6 +158,37 @@ LAYOUTS = {
         "mixt/1.bmp": (NO_CLASS, "mixt"),
         "other/1.bmp": (None, "other"),
     },
+    "bcisc": {
+        "sub-images/images/baso_1-1_0.jpg": ("Basophil", "baso"),
+        "sub-images/images/eosi_10-3_1.jpg": ("Eosinophil", "eosi"),
+        "sub-images/images/lymp_2-4_0.jpg": ("Lymphocyte", "lymp"),
+        "sub-images/images/mono_9-5_0.jpg": ("Monocyte", "mono"),
+        "sub-images/images/neut_7-2_5.jpg": ("Neutrophil", "neut"),
+        "sub-images/images/plat_7-2_5.jpg": (None, "plat"),
+        "sub-images/masks/baso_1-1_0.png": MASK,
+        "original-images/baso/1-1.jpg": FIELD_OF_VIEW,
+        "original-images/baso/10-5(1).png": MASK,
+        "README.md": (None, ""),
+    },
+    "apl_jhu": {
+        "Patient_00/Signed slides/Band neutrophils/1.jpg": ("Band Neutrophil", "Band neutrophils"),
+        "Patient_00/Signed slides/Basophil/1.jpg": ("Basophil", "Basophil"),
+        "Patient_00/Signed slides/Blast, no lineage spec/1.jpg": ("Myeloblast", "Blast, no lineage spec"),
+        "Patient_00/Signed slides/Eosinophils/1.jpg": ("Eosinophil", "Eosinophils"),
+        "Patient_00/Signed slides/Erythroblast/1.jpg": ("Erythroblast", "Erythroblast"),
+        "Patient_00/Signed slides/Giant thrombocyte/1.jpg": ("Platelet", "Giant thrombocyte"),
+        "Patient_00/Signed slides/Lymphocyte/1.jpg": ("Lymphocyte", "Lymphocyte"),
+        "Patient_01/Signed slides/Metamyelocyte/1.jpg": ("Metamyelocyte", "Metamyelocyte"),
+        "Patient_01/Signed slides/Monocyte/1.jpg": ("Monocyte", "Monocyte"),
+        "Patient_01/Signed slides/Myelocyte/1.jpg": ("Myelocyte", "Myelocyte"),
+        "Patient_01/Signed slides/Promyelocyte/1.jpg": ("Promyelocyte", "Promyelocyte"),
+        "Patient_01/Signed slides/Segmented neutrophils/1.jpg": ("Segmented Neutrophil", "Segmented neutrophils"),
+        **{f"Patient_01/Signed slides/{code}/1.jpg": (NO_CLASS, code) for code in JHU_NO_CLASS},
+        "Patient_01/Signed slides/New/1.jpg": (None, "New"),
+        "Patient_01/Signed slides/1.jpg": (None, ""),
+        "Patient_01/Unsigned slides/1.jpg": UNSIGNED,
+        "master.csv": "Patient_ID,Diagnosis\nPatient_00,APL\nPatient_01,AML\n",
+    },
 }
 LISC_DOWNLOAD = {
     "Main Dataset/Baso/1.bmp": b"cell",
@@ -161,15 +202,15 @@ BY_KEY = pytest.mark.parametrize("key", LAYOUTS)
 def files_of(key):
     """The files of a layout; those that are no text hold their own path."""
     paths = {path: content for path, content in LAYOUTS[key].items() if "#" not in path}
-    return {path: content if isinstance(content, str) else path for path, content in paths.items()}
+    return {path: content if type(content) is str else path for path, content in paths.items()}
 
 
 def expected_of(key):
     outcomes = {path: outcome for path, outcome in LAYOUTS[key].items() if isinstance(outcome, tuple)}
     records = {f"{key}/{path}": outcome for path, outcome in outcomes.items() if outcome[0] is not NO_CLASS}
     dropped = {f"{key}/{path}": f"no_class:{code}" for path, (label, code) in outcomes.items() if label is NO_CLASS}
-    masks = {f"{key}/{path}": "segmentation_mask" for path, outcome in LAYOUTS[key].items() if outcome is MASK}
-    return records, dropped | masks
+    others = {f"{key}/{path}": outcome for path, outcome in LAYOUTS[key].items() if isinstance(outcome, Reason)}
+    return records, dropped | others
 
 
 def split(items):
@@ -288,6 +329,8 @@ def test_broken_link_is_dropped_with_its_problem(key, lay_out, tmp_path):
         ("bccd", 4155 + 372 + 361),
         ("bccd_augmented", 12_444),
         ("segmentation_wbc", 400),
+        ("bcisc", 268),
+        ("apl_jhu", 25_915),
     ],
 )
 def test_published_counts_have_the_published_total(key, total):
@@ -296,7 +339,7 @@ def test_published_counts_have_the_published_total(key, total):
     assert sum(counts.values()) <= total
 
 
-@pytest.mark.parametrize("key", ["pbc", "aml_lmu", "bccd_augmented"])
+@pytest.mark.parametrize("key", ["pbc", "aml_lmu", "bccd_augmented", "bcisc"])
 def test_published_counts_are_by_labels_that_have_a_decision(key):
     assert set(READERS[key].info.published) <= set(READERS[key].decisions)
 
@@ -383,6 +426,104 @@ def test_lisc_full_download_gives_the_ids_of_its_class_folders(lay_out):
 def test_lisc_masks_and_mixed_fields_are_dropped(lay_out):
     _, dropped = split(lay_out("lisc", LISC_DOWNLOAD).records())
     assert Counter(item.reason for item in dropped.values()) == {"segmentation_mask": 2, "no_class:mixt": 1}
+
+
+def test_bone_marrow_without_folders_of_ranges(lay_out):
+    files = ["NGS/NGS_1.jpg", "LYT/LYT_25001.jpg", "BLA/BLA_2.jpg"]
+    records, dropped = split(lay_out("bone_marrow", dict.fromkeys(files, b"x")).records())
+    assert {image_id: record.label for image_id, record in records.items()} == {
+        "bone_marrow/LYT/LYT_25001.jpg": "Lymphocyte",
+        "bone_marrow/NGS/NGS_1.jpg": "Segmented Neutrophil",
+    }
+    assert {path: item.reason for path, item in dropped.items()} == {"bone_marrow/BLA/BLA_2.jpg": "no_class:BLA"}
+
+
+BCISC_FILES = [
+    "BCISC-master/sub-images/images/baso_1-1_0.jpg",
+    "BCISC-master/sub-images/images/baso_1-1_1.jpg",
+    "BCISC-master/sub-images/images/baso_1-2_0.jpg",
+    "BCISC-master/sub-images/images/eosi_1-1_0.jpg",
+    "BCISC-master/sub-images/masks/baso_1-1_0.png",
+]
+
+
+@pytest.mark.parametrize("given", ["", "BCISC-master", "BCISC-master/sub-images", "BCISC-master/sub-images/images"])
+@pytest.mark.parametrize("packing", ["folder", "zip"])
+def test_bcisc_from_each_level_of_its_folders(given, packing, tmp_path, write_files):
+    location = write_files(tmp_path / "data", dict.fromkeys(BCISC_FILES, b"x")) / given
+    if packing == "zip":
+        location = tmp_path / shutil.make_archive(str(tmp_path / "packed"), "zip", location)
+    records, dropped = split(open_source(f"bcisc={location}", tmp_path / "scratch", seed=0).records())
+    assert [(record.label, record.group) for record in records.values()] == [
+        ("Basophil", "bcisc/baso_1-1"),
+        ("Basophil", "bcisc/baso_1-1"),
+        ("Basophil", "bcisc/baso_1-2"),
+        ("Eosinophil", "bcisc/eosi_1-1"),
+    ]
+    masks = 0 if given.endswith("sub-images/images") else 1  # they are in a folder beside
+    assert [item.reason for item in dropped.values()] == ["segmentation_mask"] * masks
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (["original-images/baso/1-1.jpg", "original-images/neut/10-5.JPG"], "whole_field"),
+        (["baso/1-1.jpg", "eosi/2-1.jpg"], "whole_field"),
+        (["sub-images/masks/baso_1-1_0.png", "original-images/baso/6-1(2).png"], "segmentation_mask"),
+    ],
+    ids=["fields", "fields_at_the_top", "masks"],
+)
+def test_bcisc_fields_and_masks_are_never_cells(files, reason, lay_out):
+    records, dropped = split(lay_out("bcisc", dict.fromkeys(files, b"x")).records())
+    assert not records
+    assert {item.reason for item in dropped.values()} == {reason}
+
+
+JHU_FILES = {
+    "APL/Patient_07/Signed slides/Monocyte/1.jpg": b"x",
+    "APL/Patient_07/Signed slides/Lymphocyte/1.jpg": b"x",
+    "APL/Patient_07/Unsigned slides/2.jpg": b"y",
+    "APL/master.csv": "Patient_ID\nPatient_07\n",
+}
+
+
+@pytest.mark.parametrize("given", ["", "APL", "APL/Patient_07"])
+def test_apl_jhu_patient_is_the_group_from_each_level_of_its_folders(given, tmp_path, write_files):
+    location = write_files(tmp_path / "data", JHU_FILES) / given
+    records, dropped = split(open_source(f"apl_jhu={location}", tmp_path / "scratch", seed=0).records())
+    assert [(record.label, record.group) for record in records.values()] == [
+        ("Lymphocyte", "apl_jhu/Patient_07"),
+        ("Monocyte", "apl_jhu/Patient_07"),
+    ]
+    assert [item.reason for item in dropped.values()] == ["unsigned"]
+
+
+def test_apl_jhu_zip_of_one_patient_is_one_group(tmp_path, write_files):
+    folder = write_files(tmp_path / "data", JHU_FILES) / "APL" / "Patient_07"
+    packed = shutil.make_archive(str(tmp_path / "Patient_07"), "zip", folder)
+    source = open_source(f"apl_jhu={packed}", tmp_path / "scratch", seed=0)
+    records, _ = split(source.records())
+    assert {record.group for record in records.values()} == {"apl_jhu/Patient_07"}
+
+
+def test_apl_jhu_patient_of_two_cohorts_is_one_group(lay_out):
+    files = [f"{cohort}/Patient_07/Signed slides/Monocyte/{cohort}.jpg" for cohort in ("a", "b")]
+    group_of = groups(lay_out("apl_jhu", dict.fromkeys(files, b"x")))
+    assert group_of == dict.fromkeys(files, "apl_jhu/Patient_07")
+
+
+def test_apl_jhu_folder_names_in_other_spelling(lay_out):
+    files = {"P1/signed_slides/BLAST, no_lineage spec/1.jpg": b"x", "P1/unsigned_slides/Monocyte/1.jpg": b"y"}
+    records, dropped = split(lay_out("apl_jhu", files).records())
+    assert [(record.label, record.source_label) for record in records.values()] == [
+        ("Myeloblast", "Blast, no lineage spec")
+    ]
+    assert [item.reason for item in dropped.values()] == ["unsigned"]
+
+
+@pytest.mark.parametrize(("key", "microns"), [("aml_lmu", 0.0725), ("mll23", 0.0868), ("pbc", 0.1), ("raabin", None)])
+def test_microns_per_pixel(key, microns):
+    assert READERS[key].info.microns_per_pixel == (pytest.approx(microns, rel=1e-3) if microns else None)
 
 
 def bccd_files(*boxes, types="NEUTROPHIL", size=(640, 480)):
@@ -565,3 +706,20 @@ def test_real_bccd_augmented_groups(real_data, tmp_path):
     records, _ = real_items("bccd_augmented", real_data / "dataset2-master", tmp_path)
     sizes = Counter(record.group for record in records.values())
     assert (len(sizes), set(sizes.values())) == (24, {10})
+
+
+@pytest.mark.real_data
+def test_real_bone_marrow_counts_by_code(real_data, tmp_path):
+    records, dropped = real_items("bone_marrow", real_data / "Bone-Marrow-Cytomorphology", tmp_path)
+    assert Counter(record.source_label for record in records.values()) == dict.fromkeys(
+        ("EOS", "LYT", "MON", "NGS", "PMO"), 200
+    )
+    assert Counter(item.source_label for item in dropped.values()) == {"BLA": 200, "NIF": 20}
+
+
+@pytest.mark.real_data
+def test_real_bcisc_crops(real_data, tmp_path):
+    records, dropped = real_items("bcisc", real_data / "BCISC", tmp_path)
+    assert Counter(record.source_label for record in records.values()) == READERS["bcisc"].info.published
+    assert len({record.group for record in records.values()}) == 246
+    assert not dropped
