@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the library
 
 from celluscan_hf.evaluation.plots import BLUE, ORDER, save  # noqa: E402
 from celluscan_hf.sources.drawing import draw_cell  # noqa: E402
+from celluscan_hf.sources.morphology import DRAWN  # noqa: E402
 from scripts.tables import metrics  # noqa: E402
 
 SIZE, COLUMNS, SEED = 256, 7, 3
@@ -21,16 +22,17 @@ CROP = 0.15  # of each side, so that the cell fills the tile
 
 
 def overview() -> Figure:
-    """Draw a tile for each class, with its recall as a bar below."""
+    """Draw a tile for each class that the model knows, with its recall as a bar below."""
     matrix = metrics("cpu-best", "test_confusion_matrix")
+    cells = [cell for cell in ORDER if cell.name in matrix["labels"] and cell.name in DRAWN]
     figure = Figure(figsize=(11.2, 4.9), layout="constrained")
     figure.suptitle(
-        "The 14 classes, as synthetic cells. Bars: share of each class that the model cpu-best recognises\n"
+        f"The {len(cells)} classes, as synthetic cells. Bars: share of each class that the model cpu-best recognises\n"
         f"among {np.sum(matrix['matrix']):,} real cells of PBC held out from its training",
         fontsize=12,
     )
     edge = int(CROP * SIZE)
-    for axes, cell in zip(figure.subplots(len(ORDER) // COLUMNS, COLUMNS).flat, ORDER, strict=True):
+    for axes, cell in zip(figure.subplots(-(-len(cells) // COLUMNS), COLUMNS).flat, cells, strict=False):
         image = np.asarray(draw_cell(cell.name, np.random.default_rng(SEED), SIZE))[edge:-edge, edge:-edge]
         axes.imshow(image, extent=(0, 1, 0, 1))
         axes.set_title(cell.name, fontsize=9)

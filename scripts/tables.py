@@ -1,7 +1,10 @@
-"""Write the tables of measured values into the project's texts: `python scripts/tables.py`.
+"""Write the tables of measured values into the project's texts, and the classes into files that stand alone.
+
+`python scripts/tables.py` does both.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->` in a Markdown file. NAME is a function of `TABLES`,
-which makes the lines from `results/*.json`. `scripts/test.sh` runs this and fails if a text changes.
+which makes the lines from `results/*.json`. A tuple of class names stands below a line that names this script.
+`scripts/test.sh` runs this and fails if a file changes.
 """
 
 import json
@@ -14,10 +17,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from celluscan_hf import taxonomy  # noqa: E402
 from celluscan_hf.sources import READERS  # noqa: E402
 from celluscan_hf.sources.licenses import redistributable  # noqa: E402
 
 MARKED = re.compile(r"^(<!-- table: ([\w-]+) -->\n).*?^(<!-- end -->)$", re.S | re.M)
+CLASSES = re.compile(r"^(# of taxonomy\.py, written here by scripts/tables\.py\n\w+ = \(\n).*?^(\))$", re.S | re.M)
 SPLITS = {"random": "after augmentation, at random", "grouped": "by group, before augmentation"}
 LEAKS = {"leak": "short", "leak-by-heart": "overfitted"}
 TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
@@ -474,7 +479,10 @@ def expected(name: str) -> str:
 def update(path: Path) -> bool:
     """Rewrite the generated parts of one file; whether it changed."""
     text = path.read_text("utf-8")
-    if path.suffix == ".yaml":
+    if path.suffix == ".py":
+        names = "".join(f'    "{name}",\n' for name in taxonomy.NAMES)
+        new = CLASSES.sub(lambda match: match[1] + names + match[2], text)
+    elif path.suffix == ".yaml":
         new = re.sub(r"^# Expected on the PBC part .*$", lambda _: expected(path.stem), text, flags=re.M)
     else:
         new = MARKED.sub(lambda match: match[1] + markdown(TABLES[match[2]]()) + match[3], text)
@@ -486,7 +494,13 @@ def update(path: Path) -> bool:
 def texts() -> Iterable[Path]:
     """Files with generated parts."""
     recipes = ROOT / "celluscan_hf" / "training" / "recipes"
-    return [*ROOT.glob("*.md"), *ROOT.glob("celluscan_hf/*/README.md"), *recipes.glob("*.yaml")]
+    alone = ("modeling/configuration_celluscan.py", "evaluation/wbc_metrics/wbc_metrics.py")
+    return [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("celluscan_hf/*/README.md"),
+        *recipes.glob("*.yaml"),
+        *(ROOT / "celluscan_hf" / path for path in alone),
+    ]
 
 
 if __name__ == "__main__":

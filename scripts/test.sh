@@ -17,10 +17,10 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# tables of measured values in texts are those of results/
+# tables of measured values in texts are those of results/, the classes of files that stand alone those of the taxonomy
 .venv/bin/python scripts/tables.py
 if git rev-parse --is-inside-work-tree > /dev/null 2>&1; then
-  git diff --exit-code -- '*.md' 'celluscan_hf/training/recipes/*.yaml'
+  git diff --exit-code -- '*.md' 'celluscan_hf/training/recipes/*.yaml' '*/configuration_celluscan.py' '*/wbc_metrics.py'
 fi
 processes="$(nproc 2>/dev/null || echo 2)"     # before the next line, which nproc would heed
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # one test process per core: more threads would wait for each other

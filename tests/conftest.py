@@ -1,6 +1,7 @@
 """Fixtures for all tests: synthetic images, small file trees, caches in a temp folder, the real cells if present."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image, ImageDraw
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -53,14 +55,24 @@ def real_data() -> Path:
     return folder
 
 
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all its test processes share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "data_set"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built dataset, 14 classes of synthetic cells, 48 px: 392 (half augmented), 28 and 56 rows in its splits."""
     from celluscan_hf.dataset.build import build
     from celluscan_hf.dataset.settings import BuildSettings
 
-    folder = tmp_path_factory.mktemp("data_set") / "celluscan" / "wbc"
-    build(BuildSettings(("synthetic=20",), folder, image_size=48, target_per_class=28, num_proc=1))
+    folder = _shared(tmp_path_factory) / "celluscan" / "wbc"
+    with FileLock(folder.parents[1] / "lock"):
+        if not folder.exists():  # published when it is complete
+            build(BuildSettings(("synthetic=20",), folder, image_size=48, target_per_class=28, num_proc=1))
     return folder
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CelluScanError
+from ..sources.morphology import DRAWN
 
 
 def curation(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _peak_of_build(count: int, num_proc: int) -> dict[str, float]:
         command += [f"--output={folder}/wbc", "--target-per-class=0", f"--num-proc={num_proc}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peaks = _watch(process)
-    return {"images": 14 * count, **peaks}
+    return {"images": len(DRAWN) * count, **peaks}
 
 
 def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import taxonomy
 from ..errors import CelluScanError
 
 Models = dict[str, nn.Module]
@@ -116,7 +117,7 @@ def _training_step(module: nn.Module, arguments: argparse.Namespace) -> Callable
     dtype = getattr(torch, arguments.dtype)
     module = module.to(arguments.device, torch.float32).train()
     images = torch.randn(arguments.batch_size, 3, 224, 224, device=arguments.device)
-    labels = torch.randint(14, (arguments.batch_size,), device=arguments.device)
+    labels = torch.randint(len(taxonomy.NAMES), (arguments.batch_size,), device=arguments.device)
     optimiser = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
     run = torch.compile(module) if arguments.compile else module
 

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.wbc_metrics.wbc_metrics import SCALARS
 from ..training import recipes
-
-SCALARS = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 
 def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
         "training_seconds": training["seconds"],
         "images_per_second": training["images_per_second"],
         "validation": training["validation"],
-        "test": {name: metrics[name] for name in (*SCALARS, "ci95")},
+        "test": {name: metrics[name] for name in ("n", *SCALARS, "ci95")},
         "external": metrics["external"],
         "test_recall": {name: scores["recall"] for name, scores in metrics["per_class"].items()},
         "test_confusion_matrix": metrics["confusion_matrix"],

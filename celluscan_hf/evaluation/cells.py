@@ -142,7 +142,7 @@ def _load_cell(
         sample = largest_sample(data)
         if item.label is None:
             decode(data)  # names the fault of a file that is not an image
-            raise BadImage(f"unknown_label:{item.source_label}", "expected a label that maps to one of the 14 classes")
+            raise BadImage(f"unknown_label:{item.source_label}", "expected a label that maps to one of our classes")
     except BadImage as bad:
         return Dropped(item.image_id, bad.reason, bad.detail, item.source_label)
     digest = hashlib.sha256(data).hexdigest()

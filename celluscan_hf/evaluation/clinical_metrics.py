@@ -132,13 +132,16 @@ def abnormal_score(cells: Predictions) -> NDArray[np.float64]:
 def area_under_roc(
     positive: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> float:
-    """Area under the ROC curve of weighted cells, all (n,); nan if all weight is on one of the two kinds."""
-    from sklearn.metrics import roc_auc_score  # takes a second to import
+    """Area under the ROC curve of weighted cells, all (n,); nan if all weight is on one of the two kinds.
 
-    kinds = positive if weights is None else positive[weights > 0]
-    if kinds.all() or not kinds.any():
-        return float("nan")
-    return float(roc_auc_score(positive, score, sample_weight=weights))
+    It is the share of pairs of a positive and another cell in which the positive has the higher score; ties count half.
+    scikit-learn's function checks so much that a bootstrap with it took most of an evaluation.
+    """
+    weights = np.ones(len(score)) if weights is None else weights
+    _, place = np.unique(score, return_inverse=True)
+    positives, others = (np.bincount(place, weights * kind) for kind in (positive, ~positive))
+    pairs = positives.sum() * others.sum()
+    return float(positives @ (others.cumsum() - others / 2) / pairs) if pairs else float("nan")
 
 
 def hard_sets(cells: Predictions) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,8 @@ def render(metrics: Mapping[str, Any], plots: Collection[str]) -> str:
             without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
             confusions=largest_confusions(metrics),
             results=results_table(metrics, _evaluated_cells(metrics["data"])),
+            levels=_levels_table(metrics),
+            by_source=_scalars_table("source", {_code(name): row for name, row in metrics["per_source"].items()}),
         )
     )
 
@@ -72,6 +74,25 @@ def results_table(metrics: Mapping[str, Any], evaluated: str) -> str:
 
 def _results_row(name: str, metrics: Mapping[str, Any]) -> list[object]:
     return [name, metrics["n"], metrics["classes"], *(with_interval(metrics, scalar) for scalar in SCALARS)]
+
+
+def _levels_table(metrics: Mapping[str, Any]) -> str:
+    coarse = metrics["parent_level"]
+    return _scalars_table(
+        "level",
+        {
+            f"{len(ORDER)} classes": metrics,
+            f"{len(coarse['classes'])} classes, children as their parent": coarse,
+        },
+    )
+
+
+def _scalars_table(header: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown table of the scalars; rows by their names."""
+    columns = (header, "cells", *(scalar.title for scalar in SCALARS.values()))
+    return table(
+        columns, [[name, row["n"], *(with_interval(row, key) for key in SCALARS)] for name, row in rows.items()]
+    )
 
 
 def _evaluated_cells(data: Mapping[str, Any]) -> str:

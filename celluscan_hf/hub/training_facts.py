@@ -9,55 +9,36 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..modeling.tensor_files import ENDINGS
 from ..training import recipes
 from ..training.augmentation import RANGES
+from ..training.losses import LOSSES
 from ..training.settings import TrainingSettings
 
-# settings that change what a training learns; all others are about paths, speed and logging
+# settings of our own that do not change what a training learns; all others of them do
+_INDIFFERENT = {"dataset", "streaming", "calibrate", "cache_images"}
+# settings that change what a training learns: ours, and these of the library, whose others are about paths and logging
 _DECISIVE = (
-    "dataset_config",
-    "start",
-    "model",
-    "freeze",
-    "crop_pct",
-    "rotate",
-    "shift",
-    "color_jitter",
-    "background_randomization",
-    "augmented_share",
-    "zoom",
-    "stain",
-    "white_balance",
-    "gamma",
-    "contrast",
-    "saturation",
-    "grayscale",
-    "blur",
-    "mixup_alpha",
-    "cutmix_alpha",
-    "loss",
-    "focal_gamma",
-    "class_balanced_beta",
-    "parent_share",
-    "maturation_weight",
+    *(
+        name
+        for name in TrainingSettings.__dataclass_fields__
+        if name not in TrainingArguments.__dataclass_fields__ and name not in _INDIFFERENT
+    ),
     "label_smoothing_factor",
-    "sampler",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "num_train_epochs",
     "max_steps",
     "optim",
-    "muon",
     "learning_rate",
-    "layer_decay",
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",
     "max_grad_norm",
-    "ema_decay",
     "bf16",
     "fp16",
     "load_best_model_at_end",
@@ -202,16 +183,15 @@ class TrainingFacts:
         return f", warm-up over {100 * steps:g} % of the steps" if steps < 1 else f", warm-up over {steps:g} steps"
 
     def _loss(self) -> str:
-        settings = self.settings
-        extra = {
-            "focal": f", gamma {settings['focal_gamma']:g}",
-            "class_balanced": f", beta {settings['class_balanced_beta']:g}",
-            "hierarchical": f", parent share {settings['parent_share']:g}",
-        }.get(settings["loss"], "")
+        settings, loss = self.settings, self.settings["loss"]
+        extra = "".join(
+            f", {option.removeprefix(f'{loss}_').replace('_', ' ')} {settings[option]:g}"
+            for option in LOSSES[loss].options
+        )
         smoothing, maturation = settings["label_smoothing_factor"], settings["maturation_weight"]
         extra += f", label smoothing {smoothing:g}" if smoothing else ""
         extra += f", {maturation:g} x squared maturation distance" if maturation else ""
-        return f"{settings['loss'].replace('_', ' ')}{extra}"
+        return f"{loss.replace('_', ' ')}{extra}"
 
     def _strong(self) -> str:
         """Changes of microscope, stain and camera, with their ranges."""

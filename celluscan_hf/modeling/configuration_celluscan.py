@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # never run; tells the library to save and fetch these files 
     from .modeling_celluscan import CelluScanModel  # noqa: F401
     from .pipeline_celluscan import WhiteBloodCellPipeline  # noqa: F401
 
+# of taxonomy.py, written here by scripts/tables.py
 LABELS = (
     "Band Neutrophil",
     "Basophil",

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from .. import taxonomy
 from .morphology import (
     BACKGROUND,
+    DRAWN,
     FIELD_WIDTH,
     FINER,
     MORPHOLOGY,
@@ -51,8 +51,8 @@ class Patch(NamedTuple):
 
 
 def draw_cell(name: str, rng: np.random.Generator, size: int = 256) -> Image.Image:
-    """Draw a cell of the class `name`, `size` x `size` pixels. Raises `KeyError` if `name` is not a class."""
-    if name not in taxonomy.LABEL2ID:
+    """Draw a cell of the class `name`, `size` x `size` pixels. Raises `KeyError` if `morphology` does not have it."""
+    if name not in DRAWN:
         raise KeyError(name)
     rgb = _background(rng, size)
     batch = 1 + rng.uniform(0, 1) * (np.array(_LAVENDER) - 1)

@@ -7,6 +7,8 @@ morphological features, Int J Lab Hematol 37, 2015, and Bain, Blood Cells: A Pra
 
 from dataclasses import dataclass
 
+from .. import taxonomy
+
 Span = tuple[float, float]
 Colour = tuple[int, int, int]
 
@@ -166,8 +168,15 @@ MORPHOLOGY: dict[str, CellMorphology] = {
     ),
 }  # fmt: skip
 
-# A parent class is drawn as one of its finer classes.
+# A parent class without a row is drawn as one of its finer classes, here by stage.
 FINER: dict[str, tuple[str, ...]] = {
-    "Neutrophil": ("Band Neutrophil", "Segmented Neutrophil"),
-    "Immature Granulocyte": ("Promyelocyte", "Myelocyte", "Metamyelocyte"),
+    parent: tuple(
+        cell.name
+        for cell in sorted(taxonomy.CLASSES, key=lambda cell: cell.stage or 0)
+        if cell.parent == parent and cell.name in MORPHOLOGY
+    )
+    for parent in dict.fromkeys(taxonomy.PARENTS.values())
+    if parent not in MORPHOLOGY
 }
+# The others have no synthetic cells.
+DRAWN: tuple[str, ...] = tuple(name for name in taxonomy.NAMES if name in MORPHOLOGY or FINER.get(name))

@@ -8,11 +8,12 @@ import numpy as np
 from .. import taxonomy
 from .base import Source
 from .drawing import draw_cell
+from .morphology import DRAWN
 from .records import Dropped, Record, SourceInfo
 
 
 class Synthetic(Source):
-    """`count` synthetic cells per class. A cell depends only on the seed, its class and its number."""
+    """`count` synthetic cells per class of `morphology`. A cell depends only on the seed, its class and its number."""
 
     info = SourceInfo(
         title="Synthetic cells",
@@ -28,7 +29,7 @@ class Synthetic(Source):
         self.seed = seed
 
     def records(self) -> Iterator[Record | Dropped]:
-        for cell in taxonomy.CLASSES:
+        for cell in map(taxonomy.lookup, DRAWN):
             for number in range(self.count):
                 member = f"{cell.code}/{number:05d}.png"
                 image_id = f"{self.name}/{member}"

@@ -10,9 +10,10 @@ from transformers.integrations import integration_utils as trackers
 from transformers.trainer_callback import ProgressCallback
 
 from ..errors import CelluScanError
+from ..evaluation.wbc_metrics.wbc_metrics import SCALARS
 
-_COLUMNS = ("loss", "eval_loss", "eval_accuracy", "eval_balanced_accuracy", "eval_macro_f1", "eval_nll", "eval_ece")
-_HEADINGS = ("train loss", "loss", "accuracy", "balanced", "macro-F1", "NLL", "ECE", "minutes")
+_COLUMNS = ("loss", "eval_loss", *(f"eval_{name}" for name in SCALARS))
+_HEADINGS = ("train loss", "loss", *(scalar.short or scalar.title for scalar in SCALARS.values()), "minutes")
 _INSTALL = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}  # the others: same name
 
 

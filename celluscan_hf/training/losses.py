@@ -4,8 +4,8 @@ Two use the taxonomy. The `hierarchical` loss counts a parent class and its chil
 the parent, so that sources of different label depth train together. The maturation loss, which is added to any of the
 others, makes a mistake along the maturation stages cost more the more stages it is off.
 
-To add a loss: a function like `_focal`, and its name in `LOSSES`. An option of its own is a field of `CellLoss` and of
-`TrainingSettings`, which hands it over in `loss_function`.
+To add a loss: a function like `_focal`, and an entry of `LOSSES`. An option of its own is a field of `CellLoss` and of
+`TrainingSettings`, which hands it over in `loss_function`; the entry names it.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class CellLoss:
         if self.kind == "class_balanced" and self.class_weights is not None:
             weights = self.class_weights.to(log_probs.device)
             shares, targets = shares * weights, targets * weights
-        total = -LOSSES[self.kind](log_probs, targets, self).sum()
+        total = -LOSSES[self.kind].compute(log_probs, targets, self).sum()
         if self.maturation_weight:
             total = total + self.maturation_weight * (shares * maturation_error(log_probs)).sum()
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
@@ -83,14 +83,21 @@ def _hierarchical(log_probs: torch.Tensor, targets: torch.Tensor, loss: CellLoss
     return targets * hierarchical_log_probs(log_probs, loss.parent_share)
 
 
-# each (log_probs, targets, loss) -> the summands (B, classes) of the log-likelihood
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, CellLoss], torch.Tensor]] = {
-    "cross_entropy": _cross_entropy,
+@dataclass(frozen=True)
+class Loss:
+    """A loss: `compute` gives the summands (B, classes) of the log-likelihood; `options` are settings it alone uses."""
+
+    compute: Callable[[torch.Tensor, torch.Tensor, CellLoss], torch.Tensor]
+    options: tuple[str, ...] = ()
+
+
+LOSSES = {
+    "cross_entropy": Loss(_cross_entropy),
     # weights classes by the inverse effective number of their images (Cui et al. 2019, https://arxiv.org/abs/1901.05555)
-    "class_balanced": _cross_entropy,
+    "class_balanced": Loss(_cross_entropy, ("class_balanced_beta",)),
     # lowers the weight of images that are already classified well (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
-    "focal": _focal,
-    "hierarchical": _hierarchical,
+    "focal": Loss(_focal, ("focal_gamma",)),
+    "hierarchical": Loss(_hierarchical, ("parent_share",)),
 }
 
 

@@ -13,17 +13,17 @@ from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.settings import BuildSettings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_dataset.py"
-SMALL = {"image_size": 48, "target_per_class": 28, "num_proc": 1}
+SMALL = {"image_size": 48, "target_per_class": 10, "num_proc": 1}
 
 
 def build_small(output: Path, *sources: str, **changes: Any) -> dict[str, Any]:
     """Build in this process with small settings."""
-    return build(BuildSettings(sources or ("synthetic=20",), output, **(SMALL | changes)))
+    return build(BuildSettings(sources or ("synthetic=8",), output, **(SMALL | changes)))
 
 
 def command(output: Path, *arguments: str) -> list[str]:
     """The command line of a small build."""
-    options = {"--source": "synthetic=20", "--image-size": "48", "--target-per-class": "28", "--num-proc": "1"}
+    options = {"--source": "synthetic=8", "--image-size": "48", "--target-per-class": "10", "--num-proc": "1"}
     given = {argument.partition("=")[0] for argument in arguments}
     defaults = [f"{name}={value}" for name, value in options.items() if name not in given]
     return [sys.executable, str(SCRIPT), f"--output={output}", *defaults, *arguments]
@@ -42,8 +42,16 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def built(data_set: Path) -> Path:
-    """The dataset of the session, which has the settings of `build_small`."""
+    """The dataset of the session."""
     return data_set
+
+
+@pytest.fixture(scope="session")
+def built_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `build_small` builds."""
+    folder = tmp_path_factory.mktemp("built_small") / "wbc"
+    build_small(folder)
+    return folder
 
 
 @pytest.fixture

@@ -32,9 +32,10 @@ def dropped(folder: Path) -> dict[str, str]:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_two_processes_give_the_same_bytes_as_one(built, tmp_path):
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes_as_one(built_small, tmp_path):
     assert run(tmp_path / "wbc", "--num-proc=2").returncode == 0
-    assert contents(tmp_path / "wbc") == contents(built)
+    assert contents(tmp_path / "wbc") == contents(built_small)
 
 
 def test_the_order_of_files_on_disk_changes_nothing(cell_folder, tmp_path, monkeypatch):
@@ -69,7 +70,7 @@ KILLED_WHEN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "option"), KILLED_WHEN.values(), ids=KILLED_WHEN)
-def test_a_killed_and_resumed_build_gives_the_same_bytes(built, tmp_path, pattern, option):
+def test_a_killed_and_resumed_build_gives_the_same_bytes(built_small, tmp_path, pattern, option):
     output = tmp_path / "wbc"
     process = subprocess.Popen(command(output, option), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work = tmp_path / "wbc.building"
@@ -79,12 +80,12 @@ def test_a_killed_and_resumed_build_gives_the_same_bytes(built, tmp_path, patter
     process.wait()
     assert not output.exists(), "the build ended before it could be killed"
     build_small(output, resume=True)
-    assert contents(output) == contents(built)
+    assert contents(output) == contents(built_small)
     assert not work.exists()
 
 
-def test_a_build_killed_after_its_output_was_renamed_is_finished(built, tmp_path):
-    shutil.copytree(built, tmp_path / "wbc")
+def test_a_build_killed_after_its_output_was_renamed_is_finished(built_small, tmp_path):
+    shutil.copytree(built_small, tmp_path / "wbc")
     (tmp_path / "wbc.building" / "scanned").mkdir(parents=True)
     build_small(tmp_path / "wbc", resume=True)
     assert not (tmp_path / "wbc.building").exists()
@@ -100,8 +101,8 @@ def test_half_written_files_of_a_killed_process_are_not_published(tmp_path):
     assert not (tmp_path / "wbc.building").exists()
 
 
-def test_a_finished_build_also_of_an_older_version_is_left_unchanged(built, tmp_path):
-    output = Path(shutil.copytree(built, tmp_path / "wbc"))
+def test_a_finished_build_also_of_an_older_version_is_left_unchanged(built_small, tmp_path):
+    output = Path(shutil.copytree(built_small, tmp_path / "wbc"))
     path = output / "curation" / "statistics.json"
     statistics = json.loads(path.read_text())
     del statistics["settings"]["exclude_acquisitions"]  # a setting that older builds lack
@@ -113,11 +114,11 @@ def test_a_finished_build_also_of_an_older_version_is_left_unchanged(built, tmp_
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
-def test_a_finished_folder_of_another_build_is_refused(built, cell_folder):
+def test_a_finished_folder_of_another_build_is_refused(built_small, cell_folder):
     with pytest.raises(CelluScanError, match="finished build with image_size=48, but image_size=64 was given"):
-        build_small(built, image_size=64)
+        build_small(built_small, image_size=64)
     with pytest.raises(CelluScanError, match="finished build from other sources, files or licences"):
-        build_small(built, f"imagefolder={cell_folder}")
+        build_small(built_small, f"imagefolder={cell_folder}")
 
 
 def test_an_output_inside_a_source_is_refused(cell_folder):
@@ -148,7 +149,7 @@ def test_an_unfinished_build_asks_for_resume(tmp_path, write_files):
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
-    work = Workspace(BuildSettings(("synthetic=1",), tmp_path / "wbc", 48, 28, seed=1))
+    work = Workspace(BuildSettings(("synthetic=1",), tmp_path / "wbc", 48, 10, seed=1))
     with work:
         work.open({**work.settings.content, "listing": "x"})
     with pytest.raises(CelluScanError, match="seed=1, but seed=42 was given"):
@@ -169,8 +170,8 @@ def test_resuming_what_has_changed_is_refused(tmp_path, cell_folder, changed, mo
         build_small(tmp_path / "wbc", f"imagefolder={cell_folder}", resume=True)
 
 
-def test_an_acquisition_can_be_left_out_by_its_name_in_the_audit(built, tmp_path):
-    counts = json.loads((built / "curation" / "audit.json").read_text())["confounding"]["acquisition"]
+def test_an_acquisition_can_be_left_out_by_its_name_in_the_audit(built_small, tmp_path):
+    counts = json.loads((built_small / "curation" / "audit.json").read_text())["confounding"]["acquisition"]
     name = min(counts, key=lambda acquisition: sum(counts[acquisition].values()))
     done = run(tmp_path / "wbc", f"--exclude-acquisition={name}", "--target-per-class=0")
     assert done.returncode == 0, done.stderr
@@ -184,7 +185,7 @@ def test_an_acquisition_can_be_left_out_by_its_name_in_the_audit(built, tmp_path
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_resume_goes_on(built, tmp_path):
+def test_a_full_disk_is_one_line_and_resume_goes_on(built_small, tmp_path):
     def little_space() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -194,7 +195,7 @@ def test_a_full_disk_is_one_line_and_resume_goes_on(built, tmp_path):
     assert "no space left" in stopped.stderr and "--resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     build_small(tmp_path / "wbc", resume=True)
-    assert contents(tmp_path / "wbc") == contents(built)
+    assert contents(tmp_path / "wbc") == contents(built_small)
 
 
 @pytest.mark.parametrize(

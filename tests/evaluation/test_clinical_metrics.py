@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from celluscan_hf import taxonomy
 from celluscan_hf.evaluation import clinical_metrics
@@ -61,6 +62,15 @@ def test_area_is_the_share_of_ordered_pairs_of_weighted_cells_and_none_without_p
     weights = np.array([2.0, 0.0, 1.0, 1.0])
     assert clinical_metrics.area_under_roc(positive, score, weights) == 1
     assert np.isnan(clinical_metrics.area_under_roc(positive, score, np.array([1.0, 1.0, 0.0, 0.0])))
+
+
+@pytest.mark.parametrize("decimals", [1, 8], ids=["many ties", "no ties"])
+def test_area_equals_that_of_scikit_learn(decimals):
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(300) < 0.3, rng.random(300).round(decimals)
+    for weights in (None, rng.integers(0, 4, 300).astype(float), rng.random(300)):
+        expected = roc_auc_score(positive, score, sample_weight=weights)
+        assert clinical_metrics.area_under_roc(positive, score, weights) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("pairs", [("MY>MY", "ERB>LY"), ("LY>MY", "MO>MO")])

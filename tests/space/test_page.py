@@ -24,6 +24,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, served: str) -> Iterator[Any]:
     opened = browser.new_page()
+    opened.set_default_timeout(60_000)
     opened.goto(served)
     opened.get_by_text("Upload, paste or photograph").wait_for()
     yield opened
@@ -37,13 +38,15 @@ def upload(page: Any, *files: Path, place: int = 0) -> None:
 def test_a_cell_gets_an_answer_with_its_background(page: Any, cell_files: dict[str, Path]) -> None:
     upload(page, cell_files["Basophil"])
     page.locator(".card h2").wait_for()
-    assert page.locator(".bars tr").count() == 3
+    page.locator(".bars tr").nth(2).wait_for()
     page.locator("svg.maturation").wait_for()
-    assert page.locator(".facts li").count() > 2
+    page.locator(".facts li").nth(2).wait_for()
+    assert page.locator(".bars tr").count() == 3
     page.get_by_alt_text("The cell as the model saw it").wait_for()
 
 
 def test_the_keyboard_is_enough(page: Any) -> None:
+    page.get_by_text("Basophil", exact=True).first.wait_for(state="attached")
     page.get_by_role("tab", name="One cell").focus()
     for _ in range(8):
         page.keyboard.press("Tab")
@@ -84,6 +87,7 @@ def test_several_become_a_table_and_a_csv(page: Any, cell_files: dict[str, Path]
     page.get_by_role("tab", name="Several cells").click()
     upload(page, cell_files["Basophil"], cell_files["broken"], place=1)
     page.get_by_role("button", name="Download as CSV").wait_for()
+    page.locator(".several tr:has(td)").nth(1).wait_for()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download as CSV").click()
     download.value.save_as(tmp_path / "cells.csv")

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from celluscan_hf import taxonomy
 from celluscan_hf.training.losses import LOSSES, CellLoss, class_weights, hierarchical_log_probs, maturation_error
+from celluscan_hf.training.settings import TrainingSettings
 
 LOGITS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 0, 1])
@@ -218,3 +219,8 @@ def test_a_step_in_eight_parts_is_a_step_in_one(kind: str) -> None:
         for part, some in zip(logits.chunk(8), labels.chunk(8), strict=True)
     ]
     assert sum(parts) == pytest.approx(loss(SimpleNamespace(logits=logits), labels))
+
+
+def test_the_options_that_a_loss_names_are_settings() -> None:
+    options = [option for loss in LOSSES.values() for option in loss.options]
+    assert options and set(options) <= set(TrainingSettings.__dataclass_fields__)

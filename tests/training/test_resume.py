@@ -25,8 +25,16 @@ RANDOM = {  # everything that draws random numbers, and everything that has a st
 
 @pytest.mark.parametrize(
     ("killed_at", "options"),
-    [(5, {}), (9, {"dataloader_num_workers": 2}), (10, {"gradient_accumulation_steps": 2, "num_train_epochs": 4})],
-    ids=["first epoch", "second epoch, workers", "second epoch, accumulating"],
+    [
+        pytest.param(5, {}, id="first epoch"),
+        pytest.param(9, {"dataloader_num_workers": 2}, id="second epoch, workers", marks=pytest.mark.slow),
+        pytest.param(
+            10,
+            {"gradient_accumulation_steps": 2, "num_train_epochs": 4},
+            id="second epoch, accumulating",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     killed_at: int,

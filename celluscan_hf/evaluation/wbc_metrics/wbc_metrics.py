@@ -21,6 +21,7 @@ BINS = 15
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
 TINY = 1e-12  # the smallest probability whose logarithm is taken
+# of taxonomy.py, written here by scripts/tables.py
 LABEL_NAMES = (
     "Band Neutrophil",
     "Basophil",
@@ -174,16 +175,22 @@ class Resamples:
 
 @dataclass(frozen=True)
 class Scalar:
-    """A scalar metric: its title in tables, how `Resamples` give R values of it, whether it needs probabilities."""
+    """A scalar metric: its title in tables, how `Resamples` give R values of it, whether it needs probabilities.
+
+    `short` is its title where columns are narrow, if the title has more than eleven characters.
+    """
 
     title: str
     compute: Callable[[Resamples], NDArray[np.float64]]
     needs_probabilities: bool = False
+    short: str = ""
 
 
 SCALARS = {  # a new scalar is one entry here
     "accuracy": Scalar("accuracy", lambda r: r.right.sum(axis=1) / r.total),
-    "balanced_accuracy": Scalar("balanced accuracy", lambda r: r.mean_over_classes(r.right / np.maximum(r.true, TINY))),
+    "balanced_accuracy": Scalar(
+        "balanced accuracy", lambda r: r.mean_over_classes(r.right / np.maximum(r.true, TINY)), short="balanced"
+    ),
     "macro_f1": Scalar("macro-F1", lambda r: r.mean_over_classes(2 * r.right / np.maximum(r.true + r.predicted, TINY))),
     "nll": Scalar("NLL", lambda r: r.weights @ r.nll / r.total, needs_probabilities=True),
     "ece": Scalar("ECE", lambda r: np.abs(r.weights @ r.gaps).sum(axis=1) / r.total, needs_probabilities=True),
