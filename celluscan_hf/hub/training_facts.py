@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ _DECISIVE = (
 )
 
 
+_DEFAULTS = {
+    name: [] if field.default is MISSING else field.default  # the ranges have factories
+    for name, field in TrainingSettings.__dataclass_fields__.items()
+}
 _ROTATIONS = {
     "none": "",
     "dihedral": "dihedral (rotations by 90° and flips)",
@@ -63,8 +67,7 @@ class TrainingFacts:
     @property
     def settings(self) -> Mapping[str, Any]:
         """All settings; options newer than the record have their default, which is the old behaviour."""
-        defaults = {name: field.default for name, field in TrainingSettings.__dataclass_fields__.items()}
-        settings: Mapping[str, Any] = defaults | self.record["settings"]
+        settings: Mapping[str, Any] = _DEFAULTS | self.record["settings"]
         return settings
 
     @cached_property
@@ -116,14 +119,14 @@ class TrainingFacts:
         if processes > 1:
             launch = ["accelerate", "launch", "--num_processes", str(processes), "scripts/train.py"]
         words = [*launch, "--recipe", self.recipe, "--dataset", dataset, "--output_dir", "out/run"]
-        return shlex.join(words + [word for name, value in self._changed() for word in (f"--{name}", value)])
+        return shlex.join(words + [word for name, values in self._changed() for word in (f"--{name}", *values)])
 
-    def _changed(self) -> list[tuple[str, str]]:
-        """Return the decisive settings that differ from the recipe, as command-line options."""
+    def _changed(self) -> list[tuple[str, list[str]]]:
+        """Return the decisive settings that differ from the recipe, as command-line options with their values."""
         recipe = self.stages[-1]
         changed = []
         for name in _DECISIVE:
-            default = recipe.get(name, TrainingSettings.__dataclass_fields__[name].default)
+            default = recipe.get(name, _DEFAULTS[name])
             used = self.settings[name]
             if name == "model":
                 used, default = json.loads(used), recipe.get("model", {})
@@ -133,7 +136,8 @@ class TrainingFacts:
                 used = "WEIGHTS"
             if isinstance(used, float) and used.is_integer():  # epochs are read as a float
                 used = int(used)
-            changed.append((name, used if isinstance(used, str) else json.dumps(used)))
+            values = used if isinstance(used, list) else [used]
+            changed.append((name, [value if isinstance(value, str) else json.dumps(value) for value in values]))
         return changed
 
     def rows(self) -> list[tuple[str, str]]:
