@@ -70,7 +70,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="FROM")
     parser.add_argument("to", metavar="TO", type=Path)
-    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="output format (default celluscan)")
+    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="output format (default: celluscan)")
     parser.add_argument("--revision", help="commit, branch or tag of a Hub repository")
     parser.add_argument(
         "--celluscan-labels",

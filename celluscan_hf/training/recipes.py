@@ -16,6 +16,7 @@ from .settings import TrainingSettings
 _FOLDER = resources.files(__package__) / "recipes"
 
 _RENAMED = {"--surroundings": "--background_randomization"}  # option of version 0.1: new name
+_RENAMED_RECIPES = {"seed-probe": "original-probe", "seed-scratch": "original-scratch"}  # of version 0.1: new name
 
 
 def names() -> list[str]:
@@ -54,6 +55,8 @@ def _read(recipe: str) -> str:
             return path.read_text(encoding="utf-8")
         except OSError as error:
             raise CelluScanError(f"recipe {recipe} cannot be read: {error.strerror}") from error
+    if new := _RENAMED_RECIPES.get(recipe):
+        raise CelluScanError(f"the recipe {recipe} was renamed to {new}")
     if recipe not in names():
         raise CelluScanError(f"there is no recipe {recipe!r}; there are: {', '.join(names())}; or give a .yaml file")
     return (_FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8")

@@ -77,16 +77,16 @@ def listed(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_planted_labels_are_found_by_labels_and_probabilities(data_set: Path) -> None:
+def test_corrupted_labels_are_found_by_labels_and_probabilities(data_set: Path) -> None:
     rows = derived.originals(open_dataset(data_set), *SPLITS)
     names, true = rows["image_id"].to_pylist(), rows["label"].to_pylist()
-    wrong = suspects.plant(rows, 0.1, 42)
+    wrong = suspects.corrupt_labels(rows, 0.1, 42)
     cells = said_of(rows, true)
     told = np.array([wrong.get(name, label) for name, label in zip(names, true, strict=True)])
     found, suggested = suspects.likely_errors(told, cells.probabilities)
-    planted = {row for row, name in enumerate(names) if name in wrong}
-    assert len(planted & set(found.tolist())) >= 0.8 * len(planted)
-    hit = [row in planted and other == true[row] for row, other in zip(found, suggested, strict=True)]
+    corrupted = {row for row, name in enumerate(names) if name in wrong}
+    assert len(corrupted & set(found.tolist())) >= 0.8 * len(corrupted)
+    hit = [row in corrupted and other == true[row] for row, other in zip(found, suggested, strict=True)]
     assert sum(hit) >= 0.7 * len(found)
     assert (np.diff(cells.probabilities[found, told[found]]) >= -1e-6).all()
 
@@ -119,14 +119,14 @@ def test_a_label_and_its_parent_are_no_error() -> None:
     assert [(one.image_id, one.suggested) for one in related] == [("0", "Segmented Neutrophil")]
 
 
-def test_planted_labels_are_of_unrelated_classes_and_follow_from_the_seed(data_set: Path) -> None:
+def test_corrupted_labels_are_of_unrelated_classes_and_follow_from_the_seed(data_set: Path) -> None:
     rows = derived.originals(open_dataset(data_set), *SPLITS)
     true = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
-    wrong = suspects.plant(rows, 0.25, 1)
+    wrong = suspects.corrupt_labels(rows, 0.25, 1)
     assert len(wrong) == round(0.25 * rows.num_rows)
     for name, label in wrong.items():
         assert not suspects.compatible(taxonomy.NAMES[true[name]], taxonomy.NAMES[label])
-    assert suspects.plant(rows, 0.25, 1) == wrong != suspects.plant(rows, 0.25, 2)
+    assert suspects.corrupt_labels(rows, 0.25, 1) == wrong != suspects.corrupt_labels(rows, 0.25, 2)
 
 
 @pytest.mark.usefixtures("foretold")
@@ -154,25 +154,27 @@ def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conf
 
 
 @pytest.mark.usefixtures("foretold")
-def test_a_trial_tells_how_many_planted_labels_are_found(data_set: Path, tmp_path: Path) -> None:
+def test_a_trial_tells_how_many_corrupted_labels_are_found(data_set: Path, tmp_path: Path) -> None:
     settings = labels.LabelsSettings(tmp_path / "out", "none", 1, 3, 0.1, 42)
     metrics = labels.audit(open_dataset(data_set), settings)
-    trial, rows = metrics["planted"], listed(settings.folder)
-    assert settings.folder != replace(settings, plant=0.0).folder
+    trial, rows = metrics["corrupted"], listed(settings.folder)
+    assert settings.folder != replace(settings, corrupt_labels=0.0).folder
     assert "made wrong on purpose" in (settings.folder / review.PAGE).read_text("utf-8")
     assert trial["cells"] == 28
     assert trial["recall"] == pytest.approx(trial["found"] / 28, abs=1e-4) and trial["recall"] > 0.8
     assert trial["precision"] == pytest.approx(trial["found"] / metrics["listed"]["n"], abs=1e-4)
-    planted = [row for row in rows if row["planted"]]
-    assert len(planted) == trial["found"]
-    assert all(row["planted"] != row["label"] for row in planted)
-    assert {one["image_id"] for one in metrics["first"] if "planted" in one} <= {row["image_id"] for row in planted}
+    corrupted = [row for row in rows if row["original_label"]]
+    assert len(corrupted) == trial["found"]
+    assert all(row["original_label"] != row["label"] for row in corrupted)
+    assert {cell["image_id"] for cell in metrics["first"] if "original_label" in cell} <= {
+        row["image_id"] for row in corrupted
+    }
     labels.draw(metrics, tmp_path / "labels.png")
     assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_chart_of_nothing_can_be_drawn(tmp_path: Path) -> None:
-    labels.draw({"listed": {"pairs": [], "n": 0}, "cells": {"train": 3}, "planted": None}, tmp_path / "labels.png")
+    labels.draw({"listed": {"pairs": [], "n": 0}, "cells": {"train": 3}, "corrupted": None}, tmp_path / "labels.png")
     assert (tmp_path / "labels.png").is_file()
 
 
@@ -213,16 +215,19 @@ def test_the_command_judges_every_cell_by_a_model_of_other_groups(
 ) -> None:
     before = contents(data_set)
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "labels.json")]
-    assert run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", "--plant", "0.1"]) == 0
+    corrupted = ["--corrupt-labels", "0.1"]
+    assert (
+        run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", *corrupted]) == 0
+    )
     printed = capsys.readouterr().out
-    assert "| Basophil |" in printed and "planted errors found" in printed
+    assert "| Basophil |" in printed and "corrupted labels found" in printed
     assert contents(data_set) == before
     written = json.loads((tmp_path / "labels.json").read_text())
-    assert written["settings"] == {"recipe": tiny, "steps": 2, "folds": 2, "plant": 0.1}
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "folds": 2, "corrupt_labels": 0.1}
     assert written["metrics"]["cells"] == {"train": 196, "validation": 28, "test": 56}
     assert written["metrics"]["out_of_fold"]["n"] == 280
-    for fold in sorted((tmp_path / "out" / "planted-0.1").glob("fold-*")):
+    for fold in sorted((tmp_path / "out" / "corrupted-0.1").glob("fold-*")):
         made = open_dataset(fold / "data")
         learned, held = (set(made.split(derived.CONFIG, split)["group_id"]) for split in ("train", "test"))
         assert not learned & held
-    assert (tmp_path / "labels.png").is_file() and (tmp_path / "out" / "planted-0.1" / review.PAGE).is_file()
+    assert (tmp_path / "labels.png").is_file() and (tmp_path / "out" / "corrupted-0.1" / review.PAGE).is_file()

@@ -85,7 +85,7 @@ def test_an_output_inside_the_data_set_is_refused(data_set: Path, capsys: pytest
 
 
 def test_as_stored_leaves_no_augmentation_on(data_set: Path, tmp_path: Path) -> None:
-    given = ["--dataset", str(data_set), "--output_dir", str(tmp_path), *leak.AS_STORED]
+    given = ["--dataset", str(data_set), "--output_dir", str(tmp_path), *leak.NO_AUGMENTATION]
     (settings,) = recipes.stages("finetune", given)
     seed = settings.augmentation.seed
     assert settings.augmentation == Augmentation(False, 0.0, 0.0, 0.0, seed)
@@ -97,11 +97,11 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "leak.json")]
-    options = ["--steps", "2", "--target-per-class", "18", "--num-proc", "1", "--as-stored"]
+    options = ["--steps", "2", "--target-per-class", "18", "--num-proc", "1", "--no-online-augmentation"]
     assert run_audit(["leak", *given, "--recipe", tiny, *options]) == 0
     assert "| random |" in capsys.readouterr().out
     written = json.loads((tmp_path / "leak.json").read_text())
-    settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "as_stored": True}
+    settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "no_online_augmentation": True}
     assert written["settings"] == settings
     assert written["data"]["fingerprint"] == open_dataset(data_set).fingerprint
     for metrics in written["metrics"].values():

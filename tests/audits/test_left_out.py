@@ -72,7 +72,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
                 *given,
                 "--only",
                 "elsewhere",
-                "--background_randomization",
+                "--background-randomization",
                 "0.5",
                 "--json",
                 str(tmp_path / "left.json"),
@@ -88,7 +88,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
         for training in left_out.TRAININGS:
             assert found[training]["left_out"]["n"] == 40
             assert found[training]["training_seconds"] > 0
-            for part in ("learned_alike", "left_out"):
+            for part in ("same_classes", "left_out"):
                 assert set(found[training][part]["per_class"]) == {"Basophil", "Lymphocyte"}
             assert len(found[training]["learned"]["per_class"]) == 3
             assert [row["cells"] for row in found[training]["recalibrated"]] == [16, 32]

@@ -62,10 +62,13 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "losses.json")]
-    assert run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", "--coarse", "0.5"]) == 0
+    coarse = ["--coarse-labels", "0.5"]
+    assert (
+        run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", *coarse]) == 0
+    )
     assert "| hierarchical |" in capsys.readouterr().out
     written = json.loads((tmp_path / "losses.json").read_text())
-    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse": 0.5}
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse_labels": 0.5}
     assert set(written["metrics"]) == {"flat", "hierarchical", "maturation"}
     for found in written["metrics"].values():
         assert set(found) == {*losses.METRICS, "training_seconds"}
@@ -78,7 +81,7 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("option", "value"), [("--coarse", "1.5"), ("--seeds", "0"), ("--steps", "-1")])
+@pytest.mark.parametrize(("option", "value"), [("--coarse-labels", "1.5"), ("--seeds", "0"), ("--steps", "-1")])
 def test_a_setting_out_of_range_is_refused(
     option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,3 +89,8 @@ def test_a_setting_out_of_range_is_refused(
         run_audit(["losses", "--dataset", "none", "--output", str(tmp_path), option, value])
     assert stopped.value.code == 2
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_renamed_option_is_refused_with_its_new_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_audit(["losses", "--dataset", "none", "--output", str(tmp_path), "--coarse", "0.5"]) == 2
+    assert "--coarse was renamed to --coarse-labels" in capsys.readouterr().err

@@ -26,14 +26,14 @@ def test_rates_are_of_all_cells_with_a_stage(predicted):
     cells = predicted(outcomes("MY>MY", "MY>PMY", "SNE>BNE", "MYO>SNE", "MY>IG", "LY>MY"))
     rates = clinical_metrics.maturation(cells)["rates"]
     ends = rates.pop("ci95")
-    assert rates == {"exact": 0.2, "adjacent": 0.4, "distant": 0.2, "left_line": 0.2}
+    assert rates == {"exact": 0.2, "adjacent": 0.4, "distant": 0.2, "without_stage": 0.2}
     for name, rate in rates.items():
         assert ends[name] == pytest.approx(wilson(rate, 4))  # five cells, one degree of freedom less
 
 
 def test_cells_that_left_the_line_are_no_stage_apart(predicted):
     found = clinical_metrics.maturation(predicted(outcomes("MY>LY", "MY>IG", "SNE>NEU", "MY>MY", "LY>MY")))
-    assert (found["n"], found["on_line"], found["left_line"], found["to_parent"]) == (4, 1, 3, 2)
+    assert (found["n"], found["with_stage"], found["without_stage"], found["to_parent"]) == (4, 1, 3, 2)
     assert found["adjacent_share"] is None and found["ci95"] is None
 
 

@@ -12,8 +12,8 @@ from celluscan_hf.evaluation.wbc_metrics import wbc_metrics
 from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import compute_metrics
 from celluscan_hf.taxonomy import NAMES
 
-# The seed's last confusion matrix: true classes as rows, predicted ones as columns, in the order of the taxonomy.
-SEED = [
+# The original project's last confusion matrix: true classes as rows, predicted ones as columns, in taxonomy order.
+ORIGINAL = [
     [720, 4, 4, 2, 0, 1, 42, 3, 2, 6, 0, 2, 0, 86],
     [2, 860, 0, 0, 2, 0, 11, 1, 2, 6, 0, 0, 7, 1],
     [2, 1, 1303, 0, 1, 20, 0, 14, 0, 1, 67, 1, 0, 1],
@@ -51,11 +51,11 @@ def letters(classes: int) -> list[str]:
 
 
 def test_the_published_matrix_of_the_seed_has_its_published_accuracy():
-    predictions, references = pairs(SEED)
+    predictions, references = pairs(ORIGINAL)
     found = compute_metrics(predictions, references, NAMES, resamples=0)
     assert found["n"] == 14530
     assert round(found["accuracy"], 4) == 0.8893
-    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
+    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": ORIGINAL}
     assert "nll" not in found and "ece" not in found
 
 
@@ -211,9 +211,9 @@ def loaded() -> evaluate.EvaluationModule:
 
 def test_without_label_names_the_classes_are_the_14(loaded: evaluate.EvaluationModule) -> None:
     assert wbc_metrics.LABEL_NAMES == NAMES
-    predictions, references = pairs(SEED)
+    predictions, references = pairs(ORIGINAL)
     found = loaded.compute(predictions=predictions, references=references, resamples=0)
-    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
+    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": ORIGINAL}
     probabilities, references = guesses(classes=14)
     assert loaded.compute(predictions=probabilities, references=references)["n"] == 300
 
