@@ -63,7 +63,7 @@ def _add_audits(parser: argparse.ArgumentParser) -> None:
     _left_out_options(_add(commands, "left-out", text, _left_out))
     text = "compare losses on validation: flat, hierarchical, with a maturation term"
     _losses_options(_add(commands, "losses", text, _losses))
-    text = "list labels that are likely wrong, with images for review; nothing is changed"
+    text = "list labels that are likely wrong, with images for review; needs the extra labels"
     _labels_options(_add(commands, "labels", text, _labels))
 
 
@@ -128,7 +128,7 @@ def _labels_options(parser: argparse.ArgumentParser) -> None:
 
 def _training_options(parser: argparse.ArgumentParser, steps: int) -> None:
     parser.add_argument("--recipe", default="cpu-small", help="training recipe (default: cpu-small)")
-    parser.add_argument("--steps", type=_count, default=steps, help="steps per training (default %(default)s)")
+    parser.add_argument("--steps", type=_count, default=steps, help="steps per training (default: %(default)s)")
 
 
 def _add(

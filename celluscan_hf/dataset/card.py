@@ -21,7 +21,7 @@ from . import shortcuts
 from .features import CONFIGS, FEATURES, HELD_OUT, Part
 from .inspection import FileReport
 
-REPOSITORY = "celluscan/wbc"
+REPOSITORY = "celluscan/wbc"  # where `celluscan push dataset` publishes by default
 GRID = "assets/classes.jpg"
 _TEMPLATE = "dataset_card.md"
 GRID_COLUMNS = 8
@@ -33,14 +33,14 @@ def render(
     statistics: dict[str, Any],
     sources: dict[str, Any],
     data: DatasetCardData,
-    repository: str = REPOSITORY,
+    repository: str | None = None,
     versions: Sequence[dict[str, Any]] = (),
     images: bool = True,
 ) -> str:
     """Render the card, YAML first. A value that the template uses but nobody gives raises `UndefinedError`.
 
-    `repository` is its Hub id, `versions` its tagged revisions, oldest first. Without `images` the card describes a
-    repository from which the dataset can be built, but not loaded.
+    `repository` is its Hub id if it has one, `versions` its tagged revisions, oldest first. Without `images` the card
+    describes a repository from which the dataset can be built, but not loaded.
     """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

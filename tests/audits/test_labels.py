@@ -44,7 +44,7 @@ def said_of(rows: pa.Table, true: list[int], seed: int = 0) -> Predictions:
 
 @pytest.fixture(scope="module")
 def in_conflict(tmp_path_factory: pytest.TempPathFactory, write_image: Callable[..., Path]) -> Path:
-    """A data set built from the layout of PBC, with equal images and with near duplicates under two labels."""
+    """A dataset built from the layout of PBC, with equal images and with near duplicates under two labels."""
     folder = tmp_path_factory.mktemp("labels")
     cells = folder / "PBC_dataset_normal_DIB"
     for number in range(12):
@@ -216,9 +216,7 @@ def test_the_command_judges_every_cell_by_a_model_of_other_groups(
     before = contents(data_set)
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "labels.json")]
     corrupted = ["--corrupt-labels", "0.1"]
-    assert (
-        run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", *corrupted]) == 0
-    )
+    assert run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", *corrupted]) == 0
     printed = capsys.readouterr().out
     assert "| Basophil |" in printed and "corrupted labels found" in printed
     assert contents(data_set) == before

@@ -17,7 +17,7 @@ TARGET = 40
 
 @pytest.fixture(scope="module")
 def protocols(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellDataset]:
-    """The two data sets of the audit."""
+    """The two datasets of the audit."""
     folder, data = tmp_path_factory.mktemp("leak"), open_dataset(data_set)
     settings = leak.LeakSettings(folder, "none", 1.0, TARGET, 1, False, 42, 1)
     return {name: leak.protocol_dataset(name, data, folder / name, settings) for name in leak.PROTOCOLS}

@@ -46,7 +46,7 @@ def test_nothing_of_what_is_left_out_is_learned_from(two_sources: CellDataset) -
 
 
 def test_groups_of_left_out_cells_are_not_learned_from_either(two_sources: CellDataset, tmp_path: Path) -> None:
-    """The data set again, with one group that has cells of both sources."""
+    """The dataset again, with one group that has cells of both sources."""
     shutil.copytree(two_sources.folder, tmp_path / "wbc")
     (file,) = (tmp_path / "wbc" / "data" / "originals").glob("train-tier100-*.parquet")
     table = pq.read_table(file)

@@ -63,9 +63,7 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "losses.json")]
     coarse = ["--coarse-labels", "0.5"]
-    assert (
-        run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", *coarse]) == 0
-    )
+    assert run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", *coarse]) == 0
     assert "| hierarchical |" in capsys.readouterr().out
     written = json.loads((tmp_path / "losses.json").read_text())
     assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse_labels": 0.5}

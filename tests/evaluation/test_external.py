@@ -1,4 +1,4 @@
-"""Cells of other laboratories are measured with the same model, each source by itself, and none is of the data set."""
+"""Cells of other laboratories are measured with the same model, each source by itself, and none is of the dataset."""
 
 import csv
 import json

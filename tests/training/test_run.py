@@ -300,3 +300,4 @@ def test_the_help_lists_every_setting_and_the_recipes(
     help_text = capsys.readouterr().out
     assert all(word in help_text for word in ("--ema_decay", "--gradient_accumulation_steps", "cpu-small"))
     assert all(loss in help_text for loss in LOSSES)
+    assert help_text.index("--cache_images") < help_text.index("--gradient_accumulation_steps")  # its own options first
