@@ -78,7 +78,7 @@ def _leak_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-online-augmentation",
         action="store_true",
-        help="train on images as they are stored, so that they can be memorized",
+        help="train on images as stored, without the recipe's augmentation, so that they can be memorized",
     )
     parser.add_argument(
         "--target-per-class", type=_count, default=4500, help="rows per train class after augmentation (default: 4500)"
@@ -137,7 +137,7 @@ def _add(
     text: str,
     run: Callable[[CellDataset, argparse.Namespace], str],
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
     cells = parser.add_mutually_exclusive_group(required=True)
     cells.add_argument("--source", action="append", metavar="KEY=PATH", help="raw data, as for celluscan build")

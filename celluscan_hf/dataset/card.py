@@ -164,12 +164,12 @@ def source_table(statistics: dict[str, Any]) -> str:
 def found_and_published(statistics: dict[str, Any]) -> list[list[object]]:
     """List, for each source label, how many files or boxes were found and how many its authors publish."""
     rows: list[list[object]] = []
-    for name, found in statistics["found"].items():
+    for name, counts in statistics["found"].items():
         published = {label: count for label, count in statistics["published"][name].items() if label != "total"}
-        for label in dict.fromkeys([*found, *published]):
-            rows.append([name, label or "(none)", found.get(label, 0), published.get(label, "")])
+        for label in dict.fromkeys([*counts, *published]):
+            rows.append([name, label or "(none)", counts.get(label, 0), published.get(label, "")])
         total = statistics["published"][name].get("total", sum(published.values()))
-        rows.append([name, "all", sum(found.values()), total or ""])
+        rows.append([name, "all", sum(counts.values()), total or ""])
     return rows
 
 

@@ -32,14 +32,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help=f"a folder, zip or tar of a raw dataset; keys: {', '.join(KEYS)}. May be repeated",
+        help=f"a folder, zip or tar of a raw dataset; keys: {', '.join(KEYS)}; repeatable",
     )
     parser.add_argument(
         "--external",
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help="beside --dataset: a raw dataset of another laboratory, measured by itself. May be repeated",
+        help="beside --dataset: a raw dataset of another laboratory, measured by itself; repeatable",
     )
     parser.add_argument(
         "--split", help="split of --dataset: train (originals only), validation or test (default: test)"

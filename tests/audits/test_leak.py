@@ -30,9 +30,9 @@ def test_copies_stand_on_both_sides_of_a_random_split_and_on_one_of_ours(protoco
 
 def test_held_out_cells_are_in_neither(protocols: dict[str, CellDataset], data_set: Path) -> None:
     held_out = set(open_dataset(data_set).split("originals", "test")["group_id"])
-    for made in protocols.values():
+    for protocol in protocols.values():
         for split in ("train", "test"):
-            assert not held_out & set(made.split(derived.CONFIG, split)["group_id"])
+            assert not held_out & set(protocol.split(derived.CONFIG, split)["group_id"])
 
 
 def test_classes_are_filled_up_before_the_random_split_and_only_in_train_of_ours(
@@ -51,7 +51,7 @@ def test_of_a_share_of_the_cells_whole_groups_of_every_class_are_used(
     settings = leak.LeakSettings(tmp_path, "none", 0.5, TARGET, 1, False, 42, 1)
     half = leak.protocol_dataset("random", open_dataset(data_set), tmp_path, settings)
     groups, labels = (
-        [set(made.split(derived.CONFIG, "train")[column]) for made in (half, protocols["random"])]
+        [set(protocol.split(derived.CONFIG, "train")[column]) for protocol in (half, protocols["random"])]
         for column in ("group_id", "label")
     )
     assert 0.3 < len(groups[0]) / len(groups[1]) < 0.7

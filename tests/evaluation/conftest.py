@@ -29,8 +29,8 @@ def predicted() -> Callable[..., Predictions]:
         ids = [f"drawn/{number}.png" for number in range(len(outcomes))]
         probabilities = np.zeros((len(outcomes), 14), np.float32)
         labels = []
-        for row, (true, told, probability) in enumerate(outcomes):
-            label = taxonomy.LABEL2ID[taxonomy.lookup(told).name]
+        for row, (true, predicted_code, probability) in enumerate(outcomes):
+            label = taxonomy.LABEL2ID[taxonomy.lookup(predicted_code).name]
             probabilities[row] = (1 - probability) / 13
             probabilities[row, label] = probability
             labels.append(taxonomy.LABEL2ID[taxonomy.lookup(true).name])
