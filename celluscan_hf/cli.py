@@ -65,13 +65,11 @@ COMMANDS = {
     "recalibrate": Command("reliability.command:recalibrate", "fit a calibrated model to cells of another microscope"),
     "audit": Command("audits.command:audit", "test results for leaks, shortcuts and label errors", _SAME, quiet=False),
     "convert": Command("modeling.command:convert", "convert ViT weights from and to torchvision, transformers, timm"),
-    "export-onnx": Command("inference.command:export_onnx", "write a model as an ONNX file, checked against PyTorch"),
+    "export-onnx": Command("inference.command:export_onnx", "write a model as an ONNX file; needs the extra onnx"),
     "demo": Command(
         "space.command:demo", "open the demo page in a browser; needs the extra demo", "the page is closed"
     ),
-    "benchmark": Command(
-        "benchmarks.command:benchmark", "measure speed and memory, as JSON; needs the extra benchmark", quiet=False
-    ),
+    "benchmark": Command("benchmarks.command:benchmark", "measure speed, memory and quality, as JSON", quiet=False),
     "push dataset": Command("hub.command:push_dataset", "publish a built dataset on the Hub", _SAME, quiet=False),
     "push model": Command("hub.command:push_model", "publish a trained model on the Hub", _SAME, quiet=False),
     "push space": Command("hub.command:push_space", "publish the demo page on the Hub", _SAME, quiet=False),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Quickstart: create an environment, install, build a data set of synthetic cells, train, evaluate and predict.
+# Quickstart: create an environment, install, build a dataset of synthetic cells, train, evaluate and predict.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ echo "== 1/6 environment (.venv) and installation: a few minutes and 6 GB the fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 celluscan=".venv/bin/celluscan"
 
-echo "== 2/6 building a data set: 40 synthetic cells per class, train classes filled up to 60"
+echo "== 2/6 building a dataset: 40 synthetic cells per class, train classes filled up to 60"
 "$celluscan" build --source synthetic=40 --target-per-class 60 --output "$data" --resume
 
 echo "== 3/6 loading it, with the line that also loads it from the Hub"
@@ -40,7 +40,7 @@ echo "== 5/6 evaluating it on the test split"
 echo "== 6/6 predicting one image: $home/cell.png"
 "$celluscan" predict "$home/cell.png" --model "$home/run" --json
 cat << END
-== done. In $home: celluscan/wbc (the data set; open README.md), run (the model), evaluation (open report.md).
+== done. In $home: celluscan/wbc (the dataset; open README.md), run (the model), evaluation (open report.md).
    The model was trained on synthetic cells for a minute: about 60 % accuracy on them, no use on real cells.
    To see it in the demo page:
      source .venv/bin/activate && pip install -e ".[demo]"

@@ -24,7 +24,7 @@ from celluscan_hf.sources.licenses import redistributable  # noqa: E402
 MARKED = re.compile(r"^(<!-- table: ([\w-]+) -->\n).*?^(<!-- end -->)$", re.S | re.M)
 CLASSES = re.compile(r"^(# of taxonomy\.py, written here by scripts/tables\.py\n\w+ = \(\n).*?^(\))$", re.S | re.M)
 SPLITS = {"random": "after augmentation, at random", "grouped": "by group, before augmentation"}
-LEAKS = {"leak": "short", "leak-by-heart": "overfitted"}
+LEAKS = {"leak": "short", "leak-memorized": "overfitted"}
 TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
 SECOND = "352x352/jpeg-c95c4e/neutral"  # the second acquisition of PBC
 LABORATORIES = {"bccd": "BCCD", "aml_lmu": "AML-Cytomorphology_LMU"}
@@ -72,14 +72,14 @@ def recipes() -> Table:
     unmeasured = {
         "finetune": "ViT-B/16 with ImageNet weights, our full training recipe",
         "scratch": "ViT-S/16 (or B/16) from random weights",
-        "seed-probe`, `seed-scratch": "the runs of the student project",
+        "original-probe`, `original-scratch": "the runs of the student project",
     }
     rows += [[f"`{name}`", model, "GPU", "not measured", "–"] for name, model in unmeasured.items()]
     return ["recipe", "model", "training", "macro-F1", "accuracy"], rows
 
 
 def trust() -> Table:
-    best, leak = metrics("cpu-best"), metrics("leak-by-heart", "random")
+    best, leak = metrics("cpu-best"), metrics("leak-memorized", "random")
     away = [metrics("acquisition", SECOND, training, "left_out") for training in TRAININGS]
     platelets = metrics("left-out", "bccd", "plain", "left_out", "per_class", "Platelet", "support")
     tested = f"{best['test']['n']:,} test cells; {best['data']['rows']['train']:,} in train, split by group"
@@ -237,7 +237,7 @@ def acquisition() -> Table:
         seed = json.loads((ROOT / "results" / f"{file}.json").read_text("utf-8"))["seed"]
         for key, words in TRAININGS.items():
             run = metrics(file, SECOND, key)
-            means = [interval(run[part], "balanced_accuracy") for part in ("learned_alike", "left_out")]
+            means = [interval(run[part], "balanced_accuracy") for part in ("same_classes", "left_out")]
             scores = [interval(run["learned"], "macro_f1"), *means, interval(run["left_out"], "accuracy")]
             rows.append([words, str(seed), *scores])
     header = ["training", "seed", "trained on, 11 classes: macro-F1", "the five classes: balanced accuracy"]
@@ -324,7 +324,7 @@ def labels() -> Table:
     for pair in given["listed"]["pairs"]:
         names = frozenset((pair["label"], pair["suggested"]))
         pairs[names] = pairs.get(names, 0) + pair["n"]
-    planted, by_class = trial["planted"], given["listed"]["by_class"]
+    corrupted, by_class = trial["corrupted"], given["listed"]["by_class"]
     return ["labels", "what", "cells"], [
         ["as they are", "listed", f"{given['listed']['n']:,} of {sum(given['cells'].values()):,}"],
         [
@@ -334,11 +334,11 @@ def labels() -> Table:
         ],
         ["", "Myelocyte for Metamyelocyte or the reverse", str(pairs[frozenset(("Myelocyte", "Metamyelocyte"))])],
         ["", "Platelets; Eosinophils", f"{by_class['Platelet']['listed']}; {by_class['Eosinophil']['listed']}"],
-        [f"{planted['cells']} planted", "listed", f"{trial['listed']['n']:,} of {sum(trial['cells'].values()):,}"],
-        ["", "planted ones found", f"{planted['found']} ({planted['recall']:.0%})"],
-        ["", "planted ones among the listed", f"{planted['precision']:.0%}"],
-        ["", "among the first sixty", f"{planted['precision_first']:.0%}"],
-        ["", "found, with the true class suggested", f"{planted['suggested_right']:.0%}"],
+        [f"{corrupted['cells']} corrupted", "listed", f"{trial['listed']['n']:,} of {sum(trial['cells'].values()):,}"],
+        ["", "corrupted ones found", f"{corrupted['found']} ({corrupted['recall']:.0%})"],
+        ["", "corrupted ones among the listed", f"{corrupted['precision']:.0%}"],
+        ["", "among the first sixty", f"{corrupted['precision_first']:.0%}"],
+        ["", "found, with the true class suggested", f"{corrupted['suggested_right']:.0%}"],
     ]
 
 

@@ -51,7 +51,7 @@ def model(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def explain_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the drawing was asked to do, instead of doing it."""
     calls: list[dict[str, Any]] = []
 
@@ -150,16 +150,16 @@ def test_explain_draws_into_the_current_folder(
         assert drawn.format == "PNG"
 
 
-def test_explain_trusts_remote_code_only_when_told(asked: list[dict[str, Any]]) -> None:
+def test_explain_trusts_remote_code_only_when_told(explain_calls: list[dict[str, Any]]) -> None:
     assert main(["explain", "cell.png", "--model", "some/model"]) == 0
     assert main(["explain", "cell.png", "--model", "some/model", "--trust-remote-code"]) == 0
-    assert [call["trust_remote_code"] for call in asked] == [False, True]
+    assert [call["trust_remote_code"] for call in explain_calls] == [False, True]
 
 
-def test_explain_hands_on_what_was_asked(asked: list[dict[str, Any]]) -> None:
+def test_explain_hands_on_what_was_asked(explain_calls: list[dict[str, Any]]) -> None:
     assert main(["explain", "a/cell.png", "--model", "m", "--output", "b/drawn.png", "--layer", "3"]) == 0
     assert main(["explain", "a/cell.png", "--model", "m"]) == 0
-    assert [(call["output"], call["layer"]) for call in asked] == [
+    assert [(call["output"], call["layer"]) for call in explain_calls] == [
         (Path("b/drawn.png"), 3),
         (Path("cell-attention.png"), -1),
     ]

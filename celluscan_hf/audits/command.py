@@ -25,10 +25,20 @@ _NO_SETTINGS = (
     "seed",
     "num_proc",
 )  # recorded elsewhere in the result
+_RENAMED = {  # options of version 0.1: new names
+    "--as-stored": "--no-online-augmentation",
+    "--background_randomization": "--background-randomization",
+    "--coarse": "--coarse-labels",
+    "--plant": "--corrupt-labels",
+    "--surroundings": "--background-randomization",
+}
 
 
 def audit(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Run one audit; its metrics go to a file, a table to the terminal."""
+    for option in (word.partition("=")[0] for word in arguments):
+        if new := _RENAMED.get(option):
+            raise CelluScanError(f"{option} was renamed to {new}")
     _add_audits(parser)
     options = parser.parse_args(arguments)
     if (processes := number_of_processes()) > 1:
@@ -53,7 +63,7 @@ def _add_audits(parser: argparse.ArgumentParser) -> None:
     _left_out_options(_add(commands, "left-out", text, _left_out))
     text = "compare losses on validation: flat, hierarchical, with a maturation term"
     _losses_options(_add(commands, "losses", text, _losses))
-    text = "list labels that are likely wrong, with images for review; nothing is changed"
+    text = "list labels that are likely wrong, with images for review; needs the extra labels"
     _labels_options(_add(commands, "labels", text, _labels))
 
 
@@ -63,15 +73,15 @@ def _leak_options(parser: argparse.ArgumentParser) -> None:
         "--share",
         type=_some,
         default=1.0,
-        help="share of the cells to use; with fewer, each is seen more often (default 1)",
+        help="share of the cells to use; with fewer, each is seen more often (default: 1)",
     )
     parser.add_argument(
-        "--as-stored",
+        "--no-online-augmentation",
         action="store_true",
-        help="train on images as they are stored, so that they can be memorized",
+        help="train on images as stored, without the recipe's augmentation, so that they can be memorized",
     )
     parser.add_argument(
-        "--target-per-class", type=_count, default=4500, help="rows per train class after augmentation (default 4500)"
+        "--target-per-class", type=_count, default=4500, help="rows per train class after augmentation (default: 4500)"
     )
 
 
@@ -81,44 +91,44 @@ def _left_out_options(parser: argparse.ArgumentParser) -> None:
         "--by",
         choices=("source", "acquisition"),
         default="source",
-        help="leave out one source or one acquisition at a time (default source)",
+        help="leave out one source or one acquisition at a time (default: source)",
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="VALUE", help="leave out this one alone; repeatable"
     )
     parser.add_argument(
-        "--background_randomization",
+        "--background-randomization",
         type=_share,
         default=0.0,
-        help="train a second time with the background randomized in this share of the images",
+        help="train a second time with the background randomized in this share of the images (default: 0, none)",
     )
 
 
 def _losses_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=320)
-    parser.add_argument("--seeds", type=_count, default=2, help="trainings per loss (default 2)")
+    parser.add_argument("--seeds", type=_count, default=2, help="trainings per loss (default: 2)")
     parser.add_argument(
-        "--coarse",
+        "--coarse-labels",
         type=_share,
         default=0.0,
-        help="share of train labels that are replaced by their parent class (default 0)",
+        help="share of train labels that are replaced by their parent class (default: 0)",
     )
 
 
 def _labels_options(parser: argparse.ArgumentParser) -> None:
     _training_options(parser, steps=400)
-    parser.add_argument("--folds", type=_folds, default=3, help="cross-validation folds (default 3)")
+    parser.add_argument("--folds", type=_folds, default=3, help="cross-validation folds (default: 3)")
     parser.add_argument(
-        "--plant",
+        "--corrupt-labels",
         type=_share,
         default=0.0,
-        help="share of labels to corrupt, to measure how many are found (default 0)",
+        help="share of labels to corrupt, to measure how many are found (default: 0)",
     )
 
 
 def _training_options(parser: argparse.ArgumentParser, steps: int) -> None:
-    parser.add_argument("--recipe", default="cpu-small", help="training recipe (default cpu-small)")
-    parser.add_argument("--steps", type=_count, default=steps, help="steps per training (default %(default)s)")
+    parser.add_argument("--recipe", default="cpu-small", help="training recipe (default: cpu-small)")
+    parser.add_argument("--steps", type=_count, default=steps, help="steps per training (default: %(default)s)")
 
 
 def _add(
@@ -127,15 +137,15 @@ def _add(
     text: str,
     run: Callable[[CellDataset, argparse.Namespace], str],
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
     cells = parser.add_mutually_exclusive_group(required=True)
     cells.add_argument("--source", action="append", metavar="KEY=PATH", help="raw data, as for celluscan build")
     cells.add_argument("--dataset", help="a built dataset folder, or its name on the Hub")
     parser.add_argument("--output", type=Path, required=True, help="a folder for data, models and evaluations")
     parser.add_argument("--json", type=Path, help="write the metrics to this file, and the plot beside it")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--num-proc", type=_count, default=cores(), help="processes; by default the cores")
+    parser.add_argument("--seed", type=int, default=42, help="random seed (default: %(default)s)")
+    parser.add_argument("--num-proc", type=_count, default=cores(), help="number of processes (default: the cores)")
     return parser
 
 
@@ -179,7 +189,7 @@ def _write(what: str, data: CellDataset, options: argparse.Namespace, metrics: d
 
 
 def _leak(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "share", "target_per_class", "steps", "as_stored", "seed", "num_proc")
+    names = ("output", "recipe", "share", "target_per_class", "steps", "no_online_augmentation", "seed", "num_proc")
     metrics = leak.audit(data, leak.LeakSettings(**{name: getattr(options, name) for name in names}))
     _write("leak", data, options, metrics, leak.draw)
     rows = [
@@ -208,7 +218,7 @@ def _left_out(data: CellDataset, options: argparse.Namespace) -> str:
 
 
 def _losses(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "steps", "seeds", "coarse", "seed")
+    names = ("output", "recipe", "steps", "seeds", "coarse_labels", "seed")
     metrics = losses.audit(data, losses.LossesSettings(**{name: getattr(options, name) for name in names}))
     _write("losses", data, options, metrics, losses.draw)
     means = {loss: [run[name]["mean"] for name in losses.METRICS] for loss, run in metrics.items()}
@@ -217,7 +227,7 @@ def _losses(data: CellDataset, options: argparse.Namespace) -> str:
 
 
 def _labels(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "steps", "folds", "plant", "seed")
+    names = ("output", "recipe", "steps", "folds", "corrupt_labels", "seed")
     settings = labels.LabelsSettings(**{name: getattr(options, name) for name in names})
     metrics = labels.audit(data, settings)
     _write("labels", data, options, metrics, labels.draw)

@@ -41,20 +41,20 @@ class LabelsSettings:
 
     - `folds`: number of folds, 2 to `MOST_FOLDS`; as many models are trained.
     - `steps`: steps of each training.
-    - `plant`: share of the cells whose label is made wrong first, to measure how many of them are found.
+    - `corrupt_labels`: share of the cells whose label is made wrong first, to measure how many of them are found.
     """
 
     output: Path
     recipe: str
     steps: int
     folds: int
-    plant: float
+    corrupt_labels: float
     seed: int
 
     @property
     def folder(self) -> Path:
-        """Output folder; a trial with planted errors has its own."""
-        return self.output / (f"planted-{self.plant:g}" if self.plant else "as-given")
+        """Output folder; a trial with corrupted labels has its own."""
+        return self.output / (f"corrupted-{self.corrupt_labels:g}" if self.corrupt_labels else "as-given")
 
 
 def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
     Returns:
         {"cells": counts by split, "out_of_fold": metrics against the labels as given, "training_seconds" of each
         fold, "listed": see `_listed`, "conflicts": cells in conflict that the build has `excluded`, and those `kept`,
-        "planted": see `_planted`, or None, "first": the cells on the page, "cleanlab": its version}.
+        "corrupted": see `_corrupted`, or None, "first": the cells on the page, "cleanlab": its version}.
 
     Raises:
         CelluScanError: cleanlab is not installed, or the data cannot be used.
@@ -72,7 +72,7 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
     parts = {split: derived.originals(data, split) for split in SPLITS}
     splits = {name: split for split, rows in parts.items() for name in rows["image_id"].to_pylist()}
     rows = pa.concat_tables(parts.values())
-    wrong = suspects.plant(rows, settings.plant, settings.seed)
+    wrong = suspects.corrupt_labels(rows, settings.corrupt_labels, settings.seed)
     true = {name: label for name, label in zip(*_columns(rows), strict=True) if name in wrong}
     labels = [wrong.get(name, label) for name, label in zip(*_columns(rows), strict=True)]
     cells, seconds = out_of_fold(derived.relabelled(rows, labels), data, settings)
@@ -89,7 +89,7 @@ def audit(data: CellDataset, settings: LabelsSettings) -> dict[str, Any]:
         "training_seconds": seconds,
         "listed": _listed(cells, doubted, related),
         "conflicts": {"excluded": excluded, "kept": len(conflicts) - excluded},
-        "planted": _planted(doubted, review.first(listed), len(wrong)) if wrong else None,
+        "corrupted": _corrupted(doubted, review.first(listed), len(wrong)) if wrong else None,
         "first": [_as_json(suspect) for suspect in review.first(listed)],
         "cleanlab": version("cleanlab"),
     }
@@ -126,7 +126,7 @@ def _listed(cells: Predictions, doubted: Sequence[Suspect], related: Sequence[Su
     `related` were left out, since the suggestion is the parent or a child of the label.
     """
     pairs = Counter((suspect.label, suspect.suggested) for suspect in doubted)
-    planted = Counter((suspect.label, suspect.suggested) for suspect in doubted if suspect.planted)
+    corrupted = Counter((suspect.label, suspect.suggested) for suspect in doubted if suspect.original_label)
     most = sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:PAIRS]
     counts = np.bincount(cells.labels, minlength=len(taxonomy.NAMES))
     listed = Counter(suspect.label for suspect in doubted)
@@ -140,27 +140,29 @@ def _listed(cells: Predictions, doubted: Sequence[Suspect], related: Sequence[Su
             if count
         },
         "pairs": [
-            {"label": pair[0], "suggested": pair[1], "n": pairs[pair], "planted": planted[pair]} for pair in most
+            {"label": pair[0], "suggested": pair[1], "n": pairs[pair], "corrupted": corrupted[pair]} for pair in most
         ],
     }
 
 
-def _planted(doubted: Sequence[Suspect], first: Sequence[Suspect], planted: int) -> dict[str, Any]:
-    """Measure how many of the planted errors were found, and their share of those listed.
+def _corrupted(doubted: Sequence[Suspect], first: Sequence[Suspect], corrupted: int) -> dict[str, Any]:
+    """Measure how many of the corrupted labels were found, and their share of those listed.
 
-    `recall` is of all planted; `precision` of all listed, `precision_first` of the first that the page shows: lower
+    `recall` is of all corrupted; `precision` of all listed, `precision_first` of the first that the page shows: lower
     bounds, since errors that were there before count against them. `suggested_right` is the share of those found whose
     true class was suggested.
     """
-    found = [suspect for suspect in doubted if suspect.planted]
+    detected = [suspect for suspect in doubted if suspect.original_label]
     shown = [suspect for suspect in first if suspect.reason == suspects.CONFIDENCE]
     return {
-        "cells": planted,
-        "found": len(found),
-        "recall": _share(len(found), planted),
-        "precision": _share(len(found), len(doubted)),
-        "precision_first": _share(sum(bool(suspect.planted) for suspect in shown), len(shown)),
-        "suggested_right": _share(sum(suspect.planted == suspect.suggested for suspect in found), len(found)),
+        "cells": corrupted,
+        "found": len(detected),
+        "recall": _share(len(detected), corrupted),
+        "precision": _share(len(detected), len(doubted)),
+        "precision_first": _share(sum(bool(suspect.original_label) for suspect in shown), len(shown)),
+        "suggested_right": _share(
+            sum(suspect.original_label == suspect.suggested for suspect in detected), len(detected)
+        ),
     }
 
 
@@ -177,16 +179,16 @@ def _as_json(suspect: Suspect) -> dict[str, Any]:
 
 
 def draw(metrics: dict[str, Any], path: Path) -> None:
-    """Draw the most frequent pairs of label and suggestion, by class code; planted ones apart."""
+    """Draw the most frequent pairs of label and suggestion, by class code; corrupted ones apart."""
     pairs = metrics["listed"]["pairs"]
     figure = Figure(figsize=(7.2, 1.4 + 0.28 * len(pairs)), dpi=plots.RESOLUTION, layout="constrained")
     axes = figure.subplots()
     names = [f"{_code(pair['label'])} → {_code(pair['suggested'])}" for pair in pairs]
-    planted = [pair["planted"] for pair in pairs]
-    others = [pair["n"] - pair["planted"] for pair in pairs]
+    corrupted = [pair["corrupted"] for pair in pairs]
+    others = [pair["n"] - pair["corrupted"] for pair in pairs]
     axes.barh(names, others, color=plots.BLUE, label="labels as given")
-    if metrics["planted"]:
-        axes.barh(names, planted, left=others, color=plots.VERMILION, hatch="//", label="planted")
+    if metrics["corrupted"]:
+        axes.barh(names, corrupted, left=others, color=plots.VERMILION, hatch="//", label="corrupted")
         axes.legend(loc="lower right")
     axes.invert_yaxis()
     axes.set_xlabel("cells whose label is likely wrong")
@@ -210,17 +212,17 @@ def table_rows(metrics: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def in_words(metrics: dict[str, Any], folder: Path) -> str:
-    """Summarize what the table leaves out: conflicts, planted errors, paths of the list."""
+    """Summarize what the table leaves out: conflicts, corrupted labels, paths of the list."""
     listed, conflicts, out_of_fold = metrics["listed"], metrics["conflicts"], metrics["out_of_fold"]
     lines = [
         f"out of fold: accuracy {out_of_fold['accuracy']:.3f}, macro-F1 {out_of_fold['macro_f1']:.3f}",
         f"{listed['n']} likely errors; {listed['related']} more, predicted as parent or child of the label, left out",
         f"{conflicts['excluded']} conflicting cells excluded by the build, {conflicts['kept']} near duplicates kept",
     ]
-    if trial := metrics["planted"]:
-        lines.append(f"{trial['found']} of {trial['cells']} planted errors found")
+    if trial := metrics["corrupted"]:
+        lines.append(f"{trial['found']} of {trial['cells']} corrupted labels found")
         lines.append(
-            f"share of planted among those listed: {trial['precision']}, the first: {trial['precision_first']}"
+            f"share of corrupted among those listed: {trial['precision']}, the first: {trial['precision_first']}"
         )
     lines.append(f"to review: {folder / review.PAGE}, {folder / review.LIST}; nothing was changed")
     return "\n".join(lines)

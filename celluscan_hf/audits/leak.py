@@ -27,7 +27,7 @@ from .experiment import evaluate_on, summary, train_recipe, training_seconds
 
 TEST_SHARE = 0.2
 PROTOCOLS = ("random", "grouped")
-AS_STORED = (
+NO_AUGMENTATION = (
     *("--rotate", "none", "--shift", "0", "--color_jitter", "0"),
     *("--mixup_alpha", "0", "--cutmix_alpha", "0"),
 )
@@ -41,8 +41,8 @@ class LeakSettings:
     - `share`: share of the groups to use; with fewer cells the same steps show each more often.
     - `target_per_class`: images that each class is filled up to, as the student project did.
     - `steps`: training steps of each protocol.
-    - `as_stored`: train on the images as stored, without the augmentation of the recipe, as the student project did, so
-      that they can be memorized.
+    - `no_online_augmentation`: train on the images as stored, without the augmentation of the recipe, as the student
+      project did, so that they can be memorized.
     """
 
     output: Path
@@ -50,7 +50,7 @@ class LeakSettings:
     share: float
     target_per_class: int
     steps: int
-    as_stored: bool
+    no_online_augmentation: bool
     seed: int
     num_proc: int
 
@@ -71,7 +71,7 @@ def audit(data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
 def _run(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, Any]:
     folder = settings.output / name
     derived_data = protocol_dataset(name, data, folder / "data", settings)
-    options = AS_STORED if settings.as_stored else ()
+    options = NO_AUGMENTATION if settings.no_online_augmentation else ()
     model = train_recipe(settings.recipe, derived_data, folder / "run", settings.steps, settings.seed, *options)
     metrics = evaluate_on(model, {"own": derived_data, "held_out": data}, folder)
     metrics["own_originals"] = measure(_originals(derived_data, folder / "own" / PREDICTIONS), RESAMPLES)

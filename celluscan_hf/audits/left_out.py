@@ -34,7 +34,7 @@ SIZES, DRAWS = (16, 32, 64), 20  # of recalibration: numbers of labelled cells, 
 TRAININGS = ("plain", "background_randomization")
 PARTS = {
     "learned": "trained on, all classes",
-    "learned_alike": "trained on, the left-out classes",
+    "same_classes": "trained on, the left-out classes",
     "left_out": "left out",
 }
 
@@ -130,8 +130,8 @@ def _run(value: str, data: CellDataset, settings: LeftOutSettings) -> dict[str, 
 
 def _metrics(predictions: Predictions, is_left_out: Sequence[bool]) -> dict[str, Any]:
     learned, left_out = predictions.where([not flag for flag in is_left_out]), predictions.where(is_left_out)
-    alike = learned.where(np.isin(learned.labels, left_out.labels).tolist())
-    tests = dict(zip(PARTS, (learned, alike, left_out), strict=True))
+    same_classes = learned.where(np.isin(learned.labels, left_out.labels).tolist())
+    tests = dict(zip(PARTS, (learned, same_classes, left_out), strict=True))
     metrics: dict[str, Any] = {name: _summary(cells) for name, cells in tests.items()}
     logits = np.log(left_out.probabilities.clip(TINY))
     outputs = ModelOutputs(logits, np.empty((len(left_out), 0), np.float32), left_out.labels)

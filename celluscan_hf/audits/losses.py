@@ -43,14 +43,14 @@ class LossesSettings:
 
     - `steps`: steps of each training.
     - `seeds`: number of trainings of each loss, with `seed` and the following ones.
-    - `coarse`: share of the groups of train whose label is replaced by its parent, where it has one.
+    - `coarse_labels`: share of the groups of train whose label is replaced by its parent, where it has one.
     """
 
     output: Path
     recipe: str
     steps: int
     seeds: int
-    coarse: float
+    coarse_labels: float
     seed: int
 
 
@@ -71,7 +71,7 @@ def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
     """
     if not any(taxonomy.CLASSES[label].stage for label in data.split(derived.CONFIG, SPLITS[1])["label"]):
         raise CelluScanError(f"no validation cell of {data.name} has a maturation stage: the losses would not differ")
-    train_data = coarse_dataset(data, settings) if settings.coarse else data
+    train_data = coarse_dataset(data, settings) if settings.coarse_labels else data
     runs: dict[str, list[Predictions]] = {name: [] for name in LOSSES}
     seconds: dict[str, list[float]] = {name: [] for name in LOSSES}
     for number in range(settings.seeds):  # seed by seed: what is done before an interruption is comparable
@@ -90,7 +90,7 @@ def audit(data: CellDataset, settings: LossesSettings) -> dict[str, Any]:
 
 def coarse_dataset(data: CellDataset, settings: LossesSettings) -> CellDataset:
     """Derive the dataset with coarse labels in train; validation and test keep theirs."""
-    facts = {"coarse": settings.coarse}
+    facts = {"coarse_labels": settings.coarse_labels}
     return derived.derive(settings.output / "data", data, facts, settings.seed, partial(_coarse, data, settings))
 
 
@@ -99,7 +99,7 @@ def _coarse(data: CellDataset, settings: LossesSettings) -> dict[str, pa.Table]:
     train = rows[SPLITS[0]]
     groups = train["group_id"].to_pylist()
     names = sorted(set(groups))
-    order = seeded_order(names, settings.seed)[: round(settings.coarse * len(names))]
+    order = seeded_order(names, settings.seed)[: round(settings.coarse_labels * len(names))]
     chosen = {names[place] for place in order}
     labels = train["label"].to_numpy()
     coarse = np.where([group in chosen for group in groups], _PARENT[labels], labels)

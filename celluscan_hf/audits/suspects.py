@@ -35,7 +35,7 @@ class Suspect:
     - `suggested`: the class the model predicts instead, or that of the equal image; several are separated by " | ".
     - `p_label`, `p_suggested`: out-of-fold probabilities; None if the cell is in no split.
     - `reason`: `CONFLICT` or `CONFIDENCE`; `others`: the image_ids of the images it is in conflict with.
-    - `planted`: the class it had before its label was changed for a trial, else empty.
+    - `original_label`: the class it had before its label was changed for a trial, else empty.
     """
 
     image_id: str
@@ -47,7 +47,7 @@ class Suspect:
     p_suggested: float | None
     reason: str
     others: str = ""
-    planted: str = ""
+    original_label: str = ""
 
 
 def finder() -> Ranked:
@@ -75,12 +75,12 @@ def likely_errors(labels: Integers, probabilities: NDArray[np.floating[Any]]) ->
 
 
 def doubted(
-    cells: Predictions, splits: Mapping[str, str], planted: Mapping[str, str]
+    cells: Predictions, splits: Mapping[str, str], original_labels: Mapping[str, str]
 ) -> tuple[list[Suspect], list[Suspect]]:
     """List the `likely_errors` of out-of-fold predictions, separated from those predicted as parent or child.
 
     The latter are not errors: one name is only coarser than the other. `splits` gives the split of each image_id,
-    `planted` the true class of those with a planted label.
+    `original_labels` the class before of those with a corrupted label.
     """
     listed: list[Suspect] = []
     related: list[Suspect] = []
@@ -89,7 +89,7 @@ def doubted(
         p_label, p_suggested = (float(cells.probabilities[row, number]) for number in (cells.labels[row], predicted))
         suspect = Suspect(
             name, cells.sources[row], splits[name], label, suggested, p_label, p_suggested, CONFIDENCE,
-            planted=planted.get(name, ""),
+            original_label=original_labels.get(name, ""),
         )  # fmt: skip
         (related if compatible(label, suggested) else listed).append(suspect)
     return listed, related
@@ -168,7 +168,7 @@ def _build_report(data: CellDataset, name: str, columns: tuple[str, ...]) -> lis
     return rows
 
 
-def plant(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
+def corrupt_labels(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
     """Choose a wrong class for a share of the rows, {image_id: class number}: present, no parent or child.
 
     Raises:
@@ -181,7 +181,10 @@ def plant(rows: pa.Table, share: float, seed: int) -> dict[str, int]:
         for label in present
     }
     if share and not all(wrong.values()):
-        raise CelluScanError("--plant needs cells of at least two classes of which none is the parent of another")
+        raise CelluScanError(
+            "--corrupt-labels needs cells of at least two classes of which none is the parent of another"
+        )
+    # the prefix decides which labels are chosen, so published results depend on it
     chosen = seeded_order([f"plant|{name}" for name in names], seed)[: round(share * len(names))]
     draw = np.random.default_rng(seed)
     return {names[row]: int(draw.choice(wrong[labels[row]])) for row in chosen}

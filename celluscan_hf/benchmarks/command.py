@@ -25,6 +25,11 @@ PACKAGES = {
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
 }
 
+_EXTRA = "needs the extra benchmark"
+_DEFAULT = "(default: %(default)s)"
+_ROUNDS = f"repetitions {_DEFAULT}"
+_BATCH = f"images per step {_DEFAULT}"
+
 
 def benchmark(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Run one benchmark and write its metrics with what they were measured on."""
@@ -50,7 +55,7 @@ def _add_benchmarks(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="benchmarks", dest="what", required=True, metavar="BENCHMARK")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=Path, help="also write the result to this file")
-    common.add_argument("--num-proc", type=int, default=cores())
+    common.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
     _add_data_commands(commands, common)
     _add_model_command(commands, common)
     _add_training_commands(commands, common)
@@ -62,36 +67,49 @@ def _add_data_commands(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
     described = {
-        "curation": "images per second from files to parquet, beside CleanVision",
+        "curation": f"images per second from files to parquet, beside CleanVision; {_EXTRA}",
         "balancing": "augmented images per second",
-        "duplicates": "time and memory of the search for pairs of hashes within 8 bits",
-        "memory": "peak memory of a build with 1x and with 4x the images",
+        "duplicates": f"time and memory of the search for pairs of hashes within 8 bits; {_EXTRA}",
+        "memory": f"peak memory of a build with 1x and with 4x the images; {_EXTRA}",
     }
     for name, text in described.items():
         commands.add_parser(name, help=text, parents=[common]).set_defaults(module="data")
     for name in ("curation", "balancing"):
         commands.choices[name].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
-        commands.choices[name].add_argument("--rounds", type=int, default=3)
-    commands.choices["balancing"].add_argument("--target", type=int, default=1500, help="rows per train class")
+        commands.choices[name].add_argument("--rounds", type=int, default=3, help=_ROUNDS)
+    commands.choices["balancing"].add_argument(
+        "--target", type=int, default=1500, help="rows per train class (default: %(default)s)"
+    )
     commands.add_parser("copies", help="recall of the duplicate search on transformed copies", parents=[common])
     commands.choices["copies"].set_defaults(module="copies")
     commands.choices["copies"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
-    commands.choices["copies"].add_argument("--count", type=int, default=500, help="cells that are copied")
-    commands.choices["duplicates"].add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6])
-    commands.choices["memory"].add_argument("--count", type=int, default=100, help="synthetic cells per class")
+    commands.choices["copies"].add_argument(
+        "--count", type=int, default=500, help="cells that are copied (default: %(default)s)"
+    )
+    commands.choices["duplicates"].add_argument(
+        "--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help=f"numbers of hashes {_DEFAULT}"
+    )
+    commands.choices["memory"].add_argument(
+        "--count", type=int, default=100, help="synthetic cells per class (default: %(default)s)"
+    )
 
 
 def _add_model_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
-    command = commands.add_parser("model", help="ViT-B/16 beside transformers, torchvision and timm", parents=[common])
+    text = f"ViT-B/16 beside transformers, torchvision and timm; {_EXTRA}"
+    command = commands.add_parser("model", help=text, parents=[common])
     command.set_defaults(module="model")
-    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=_DEFAULT)
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help=_DEFAULT)
     command.add_argument("--compile", action="store_true", help="torch.compile every model")
-    command.add_argument("--batch-size", type=int, default=8)
-    command.add_argument("--rounds", type=_several, default=15, help="at least 2: quartiles are taken over them")
-    command.add_argument("--steps", type=int, default=1, help="steps per measurement; 20 suits a GPU")
+    command.add_argument("--batch-size", type=int, default=8, help=_BATCH)
+    command.add_argument(
+        "--rounds", type=_several, default=15, help="at least 2: quartiles are taken over them (default: %(default)s)"
+    )
+    command.add_argument(
+        "--steps", type=int, default=1, help="steps per measurement; 20 suits a GPU (default: %(default)s)"
+    )
 
 
 def _several(text: str) -> int:
@@ -111,17 +129,17 @@ def _add_training_commands(
         command = commands.add_parser(name, help=text, parents=[common])
         command.set_defaults(module="training")
         command.add_argument("--dataset", required=True, help="a built dataset folder")
-        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-        command.add_argument("--batch-size", type=int, default=64)
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=_DEFAULT)
+        command.add_argument("--batch-size", type=int, default=64, help=_BATCH)
     text = "a training step of the recipes for the CPU: attention, and memory kept or given back"
     command = commands.add_parser("cpu", help=text, parents=[common])
     command.set_defaults(module="cpu")
-    command.add_argument("--rounds", type=int, default=3)
-    command.add_argument("--steps", type=int, default=20, help="measured steps after a warm-up")
+    command.add_argument("--rounds", type=int, default=3, help=_ROUNDS)
+    command.add_argument("--steps", type=int, default=20, help="measured steps after a warm-up (default: %(default)s)")
     text = "train by a recipe, and evaluate on the test split"
     command = commands.add_parser("recipe", help=text, parents=[common])
     command.set_defaults(module="recipe")
-    command.add_argument("--recipe", required=True)
+    command.add_argument("--recipe", required=True, help="training recipe")
     command.add_argument("--dataset", required=True, help="a built dataset folder")
     command.add_argument("--output", type=Path, required=True, help="a folder for the run and its evaluation")
     command.add_argument(
@@ -131,9 +149,11 @@ def _add_training_commands(
         metavar="KEY=PATH",
         help="also evaluate on this raw source; repeatable",
     )
-    commands.choices["loader"].add_argument("--rounds", type=int, default=3)
+    commands.choices["loader"].add_argument("--rounds", type=int, default=3, help=_ROUNDS)
     training = commands.choices["training"]
-    training.add_argument("--steps", type=int, default=100, help="measured steps after a warm-up")
+    training.add_argument(
+        "--steps", type=int, default=100, help="measured steps after a warm-up (default: %(default)s)"
+    )
     training.add_argument("--compile", action="store_true", help="torch.compile the model")
     training.add_argument("--cache-images", action="store_true", help="decode all images before")
 
@@ -141,12 +161,14 @@ def _add_training_commands(
 def _add_serving_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
-    command = commands.add_parser("serving", help="page latency for one and for many clients", parents=[common])
+    command = commands.add_parser(
+        "serving", help="page latency for one and for many clients; needs the extra demo", parents=[common]
+    )
     command.set_defaults(module="serving")
-    command.add_argument("--model", help="a trained model; by default a ViT-B/16 of random weights")
-    command.add_argument("--clients", type=int, default=8)
-    command.add_argument("--requests", type=int, default=50, help="total requests per round")
-    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--model", help="a trained model (default: a ViT-B/16 of random weights)")
+    command.add_argument("--clients", type=int, default=8, help="clients at once (default: %(default)s)")
+    command.add_argument("--requests", type=int, default=50, help="total requests per round (default: %(default)s)")
+    command.add_argument("--rounds", type=int, default=3, help=_ROUNDS)
 
 
 def _add_reliability_commands(
@@ -166,5 +188,7 @@ def _add_reliability_commands(
     command.add_argument(
         "--source", required=True, metavar="KEY=PATH", help="a raw source that the model was not trained on"
     )
-    command.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="numbers of cells to fit to")
-    command.add_argument("--draws", type=int, default=20, help="random draws per size")
+    command.add_argument(
+        "--sizes", type=int, nargs="+", default=[16, 32, 64], help="numbers of cells to fit to (default: %(default)s)"
+    )
+    command.add_argument("--draws", type=int, default=20, help="random draws per size (default: %(default)s)")

@@ -127,10 +127,10 @@ def recalibration(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _reliability(model: Any) -> Reliability:
-    found = load_reliability(model)
-    if found is None:
+    reliability = load_reliability(model)
+    if reliability is None:
         raise CelluScanError("the model was not calibrated: run celluscan calibrate MODEL --dataset FOLDER")
-    return found
+    return reliability
 
 
 def check_needs(arguments: argparse.Namespace) -> None:

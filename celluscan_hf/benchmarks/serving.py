@@ -126,11 +126,11 @@ def _round(
     requested = list(itertools.islice(itertools.cycle(images), requests))
     started = time.perf_counter()
     errors = _ask_each(clients[0], requested[:ALONE])
-    one = ALONE / (time.perf_counter() - started)
+    single = ALONE / (time.perf_counter() - started)
     shares = [requested[place :: len(clients)] for place in range(len(clients))]
     started = time.perf_counter()
     errors += sum(pool.map(_ask_each, clients, shares))
-    return {"one": one, "many": requests / (time.perf_counter() - started), "errors": errors}
+    return {"one": single, "many": requests / (time.perf_counter() - started), "errors": errors}
 
 
 def _ask_each(client: _Client, images: Sequence[Path]) -> int:

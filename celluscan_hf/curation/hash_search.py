@@ -128,7 +128,7 @@ def _candidates(starts: Integers, counts: Integers) -> Iterator[tuple[Integers, 
 
 def _found_earlier(differing: Hashes, shift: int) -> NDArray[np.bool_]:
     """Whether a block before the one at `shift` differs in at most two bits too, so that the pair was found there."""
-    found = np.zeros(len(differing), bool)
+    is_found = np.zeros(len(differing), bool)
     for earlier in _SHIFTS[: _SHIFTS.index(shift)]:
-        found |= np.bitwise_count((differing >> np.uint64(earlier)) & _BLOCK) <= _FLIPS
-    return found
+        is_found |= np.bitwise_count((differing >> np.uint64(earlier)) & _BLOCK) <= _FLIPS
+    return is_found

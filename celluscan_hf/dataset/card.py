@@ -21,7 +21,7 @@ from . import shortcuts
 from .features import CONFIGS, FEATURES, HELD_OUT, Part
 from .inspection import FileReport
 
-REPOSITORY = "celluscan/wbc"
+REPOSITORY = "celluscan/wbc"  # where `celluscan push dataset` publishes by default
 GRID = "assets/classes.jpg"
 _TEMPLATE = "dataset_card.md"
 GRID_COLUMNS = 8
@@ -33,14 +33,14 @@ def render(
     statistics: dict[str, Any],
     sources: dict[str, Any],
     data: DatasetCardData,
-    repository: str = REPOSITORY,
+    repository: str | None = None,
     versions: Sequence[dict[str, Any]] = (),
     images: bool = True,
 ) -> str:
     """Render the card, YAML first. A value that the template uses but nobody gives raises `UndefinedError`.
 
-    `repository` is its Hub id, `versions` its tagged revisions, oldest first. Without `images` the card describes a
-    repository from which the dataset can be built, but not loaded.
+    `repository` is its Hub id if it has one, `versions` its tagged revisions, oldest first. Without `images` the card
+    describes a repository from which the dataset can be built, but not loaded.
     """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -164,12 +164,12 @@ def source_table(statistics: dict[str, Any]) -> str:
 def found_and_published(statistics: dict[str, Any]) -> list[list[object]]:
     """List, for each source label, how many files or boxes were found and how many its authors publish."""
     rows: list[list[object]] = []
-    for name, found in statistics["found"].items():
+    for name, counts in statistics["found"].items():
         published = {label: count for label, count in statistics["published"][name].items() if label != "total"}
-        for label in dict.fromkeys([*found, *published]):
-            rows.append([name, label or "(none)", found.get(label, 0), published.get(label, "")])
+        for label in dict.fromkeys([*counts, *published]):
+            rows.append([name, label or "(none)", counts.get(label, 0), published.get(label, "")])
         total = statistics["published"][name].get("total", sum(published.values()))
-        rows.append([name, "all", sum(found.values()), total or ""])
+        rows.append([name, "all", sum(counts.values()), total or ""])
     return rows
 
 

@@ -24,29 +24,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=PATH",
         help=f"a folder, zip or tar of a dataset; keys: {', '.join(KEYS)}. synthetic=COUNT draws COUNT cells per "
         "class; hf_dataset=PATH or hf_dataset=HUB_NAME[@REVISION] reads parquet or a folder of save_to_disk; "
-        "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own. May be repeated",
+        "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own; repeatable",
     )
     add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
     parser.add_argument(
-        "--image-size", type=int, default=BuildSettings.image_size, help="image side in pixels (default 224)"
+        "--image-size", type=int, default=BuildSettings.image_size, help="image side in pixels (default: 224)"
     )
     parser.add_argument(
         "--target-per-class",
         type=int,
         default=BuildSettings.target_per_class,
-        help="augment train classes to this many rows (default 4500); 0 for none",
+        help="augment train classes to this many rows (default: 4500); 0 for none",
     )
-    parser.add_argument("--seed", type=int, default=BuildSettings.seed, help="random seed (default 42)")
+    parser.add_argument("--seed", type=int, default=BuildSettings.seed, help="random seed (default: 42)")
     parser.add_argument(
         "--exclude-acquisition",
         action="append",
         default=[],
         metavar="ACQUISITION",
         help="leave out the images of this acquisition, if it alone would reveal the class; curation/audit.json lists "
-        "acquisitions with their classes. May be repeated",
+        "acquisitions with their classes; repeatable",
     )
-    parser.add_argument("--num-proc", type=int, default=cores(), help="processes; by default the cores")
+    parser.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
     parser.add_argument("--resume", action="store_true", help="resume an interrupted build")
     parser.add_argument(
         "--license",

@@ -77,7 +77,7 @@ def _require_none(violations: dict[str, list[str]]) -> dict[str, str]:
 def _source_facts(source: Source, summary: dict[str, Any]) -> dict[str, Any]:
     """Return the entry of one source in `sources.json` and in the card."""
     info = source.info
-    found, published = summary["found"][source.name], summary["published"][source.name]
+    counts, published = summary["found"][source.name], summary["published"][source.name]
     used = summary["sources"].get(source.name, {})
     return {
         "title": info.title,
@@ -88,8 +88,8 @@ def _source_facts(source: Source, summary: dict[str, Any]) -> dict[str, Any]:
         "microns_per_pixel": info.microns_per_pixel,
         "published": published,
         "published_total": published.get("total", sum(published.values())) or None,
-        "found": found,
-        "found_total": sum(found.values()),
+        "found": counts,
+        "found_total": sum(counts.values()),
         "used": sum(sum(labels.values()) for labels in used.values()),
     }
 

@@ -26,45 +26,45 @@ _IS_ABNORMAL = np.array([cell.abnormal_in_blood for cell in taxonomy.CLASSES])
 def maturation(cells: Predictions) -> dict[str, Any] | None:
     """Count mistakes in maturation stages, Myeloblast (1) to Segmented Neutrophil (6); None if no cell has a stage.
 
-    - `n`: cells whose true class has a stage; `on_line`: those of them whose predicted class has one, too.
-    - `exact`, `adjacent`, `distant`: cells of `on_line` predicted 0, 1, or more stages off; `distances`: all counts.
-    - `mean_distance`: mean of the absolute distance in stages, over `on_line`.
-    - `left_line`: the other cells of `n`; `to_parent`: those of them predicted as the parent of their class, which is
-      not wrong but coarser.
-    - `adjacent_share`: share of the mistakes of `on_line` that are one stage off, with `ci95`; None without mistakes.
-    - `rates`: `exact`, `adjacent`, `distant` and `left_line` as shares of `n`, with `ci95` of each.
+    - `n`: cells whose true class has a stage; `with_stage`: those of them whose predicted class has one, too.
+    - `exact`, `adjacent`, `distant`: cells of `with_stage` predicted 0, 1, or more stages off; `distances`: all counts.
+    - `mean_distance`: mean of the absolute distance in stages, over `with_stage`.
+    - `without_stage`: the other cells of `n`; `to_parent`: those of them predicted as the parent of their class, which
+      is not wrong but coarser.
+    - `adjacent_share`: share of the mistakes of `with_stage` that are one stage off, with `ci95`; None without any.
+    - `rates`: `exact`, `adjacent`, `distant` and `without_stage` as shares of `n`, with `ci95` of each.
     """
     true, predicted = _STAGES[cells.labels], _STAGES[cells.predicted]
     staged = true > 0
-    on_line = staged & (predicted > 0)
+    with_stage = staged & (predicted > 0)
     if not staged.any():
         return None
     distance = np.abs(true - predicted)
-    mistakes = on_line & (distance > 0)
-    counts = np.bincount(distance[on_line], minlength=max(_STAGES)).tolist()
+    mistakes = with_stage & (distance > 0)
+    counts = np.bincount(distance[with_stage], minlength=max(_STAGES)).tolist()
     return {
         "n": int(staged.sum()),
-        "on_line": int(on_line.sum()),
+        "with_stage": int(with_stage.sum()),
         "exact": counts[0],
         "adjacent": counts[1],
         "distant": sum(counts[2:]),
         "distances": {str(stages): count for stages, count in enumerate(counts)},
-        "mean_distance": float(distance[on_line].mean()) if on_line.any() else None,
-        "left_line": int((staged & ~on_line).sum()),
+        "mean_distance": float(distance[with_stage].mean()) if with_stage.any() else None,
+        "without_stage": int((staged & ~with_stage).sum()),
         "to_parent": int((staged & (_PARENTS[cells.labels] == cells.predicted)).sum()),
         "adjacent_share": float((distance[mistakes] == 1).mean()) if mistakes.any() else None,
         "ci95": proportion(distance[mistakes] == 1, cells.groups[mistakes]),
-        "rates": _rates(distance[staged], on_line[staged], cells.groups[staged]),
+        "rates": _rates(distance[staged], with_stage[staged], cells.groups[staged]),
     }
 
 
-def _rates(distance: NDArray[np.int64], on_line: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, Any]:
+def _rates(distance: NDArray[np.int64], with_stage: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, Any]:
     """Shares of the cells with a stage by distance of the predicted stage, with intervals."""
     outcomes = {
-        "exact": on_line & (distance == 0),
-        "adjacent": on_line & (distance == 1),
-        "distant": on_line & (distance > 1),
-        "left_line": ~on_line,
+        "exact": with_stage & (distance == 0),
+        "adjacent": with_stage & (distance == 1),
+        "distant": with_stage & (distance > 1),
+        "without_stage": ~with_stage,
     }
     rates: dict[str, Any] = {name: float(hits.mean()) for name, hits in outcomes.items()}
     return rates | {"ci95": {name: proportion(hits, groups) for name, hits in outcomes.items()}}

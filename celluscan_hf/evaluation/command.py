@@ -32,33 +32,35 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help=f"a folder, zip or tar of a raw dataset; keys: {', '.join(KEYS)}. May be repeated",
+        help=f"a folder, zip or tar of a raw dataset; keys: {', '.join(KEYS)}; repeatable",
     )
     parser.add_argument(
         "--external",
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help="beside --dataset: a raw dataset of another laboratory, measured by itself. May be repeated",
+        help="beside --dataset: a raw dataset of another laboratory, measured by itself; repeatable",
+    )
+    parser.add_argument(
+        "--split", help="split of --dataset: train (originals only), validation or test (default: test)"
     )
     parser.add_argument(
         "--target-statistics",
         action="store_true",
         help="predict each --external source with the batch-norm statistics of its own images, without labels",
     )
-    parser.add_argument("--split", help="split of --dataset: train (originals only), validation or test (default)")
     parser.add_argument(
         "--output", type=Path, required=True, help="the folder to be written; new, empty, or an earlier evaluation"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=defaults.batch_size, help="images per forward pass (default %(default)s)"
+        "--batch-size", type=int, default=defaults.batch_size, help="images per forward pass (default: %(default)s)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--resamples",
         type=int,
         default=defaults.resamples,
-        help="bootstrap resamples for the intervals (default %(default)s); 0 for none",
+        help="bootstrap resamples for the intervals (default: %(default)s); 0 for none",
     )
     parser.add_argument(
         "--trust-remote-code",

@@ -48,7 +48,6 @@ def environment() -> Environment:
         "interval": _interval,
         "range": lambda ends: f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else "–",
         "decimals": _decimals,
-        "figure": _decimals,  # as the model card still names it
         "code": _code,
         "listed": _listed,
     }

@@ -91,13 +91,13 @@ def set_metrics(cells: Predictions, reliability: Reliability, by_class: bool = F
     """
     rows = []
     order = [[cell.name for cell in reliability.classes].index(name) for name in taxonomy.NAMES]
-    for asked in COVERAGES:
-        limits = reliability.thresholds(asked, by_class)[order]
+    for coverage in COVERAGES:
+        limits = reliability.thresholds(coverage, by_class)[order]
         within = conformity(cells.probabilities) <= limits
         covered, size = within[np.arange(len(cells)), cells.labels], within.sum(axis=1)
         rows.append(
             {
-                "asked": asked,
+                "asked": coverage,
                 "by_class": by_class,
                 "coverage": float(covered.mean()),
                 "size": float(size.mean()),

@@ -33,7 +33,7 @@ Verify = Callable[[Place], str]
 def push_dataset(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """`celluscan push dataset FOLDER [REPOSITORY]`."""
     parser.add_argument("folder", type=Path, help="a folder of celluscan build")
-    parser.add_argument("repository", nargs="?", default=DATASET, help=f"owner/name on the Hub ({DATASET})")
+    parser.add_argument("repository", nargs="?", default=DATASET, help=f"owner/name on the Hub (default: {DATASET})")
     parser.add_argument(
         "--recipe-only",
         action="store_true",
@@ -50,11 +50,11 @@ def push_model(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Non
     parser.add_argument(
         "repository",
         nargs="?",
-        help=f"owner/name for the ViT in transformers format, which needs no custom code ({MODEL})",
+        help=f"owner/name for the ViT in transformers format, which needs no custom code (default: {MODEL})",
     )
     parser.add_argument("--evaluation", type=Path, required=True, help="a folder of celluscan evaluate, test split")
     parser.add_argument("--handbuilt", metavar="REPOSITORY", help="publish the hand-built ViT too, under this name")
-    parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
+    parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on (default: {DATASET})")
     _add_common(parser)
     _quieten()
     _model(parser.parse_intermixed_args(arguments))
@@ -62,7 +62,7 @@ def push_model(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Non
 
 def push_metric(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """`celluscan push metric [REPOSITORY]`."""
-    parser.add_argument("repository", nargs="?", default=METRIC, help=f"owner/name on the Hub ({METRIC})")
+    parser.add_argument("repository", nargs="?", default=METRIC, help=f"owner/name on the Hub (default: {METRIC})")
     _add_common(parser)
     _quieten()
     _metric(parser.parse_intermixed_args(arguments))
@@ -70,10 +70,10 @@ def push_metric(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
 
 def push_space(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """`celluscan push space [REPOSITORY]`."""
-    parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub ({SPACE})")
-    parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page ({MODEL})")
-    parser.add_argument("--model-revision", metavar="REVISION", help="model revision to pin (default main)")
-    parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on ({DATASET})")
+    parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub (default: {SPACE})")
+    parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page (default: {MODEL})")
+    parser.add_argument("--model-revision", metavar="REVISION", help="model revision to pin (default: main)")
+    parser.add_argument("--dataset", default=DATASET, help=f"Hub id of the data it was trained on (default: {DATASET})")
     _add_common(parser)
     _quieten()
     _space(parser.parse_intermixed_args(arguments))

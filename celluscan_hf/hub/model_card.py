@@ -94,12 +94,12 @@ def render(facts: ModelFacts) -> str:
         ci=facts.metrics.get("ci95") or {},
         sources=_sources(facts.metrics["data"]["sources"]),
         external=facts.external,
-        elsewhere=_sources(facts.external),
-        places=results_table(facts.metrics, _home(facts)),
+        external_sources=_sources(facts.external),
+        results=results_table(facts.metrics, _home(facts)),
         name=facts.repository.rpartition("/")[2],
         classes=ORDER,
         confusions=largest_confusions(facts.metrics)[:_CONFUSIONS],
-        known=_known_failures(facts.metrics),
+        weak_classes=_weak_classes(facts.metrics),
         mean_confidence=_mean_confidence(facts.metrics),
         taxonomy_table=taxonomy_table(),
         recipe_table=table(["setting", "value"], training.rows()),
@@ -223,15 +223,15 @@ def _sources(described: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]
     return rows
 
 
-def _known_failures(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Name classes by weakness: `unseen` have no cell in the evaluation, `few` have few, `weak` have a low recall."""
+def _weak_classes(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Name the classes with `low_recall`, with `few_cells` in the evaluation, and with none (`untested`)."""
     per_class: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
     names = [cell.name for cell in ORDER]
     present = [name for name in names if per_class[name]["support"]]
     return {
-        "unseen": [name for name in names if name not in present],
-        "few": [f"{name} ({per_class[name]['support']})" for name in present if per_class[name]["support"] < FEW],
-        "weak": [
+        "untested": [name for name in names if name not in present],
+        "few_cells": [f"{name} ({per_class[name]['support']})" for name in present if per_class[name]["support"] < FEW],
+        "low_recall": [
             f"{name} ({100 * per_class[name]['recall']:.1f} %)" for name in present if per_class[name]["recall"] < WEAK
         ],
     }

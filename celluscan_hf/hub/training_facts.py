@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,7 @@ _DECISIVE = (
 )
 
 
-_DEFAULTS = {
-    name: [] if field.default is MISSING else field.default  # the ranges have factories
-    for name, field in TrainingSettings.__dataclass_fields__.items()
-}
+_DEFAULTS = {name: TrainingSettings.default(name) for name in TrainingSettings.__dataclass_fields__}
 _ROTATIONS = {
     "none": "",
     "dihedral": "dihedral (rotations by 90° and flips)",

@@ -27,7 +27,7 @@ from ..sources.drawing import draw_cell
 _PROGRAM = Path(__file__).with_name("clean_process.py")
 TOLERANCE = 1e-4  # float32 logits: kernels may sum in a different order
 # The confusion matrix of the original student project: 12,921 of 14,530 cells correct.
-SEED_RIGHT, SEED_CELLS, SEED_ACCURACY = 12_921, 14_530, 0.8893
+ORIGINAL_RIGHT, ORIGINAL_CELLS, ORIGINAL_ACCURACY = 12_921, 14_530, 0.8893
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,18 @@ def verify_dataset(place: Place, folder: Path) -> str:
 
 def verify_metric(place: Place) -> str:
     """Load the metric as users do and compute the accuracy of the student project; return a one-line summary."""
-    right = [1] * SEED_RIGHT + [0] * (SEED_CELLS - SEED_RIGHT)
-    inputs = {"predictions": right, "references": [1] * SEED_CELLS, "label_names": ["wrong", "right"], "resamples": 0}
+    right = [1] * ORIGINAL_RIGHT + [0] * (ORIGINAL_CELLS - ORIGINAL_RIGHT)
+    inputs = {
+        "predictions": right,
+        "references": [1] * ORIGINAL_CELLS,
+        "label_names": ["wrong", "right"],
+        "resamples": 0,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         accuracy = _run_check("metric", place, Path(scratch), {"inputs": inputs})["accuracy"]
-    if abs(accuracy - SEED_ACCURACY) > 5e-5:
-        raise CelluScanError(f"{place.name}: the metric gives {accuracy}, expected {SEED_ACCURACY}")
-    return f"evaluate.load gives the accuracy of the seed's matrix, {accuracy:.4f}"
+    if abs(accuracy - ORIGINAL_ACCURACY) > 5e-5:
+        raise CelluScanError(f"{place.name}: the metric gives {accuracy}, expected {ORIGINAL_ACCURACY}")
+    return f"evaluate.load gives the accuracy of the original project's confusion matrix, {accuracy:.4f}"
 
 
 def verify_space(place: Place) -> str:

@@ -24,19 +24,19 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="a new file, .csv, or .jsonl for JSON lines; by default rows are printed",
+        help="a new file, .csv, or .jsonl for JSON lines (default: rows are printed)",
     )
     parser.add_argument(
-        "--top-k", type=int, default=3, metavar="K", help="labels per image, likeliest first (default 3)"
+        "--top-k", type=int, default=3, metavar="K", help="labels per image, likeliest first (default: 3)"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default 64)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default: 64)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--coverage",
         type=float,
         default=0.9,
         metavar="SHARE",
-        help="coverage of the prediction sets of a calibrated model (default 0.9)",
+        help="coverage of the prediction sets of a calibrated model (default: 0.9)",
     )
     options = parser.parse_args(arguments)
 
@@ -64,10 +64,10 @@ def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         "--output",
         type=Path,
         metavar="FILE.png",
-        help="output image; by default <image>-attention.png in the current folder",
+        help="output image (default: <image>-attention.png in the current folder)",
     )
     parser.add_argument(
-        "--layer", type=int, default=-1, help="layer whose heads are drawn, 1 is the first; by default the last"
+        "--layer", type=int, default=-1, help="layer whose heads are drawn, 1 is the first (default: the last)"
     )
     options = parser.parse_args(arguments)
 

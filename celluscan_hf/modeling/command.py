@@ -70,19 +70,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="FROM")
     parser.add_argument("to", metavar="TO", type=Path)
-    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="output format (default celluscan)")
+    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="output format (default: celluscan)")
     parser.add_argument("--revision", help="commit, branch or tag of a Hub repository")
     parser.add_argument(
         "--celluscan-labels",
         action="store_true",
         help="name the outputs after the 14 classes; if their number differs, the head is reinitialized",
     )
-    parser.add_argument("--num-attention-heads", type=int, help="where FROM does not say and the size is unusual")
+    parser.add_argument(
+        "--num-attention-heads", type=int, help="number of heads, if FROM does not say and the size is unusual"
+    )
     parser.add_argument(
         "--normalization",
         choices=NORMALIZATIONS,
-        help="mean and standard deviation of images, where FROM does not say: imagenet (.485 .456 .406, .229 .224 "
+        help="mean and standard deviation of images, if FROM does not say: imagenet (.485 .456 .406, .229 .224 "
         ".225; DINO, MAE, DeiT, torchvision) or inception (.5, .5; ViTs of timm and transformers)",
     )
-    parser.add_argument("--key", help="which weights to take where a file holds several, such as student or model_ema")
-    parser.add_argument("--layer-norm-eps", type=float, help="instead of what FROM says or its library takes")
+    parser.add_argument("--key", help="which weights to take if a file holds several, such as student or model_ema")
+    parser.add_argument(
+        "--layer-norm-eps", type=float, help="epsilon of the layer norms, instead of that of FROM or its library"
+    )

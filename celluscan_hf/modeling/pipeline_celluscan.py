@@ -43,9 +43,9 @@ class WhiteBloodCellPipeline(Pipeline):
     to the image processor, as in the plain pipeline.
 
     Options, for one call or for the pipeline:
-        coverage: Share of prediction sets that hold the true class, above 0 and below 1 (default 0.9).
-        by_class: Reach the coverage for each class, not only over all cells (default False); sets are larger then.
-        top_k: Number of classes in `top`, likeliest first (default 5).
+        coverage: Share of prediction sets that hold the true class, above 0 and below 1 (default: 0.9).
+        by_class: Reach the coverage for each class, not only over all cells (default: False); sets are larger then.
+        top_k: Number of classes in `top`, likeliest first (default: 5).
 
     Raises:
         ValueError: The model was not calibrated, an option is out of range, or an image cannot be used.

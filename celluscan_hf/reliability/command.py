@@ -25,7 +25,7 @@ def recalibrate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
         action="append",
         required=True,
         metavar="KEY=PATH",
-        help="the labelled cells, as celluscan build takes them: imagefolder=DIR. May be repeated",
+        help="the labelled cells, as celluscan build takes them: imagefolder=DIR; repeatable",
     )
     parser.add_argument("--output", type=Path, required=True, help="the new folder of the fitted model")
     options = parser.parse_args(arguments)

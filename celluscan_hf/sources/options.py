@@ -19,12 +19,18 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         ("label-column", "label", "column with the labels"),
         ("group-column", "none", "column with the patient, slide or smear, whose cells stay in one split"),
     ):
-        group.add_argument(f"--{name}", action="append", default=[], metavar="COLUMN", help=f"{text} ({default})")
+        group.add_argument(
+            f"--{name}", action="append", default=[], metavar="COLUMN", help=f"{text} (default: {default})"
+        )
     group.add_argument(
-        "--dataset-config", action="append", default=[], metavar="CONFIG", help="config to read (the default one)"
+        "--dataset-config",
+        action="append",
+        default=[],
+        metavar="CONFIG",
+        help="config to read (default: its default config)",
     )
     group.add_argument(
-        "--dataset-split", action="append", default=[], metavar="SPLIT", help="split to read (all of them)"
+        "--dataset-split", action="append", default=[], metavar="SPLIT", help="split to read (default: all)"
     )
     group.add_argument(
         "--map-label",

@@ -22,9 +22,11 @@ def demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         help="a folder of celluscan evaluate, whose examples the page offers",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to bind (127.0.0.1); 0.0.0.0 exposes the page to the network"
+        "--host",
+        default="127.0.0.1",
+        help="address to bind (default: 127.0.0.1); 0.0.0.0 exposes the page to the network",
     )
-    parser.add_argument("--port", type=int, help="by default the first free one from 7860 on")
+    parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
     options = parser.parse_args(arguments)
     try:
         from .demo import run

@@ -19,8 +19,7 @@ def train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     head.add_argument("--recipe")
     chosen, others = head.parse_known_args(arguments)
     if {"-h", "--help"} & set(others):
-        recipes.parser().print_help()
-        print(f"\nrecipes: {', '.join(recipes.names())}, or a .yaml file of your own")
+        print(recipes.help_text(), end="")
         return
     if chosen.recipe is None:
         raise CelluScanError(f"no --recipe given; there are: {', '.join(recipes.names())}; or give a .yaml file")

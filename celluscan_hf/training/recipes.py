@@ -2,21 +2,24 @@
 
 import json
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import fields, make_dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from ..errors import CelluScanError
 from .settings import TrainingSettings
 
 _FOLDER = resources.files(__package__) / "recipes"
 
-# options of version 0.1: new names
+# of version 0.1: new names
 _RENAMED = {"--surroundings": "--background_randomization", "--dihedral": "--rotate"}
+_RENAMED_RECIPES = {"seed-probe": "original-probe", "seed-scratch": "original-scratch"}
 
 
 def names() -> list[str]:
@@ -55,6 +58,8 @@ def _read(recipe: str) -> str:
             return path.read_text(encoding="utf-8")
         except OSError as error:
             raise CelluScanError(f"recipe {recipe} cannot be read: {error.strerror}") from error
+    if new := _RENAMED_RECIPES.get(recipe):
+        raise CelluScanError(f"the recipe {recipe} was renamed to {new}")
     if recipe not in names():
         raise CelluScanError(f"there is no recipe {recipe!r}; there are: {', '.join(names())}; or give a .yaml file")
     return (_FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8")
@@ -76,9 +81,26 @@ def parser() -> HfArgumentParser:
     return HfArgumentParser(TrainingSettings, prog="celluscan train --recipe NAME", allow_abbrev=False)
 
 
+def help_text() -> str:
+    """Describe every option, the project's own before those of `transformers.TrainingArguments`."""
+    hints = get_type_hints(TrainingSettings)
+    library = {field.name for field in fields(TrainingArguments)}
+    groups = []
+    for title, inherited in (("options of CelluScan", False), ("options of transformers.TrainingArguments", True)):
+        members = [field for field in fields(TrainingSettings) if (field.name in library) == inherited]
+        group = [(field.name, hints[field.name], copy(field)) for field in members]
+        groups.append(make_dataclass("Options", group, namespace={"_argument_group_name": title}))
+    return HfArgumentParser(
+        groups,
+        usage="celluscan train --recipe NAME --dataset DATASET --output_dir FOLDER [options]",
+        description=f"Train by a recipe; options change its settings. "
+        f"Recipes: {', '.join(names())}, or a .yaml file of your own.",
+    ).format_help()
+
+
 def _parse(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
-    options, fields = parser(), stage["model"]
-    options.set_defaults(**stage | {"model": json.dumps(fields)})
+    options, model = parser(), stage["model"]
+    options.set_defaults(**stage | {"model": json.dumps(model)})
     try:
         settings, *left = options.parse_args_into_dataclasses(
             list(arguments), return_remaining_strings=True, look_for_args_file=False
@@ -91,5 +113,5 @@ def _parse(stage: dict[str, Any], arguments: Sequence[str]) -> TrainingSettings:
         close = get_close_matches(unknown, [f"--{name}" for name in TrainingSettings.__dataclass_fields__], n=2)
         hint = f"did you mean {' or '.join(close)}?" if close else "see `celluscan train --help`"
         raise CelluScanError(f"there is no option {unknown}; {hint}")
-    settings.model = json.dumps(fields | settings.model_fields)
+    settings.model = json.dumps(model | settings.model_fields)
     return settings

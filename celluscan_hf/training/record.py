@@ -91,17 +91,12 @@ def begin(folder: Path, description: dict[str, Any]) -> None:
         return
     saved = _fixed_settings(json.loads(path.read_text(encoding="utf-8")))
     for name, value in _fixed_settings(json.loads(_text(description))).items():
-        if (before := saved.get(name, _default(name))) != value:
+        # a run older than a setting behaved like its default
+        if (before := saved.get(name, TrainingSettings.default(name))) != value:
             raise CelluScanError(
                 f"{folder} was started with {name} {before}, now it is {value}: use {before} again, or choose a "
                 "new --output_dir"
             )
-
-
-def _default(name: str) -> Any:
-    """Default of a setting; a run older than the setting behaved like this."""
-    field = TrainingSettings.__dataclass_fields__.get(name)
-    return field.default if field else None
 
 
 def _fixed_settings(description: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Training settings: those of transformers and ours, with all defaults in one place."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -149,6 +149,14 @@ class TrainingSettings(TrainingArguments):
         if self.accelerator_config is None and self.dataloader_pin_memory:
             self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """Return the default of a setting; None if there is none of that name."""
+        setting = cls.__dataclass_fields__.get(name)
+        if setting is None:
+            return None
+        return setting.default if setting.default_factory is MISSING else setting.default_factory()
 
     @property
     def augmentation(self) -> Augmentation:

@@ -31,20 +31,20 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def said_of(rows: pa.Table, true: list[int], seed: int = 0) -> Predictions:
+def predictions_of(rows: pa.Table, true: list[int], seed: int = 0) -> Predictions:
     """What a model would say that knows most true classes; one cell of fifty it takes for a class drawn by lot."""
     draw = np.random.default_rng(seed)
     present = np.unique(true)
     probabilities = np.zeros((len(true), len(taxonomy.NAMES)), np.float32)
     probabilities[:, present] = draw.dirichlet(np.ones(len(present)), len(true)) * (1 - SURE)
-    told = np.where(draw.random(len(true)) < 0.02, draw.choice(present, len(true)), true)
-    probabilities[np.arange(len(true)), told] += SURE
+    labels_given = np.where(draw.random(len(true)) < 0.02, draw.choice(present, len(true)), true)
+    probabilities[np.arange(len(true)), labels_given] += SURE
     return Predictions({name: rows[name].to_pylist() for name in FACTS}, rows["label"].to_numpy(), probabilities)
 
 
 @pytest.fixture(scope="module")
 def in_conflict(tmp_path_factory: pytest.TempPathFactory, write_image: Callable[..., Path]) -> Path:
-    """A data set built from the layout of PBC, with equal images and with near duplicates under two labels."""
+    """A dataset built from the layout of PBC, with equal images and with near duplicates under two labels."""
     folder = tmp_path_factory.mktemp("labels")
     cells = folder / "PBC_dataset_normal_DIB"
     for number in range(12):
@@ -59,7 +59,7 @@ def in_conflict(tmp_path_factory: pytest.TempPathFactory, write_image: Callable[
 
 
 @pytest.fixture
-def foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+def stub_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probabilities without a training."""
 
     def simulated(
@@ -67,7 +67,7 @@ def foretold(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> tuple[Predictions, list[float]]:
         given = derived.originals(data, *SPLITS)
         true = dict(zip(given["image_id"].to_pylist(), given["label"].to_pylist(), strict=True))
-        return said_of(rows, [true[name] for name in rows["image_id"].to_pylist()]), [1.0]
+        return predictions_of(rows, [true[name] for name in rows["image_id"].to_pylist()]), [1.0]
 
     monkeypatch.setattr(labels, "out_of_fold", simulated)
 
@@ -77,18 +77,18 @@ def listed(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_planted_labels_are_found_by_labels_and_probabilities(data_set: Path) -> None:
+def test_corrupted_labels_are_found_by_labels_and_probabilities(data_set: Path) -> None:
     rows = derived.originals(open_dataset(data_set), *SPLITS)
     names, true = rows["image_id"].to_pylist(), rows["label"].to_pylist()
-    wrong = suspects.plant(rows, 0.1, 42)
-    cells = said_of(rows, true)
-    told = np.array([wrong.get(name, label) for name, label in zip(names, true, strict=True)])
-    found, suggested = suspects.likely_errors(told, cells.probabilities)
-    planted = {row for row, name in enumerate(names) if name in wrong}
-    assert len(planted & set(found.tolist())) >= 0.8 * len(planted)
-    hit = [row in planted and other == true[row] for row, other in zip(found, suggested, strict=True)]
-    assert sum(hit) >= 0.7 * len(found)
-    assert (np.diff(cells.probabilities[found, told[found]]) >= -1e-6).all()
+    wrong = suspects.corrupt_labels(rows, 0.1, 42)
+    cells = predictions_of(rows, true)
+    labels_given = np.array([wrong.get(name, label) for name, label in zip(names, true, strict=True)])
+    rows_listed, suggested = suspects.likely_errors(labels_given, cells.probabilities)
+    corrupted = {row for row, name in enumerate(names) if name in wrong}
+    assert len(corrupted & set(rows_listed.tolist())) >= 0.8 * len(corrupted)
+    hit = [row in corrupted and other == true[row] for row, other in zip(rows_listed, suggested, strict=True)]
+    assert sum(hit) >= 0.7 * len(rows_listed)
+    assert (np.diff(cells.probabilities[rows_listed, labels_given[rows_listed]]) >= -1e-6).all()
 
 
 def test_classes_without_cells_take_no_part() -> None:
@@ -114,22 +114,22 @@ def test_a_label_and_its_parent_are_no_error() -> None:
     probabilities[0, given[[0, -1]]] = probabilities[0, given[[-1, 0]]]
     names = [str(number) for number in range(40)]
     cells = Predictions(dict.fromkeys(FACTS, names), given, probabilities)
-    found, related = suspects.doubted(cells, dict.fromkeys(names, "train"), {})
-    assert not found
-    assert [(one.image_id, one.suggested) for one in related] == [("0", "Segmented Neutrophil")]
+    rows_listed, related = suspects.doubted(cells, dict.fromkeys(names, "train"), {})
+    assert not rows_listed
+    assert [(suspect.image_id, suspect.suggested) for suspect in related] == [("0", "Segmented Neutrophil")]
 
 
-def test_planted_labels_are_of_unrelated_classes_and_follow_from_the_seed(data_set: Path) -> None:
+def test_corrupted_labels_are_of_unrelated_classes_and_follow_from_the_seed(data_set: Path) -> None:
     rows = derived.originals(open_dataset(data_set), *SPLITS)
     true = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
-    wrong = suspects.plant(rows, 0.25, 1)
+    wrong = suspects.corrupt_labels(rows, 0.25, 1)
     assert len(wrong) == round(0.25 * rows.num_rows)
     for name, label in wrong.items():
         assert not suspects.compatible(taxonomy.NAMES[true[name]], taxonomy.NAMES[label])
-    assert suspects.plant(rows, 0.25, 1) == wrong != suspects.plant(rows, 0.25, 2)
+    assert suspects.corrupt_labels(rows, 0.25, 1) == wrong != suspects.corrupt_labels(rows, 0.25, 2)
 
 
-@pytest.mark.usefixtures("foretold")
+@pytest.mark.usefixtures("stub_predictions")
 def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conflict: Path, tmp_path: Path) -> None:
     before = contents(in_conflict)
     settings = labels.LabelsSettings(tmp_path / "out", "none", 1, 3, 0.0, 42)
@@ -138,14 +138,14 @@ def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conf
     assert metrics["conflicts"] == {"excluded": 2, "kept": 2}
     rows = listed(settings.folder)
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, len(rows) + 1)]
-    known = {row["image_id"].split("/")[-1]: row for row in rows if row["reason"] == suspects.CONFLICT}
-    assert set(list(known)[:2]) == {"EO_225902.jpg", "BNE_191112.jpg"}
-    assert set(list(known)[2:]) == {"EO_3.jpg", "BNE_3000.jpg"}
-    excluded = known["EO_225902.jpg"]
+    conflicts = {row["image_id"].split("/")[-1]: row for row in rows if row["reason"] == suspects.CONFLICT}
+    assert set(list(conflicts)[:2]) == {"EO_225902.jpg", "BNE_191112.jpg"}
+    assert set(list(conflicts)[2:]) == {"EO_3.jpg", "BNE_3000.jpg"}
+    excluded = conflicts["EO_225902.jpg"]
     assert (excluded["source"], excluded["split"], excluded["p_label"]) == ("pbc", "", "")
     assert (excluded["label"], excluded["suggested"]) == ("Eosinophil", "Band Neutrophil")
     assert excluded["others"].endswith("BNE_191112.jpg")
-    assert known["BNE_3000.jpg"]["split"] in SPLITS
+    assert conflicts["BNE_3000.jpg"]["split"] in SPLITS
     page = (settings.folder / review.PAGE).read_text("utf-8")
     assert "made wrong on purpose" not in page
     assert page.count("<figure>") == len(rows)
@@ -153,26 +153,28 @@ def test_equal_images_under_two_labels_come_first_and_nothing_is_changed(in_conf
     assert "EO →" in page and "data:image/jpeg;base64," in page
 
 
-@pytest.mark.usefixtures("foretold")
-def test_a_trial_tells_how_many_planted_labels_are_found(data_set: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stub_predictions")
+def test_a_trial_tells_how_many_corrupted_labels_are_found(data_set: Path, tmp_path: Path) -> None:
     settings = labels.LabelsSettings(tmp_path / "out", "none", 1, 3, 0.1, 42)
     metrics = labels.audit(open_dataset(data_set), settings)
-    trial, rows = metrics["planted"], listed(settings.folder)
-    assert settings.folder != replace(settings, plant=0.0).folder
+    trial, rows = metrics["corrupted"], listed(settings.folder)
+    assert settings.folder != replace(settings, corrupt_labels=0.0).folder
     assert "made wrong on purpose" in (settings.folder / review.PAGE).read_text("utf-8")
     assert trial["cells"] == 28
     assert trial["recall"] == pytest.approx(trial["found"] / 28, abs=1e-4) and trial["recall"] > 0.8
     assert trial["precision"] == pytest.approx(trial["found"] / metrics["listed"]["n"], abs=1e-4)
-    planted = [row for row in rows if row["planted"]]
-    assert len(planted) == trial["found"]
-    assert all(row["planted"] != row["label"] for row in planted)
-    assert {one["image_id"] for one in metrics["first"] if "planted" in one} <= {row["image_id"] for row in planted}
+    corrupted = [row for row in rows if row["original_label"]]
+    assert len(corrupted) == trial["found"]
+    assert all(row["original_label"] != row["label"] for row in corrupted)
+    assert {cell["image_id"] for cell in metrics["first"] if "original_label" in cell} <= {
+        row["image_id"] for row in corrupted
+    }
     labels.draw(metrics, tmp_path / "labels.png")
     assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_chart_of_nothing_can_be_drawn(tmp_path: Path) -> None:
-    labels.draw({"listed": {"pairs": [], "n": 0}, "cells": {"train": 3}, "planted": None}, tmp_path / "labels.png")
+    labels.draw({"listed": {"pairs": [], "n": 0}, "cells": {"train": 3}, "corrupted": None}, tmp_path / "labels.png")
     assert (tmp_path / "labels.png").is_file()
 
 
@@ -182,7 +184,7 @@ def test_a_data_set_without_the_findings_of_its_build_is_refused(
     shutil.copytree(in_conflict, tmp_path / "wbc")
     (tmp_path / "wbc" / "curation" / "label_conflicts.csv").unlink()
     data = open_dataset(tmp_path / "wbc")
-    cells = said_of(rows := derived.originals(data, *SPLITS), rows["label"].to_pylist())
+    cells = predictions_of(rows := derived.originals(data, *SPLITS), rows["label"].to_pylist())
     with pytest.raises(CelluScanError, match=r"label_conflicts\.csv cannot be read"):
         suspects.conflicts(data, cells, {})
 
@@ -213,16 +215,17 @@ def test_the_command_judges_every_cell_by_a_model_of_other_groups(
 ) -> None:
     before = contents(data_set)
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "labels.json")]
-    assert run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", "--plant", "0.1"]) == 0
+    corrupted = ["--corrupt-labels", "0.1"]
+    assert run_audit(["labels", *given, "--recipe", tiny, "--steps", "2", "--folds", "2", *corrupted]) == 0
     printed = capsys.readouterr().out
-    assert "| Basophil |" in printed and "planted errors found" in printed
+    assert "| Basophil |" in printed and "corrupted labels found" in printed
     assert contents(data_set) == before
     written = json.loads((tmp_path / "labels.json").read_text())
-    assert written["settings"] == {"recipe": tiny, "steps": 2, "folds": 2, "plant": 0.1}
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "folds": 2, "corrupt_labels": 0.1}
     assert written["metrics"]["cells"] == {"train": 196, "validation": 28, "test": 56}
     assert written["metrics"]["out_of_fold"]["n"] == 280
-    for fold in sorted((tmp_path / "out" / "planted-0.1").glob("fold-*")):
-        made = open_dataset(fold / "data")
-        learned, held = (set(made.split(derived.CONFIG, split)["group_id"]) for split in ("train", "test"))
+    for fold in sorted((tmp_path / "out" / "corrupted-0.1").glob("fold-*")):
+        fold_data = open_dataset(fold / "data")
+        learned, held = (set(fold_data.split(derived.CONFIG, split)["group_id"]) for split in ("train", "test"))
         assert not learned & held
-    assert (tmp_path / "labels.png").is_file() and (tmp_path / "out" / "planted-0.1" / review.PAGE).is_file()
+    assert (tmp_path / "labels.png").is_file() and (tmp_path / "out" / "corrupted-0.1" / review.PAGE).is_file()

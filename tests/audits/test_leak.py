@@ -17,7 +17,7 @@ TARGET = 40
 
 @pytest.fixture(scope="module")
 def protocols(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CellDataset]:
-    """The two data sets of the audit."""
+    """The two datasets of the audit."""
     folder, data = tmp_path_factory.mktemp("leak"), open_dataset(data_set)
     settings = leak.LeakSettings(folder, "none", 1.0, TARGET, 1, False, 42, 1)
     return {name: leak.protocol_dataset(name, data, folder / name, settings) for name in leak.PROTOCOLS}
@@ -30,9 +30,9 @@ def test_copies_stand_on_both_sides_of_a_random_split_and_on_one_of_ours(protoco
 
 def test_held_out_cells_are_in_neither(protocols: dict[str, CellDataset], data_set: Path) -> None:
     held_out = set(open_dataset(data_set).split("originals", "test")["group_id"])
-    for made in protocols.values():
+    for protocol in protocols.values():
         for split in ("train", "test"):
-            assert not held_out & set(made.split(derived.CONFIG, split)["group_id"])
+            assert not held_out & set(protocol.split(derived.CONFIG, split)["group_id"])
 
 
 def test_classes_are_filled_up_before_the_random_split_and_only_in_train_of_ours(
@@ -51,7 +51,7 @@ def test_of_a_share_of_the_cells_whole_groups_of_every_class_are_used(
     settings = leak.LeakSettings(tmp_path, "none", 0.5, TARGET, 1, False, 42, 1)
     half = leak.protocol_dataset("random", open_dataset(data_set), tmp_path, settings)
     groups, labels = (
-        [set(made.split(derived.CONFIG, "train")[column]) for made in (half, protocols["random"])]
+        [set(protocol.split(derived.CONFIG, "train")[column]) for protocol in (half, protocols["random"])]
         for column in ("group_id", "label")
     )
     assert 0.3 < len(groups[0]) / len(groups[1]) < 0.7
@@ -85,7 +85,7 @@ def test_an_output_inside_the_data_set_is_refused(data_set: Path, capsys: pytest
 
 
 def test_as_stored_leaves_no_augmentation_on(data_set: Path, tmp_path: Path) -> None:
-    given = ["--dataset", str(data_set), "--output_dir", str(tmp_path), *leak.AS_STORED]
+    given = ["--dataset", str(data_set), "--output_dir", str(tmp_path), *leak.NO_AUGMENTATION]
     (settings,) = recipes.stages("finetune", given)
     seed = settings.augmentation.seed
     assert settings.augmentation == Augmentation(False, 0.0, 0.0, 0.0, seed)
@@ -97,11 +97,11 @@ def test_the_command_trains_both_and_writes_figures_and_picture(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "leak.json")]
-    options = ["--steps", "2", "--target-per-class", "18", "--num-proc", "1", "--as-stored"]
+    options = ["--steps", "2", "--target-per-class", "18", "--num-proc", "1", "--no-online-augmentation"]
     assert run_audit(["leak", *given, "--recipe", tiny, *options]) == 0
     assert "| random |" in capsys.readouterr().out
     written = json.loads((tmp_path / "leak.json").read_text())
-    settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "as_stored": True}
+    settings = {"recipe": tiny, "steps": 2, "share": 1.0, "target_per_class": 18, "no_online_augmentation": True}
     assert written["settings"] == settings
     assert written["data"]["fingerprint"] == open_dataset(data_set).fingerprint
     for metrics in written["metrics"].values():

@@ -46,7 +46,7 @@ def test_nothing_of_what_is_left_out_is_learned_from(two_sources: CellDataset) -
 
 
 def test_groups_of_left_out_cells_are_not_learned_from_either(two_sources: CellDataset, tmp_path: Path) -> None:
-    """The data set again, with one group that has cells of both sources."""
+    """The dataset again, with one group that has cells of both sources."""
     shutil.copytree(two_sources.folder, tmp_path / "wbc")
     (file,) = (tmp_path / "wbc" / "data" / "originals").glob("train-tier100-*.parquet")
     table = pq.read_table(file)
@@ -72,7 +72,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
                 *given,
                 "--only",
                 "elsewhere",
-                "--background_randomization",
+                "--background-randomization",
                 "0.5",
                 "--json",
                 str(tmp_path / "left.json"),
@@ -83,15 +83,15 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
     assert "| background_randomization |" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "left.json").read_text())["metrics"]
     assert list(metrics) == ["elsewhere"]
-    for found in metrics.values():
-        assert found["unseen"] == {"Platelet": 20}
+    for trainings in metrics.values():
+        assert trainings["unseen"] == {"Platelet": 20}
         for training in left_out.TRAININGS:
-            assert found[training]["left_out"]["n"] == 40
-            assert found[training]["training_seconds"] > 0
-            for part in ("learned_alike", "left_out"):
-                assert set(found[training][part]["per_class"]) == {"Basophil", "Lymphocyte"}
-            assert len(found[training]["learned"]["per_class"]) == 3
-            assert [row["cells"] for row in found[training]["recalibrated"]] == [16, 32]
+            assert trainings[training]["left_out"]["n"] == 40
+            assert trainings[training]["training_seconds"] > 0
+            for part in ("same_classes", "left_out"):
+                assert set(trainings[training][part]["per_class"]) == {"Basophil", "Lymphocyte"}
+            assert len(trainings[training]["learned"]["per_class"]) == 3
+            assert [row["cells"] for row in trainings[training]["recalibrated"]] == [16, 32]
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,11 +16,11 @@ def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split
     data_set: Path, tmp_path: Path
 ) -> None:
     data = open_dataset(data_set)
-    made = losses.coarse_dataset(data, losses.LossesSettings(tmp_path, "none", 1, 1, 0.5, 42))
+    coarse = losses.coarse_dataset(data, losses.LossesSettings(tmp_path, "none", 1, 1, 0.5, 42))
     changed = 0
     for split in ("train", "validation", "test"):
         before = {row["image_id"]: row["label"] for row in data.split("originals", split).remove_columns("image")}
-        for row in made.split(derived.CONFIG, split).remove_columns("image"):
+        for row in coarse.split(derived.CONFIG, split).remove_columns("image"):
             was, is_now = before.pop(row["image_id"]), row["label"]
             if was != is_now:
                 assert split == "train"
@@ -34,14 +34,14 @@ def test_coarse_labels_are_parents_of_some_groups_of_train_and_of_no_other_split
 def test_among_the_finest_classes_a_parent_is_neither_asked_nor_told() -> None:
     neu, bne, sne, ly = (taxonomy.lookup(code).name for code in ("NEU", "BNE", "SNE", "LY"))
     shares = np.zeros((3, 14), np.float32)
-    for row, said in enumerate(({neu: 0.6, bne: 0.3, sne: 0.1}, {neu: 0.9, ly: 0.1}, {ly: 1.0})):
-        for name, share in said.items():
+    for row, probabilities in enumerate(({neu: 0.6, bne: 0.3, sne: 0.1}, {neu: 0.9, ly: 0.1}, {ly: 1.0})):
+        for name, share in probabilities.items():
             shares[row, taxonomy.LABEL2ID[name]] = share
     labels = np.array([taxonomy.LABEL2ID[name] for name in (bne, neu, ly)])
-    found = losses.among_finest(Predictions({name: ["a", "b", "c"] for name in FACTS}, labels, shares))
-    assert found.image_ids == ["a", "c"]
-    assert [taxonomy.NAMES[label] for label in found.predicted] == [bne, ly]
-    assert found.probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-6)
+    result = losses.among_finest(Predictions({name: ["a", "b", "c"] for name in FACTS}, labels, shares))
+    assert result.image_ids == ["a", "c"]
+    assert [taxonomy.NAMES[label] for label in result.predicted] == [bne, ly]
+    assert result.probabilities.sum(axis=1) == pytest.approx([1, 1], abs=1e-6)
 
 
 def test_the_gain_is_the_mean_difference_of_equal_seeds(predicted: Callable[..., Predictions]) -> None:
@@ -62,23 +62,24 @@ def test_the_command_trains_each_loss_and_compares_it_with_the_flat_one(
     data_set: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--dataset", str(data_set), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "losses.json")]
-    assert run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", "--coarse", "0.5"]) == 0
+    coarse = ["--coarse-labels", "0.5"]
+    assert run_audit(["losses", *given, "--recipe", tiny, "--steps", "2", "--seeds", "1", *coarse]) == 0
     assert "| hierarchical |" in capsys.readouterr().out
     written = json.loads((tmp_path / "losses.json").read_text())
-    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse": 0.5}
+    assert written["settings"] == {"recipe": tiny, "steps": 2, "seeds": 1, "coarse_labels": 0.5}
     assert set(written["metrics"]) == {"flat", "hierarchical", "maturation"}
-    for found in written["metrics"].values():
-        assert set(found) == {*losses.METRICS, "training_seconds"}
-        assert len(found["training_seconds"]) == 1
-        assert len(found["macro_f1"]["values"]) == 1
-        low, high = found["macro_f1"]["gain_ci95"]
-        assert low <= found["macro_f1"]["gain"] <= high
-        gain = found["distant"]["mean"] - written["metrics"]["flat"]["distant"]["mean"]
-        assert found["distant"]["gain"] == pytest.approx(gain, abs=2e-4)
+    for result in written["metrics"].values():
+        assert set(result) == {*losses.METRICS, "training_seconds"}
+        assert len(result["training_seconds"]) == 1
+        assert len(result["macro_f1"]["values"]) == 1
+        low, high = result["macro_f1"]["gain_ci95"]
+        assert low <= result["macro_f1"]["gain"] <= high
+        gain = result["distant"]["mean"] - written["metrics"]["flat"]["distant"]["mean"]
+        assert result["distant"]["gain"] == pytest.approx(gain, abs=2e-4)
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("option", "value"), [("--coarse", "1.5"), ("--seeds", "0"), ("--steps", "-1")])
+@pytest.mark.parametrize(("option", "value"), [("--coarse-labels", "1.5"), ("--seeds", "0"), ("--steps", "-1")])
 def test_a_setting_out_of_range_is_refused(
     option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,3 +87,8 @@ def test_a_setting_out_of_range_is_refused(
         run_audit(["losses", "--dataset", "none", "--output", str(tmp_path), option, value])
     assert stopped.value.code == 2
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_renamed_option_is_refused_with_its_new_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_audit(["losses", "--dataset", "none", "--output", str(tmp_path), "--coarse", "0.5"]) == 2
+    assert "--coarse was renamed to --coarse-labels" in capsys.readouterr().err

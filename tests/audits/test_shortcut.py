@@ -47,17 +47,17 @@ def origins(mix: tuple[int, int]) -> dict[str, NDArray[Any]]:
     return {
         "label": np.array([0] * 60 + [1] * 60 + [2] * 60, object),
         "source": np.array(["one"] * 180, object),
-        "acquisition": np.array([*("grey" if one else "warm" for one in grey), *["warm"] * 60], object),
+        "acquisition": np.array([*("grey" if is_grey else "warm" for is_grey in grey), *["warm"] * 60], object),
     }
 
 
 def test_an_acquisition_is_told_from_features_that_keep_it_and_asked_only_of_classes_of_both() -> None:
     rows, chance = origins((30, 30)), np.random.default_rng(0)
     seeing = chance.normal(size=(180, 4)) + np.where(rows["acquisition"] == "warm", 4, 0)[:, None]
-    found = acquisition_probe_accuracy(seeing, rows, seeing, rows, 42)["acquisition"]
-    assert found["n"] == {"grey": 60, "warm": 60}
-    assert len(found["classes"]) == 2
-    assert found["balanced_accuracy"] > 0.95
+    result = acquisition_probe_accuracy(seeing, rows, seeing, rows, 42)["acquisition"]
+    assert result["n"] == {"grey": 60, "warm": 60}
+    assert len(result["classes"]) == 2
+    assert result["balanced_accuracy"] > 0.95
     assert "source" not in acquisition_probe_accuracy(seeing, rows, seeing, rows, 42)
 
 
@@ -70,8 +70,8 @@ def test_features_that_tell_the_class_alone_tell_no_acquisition() -> None:
 def test_a_rare_acquisition_is_told_as_well_as_a_frequent_one() -> None:
     rows = origins((6, 6))
     features = np.random.default_rng(0).normal(size=(180, 1)) + np.where(rows["acquisition"] == "warm", 2, 0)[:, None]
-    found = acquisition_probe_accuracy(features, rows, features, rows, 42)["acquisition"]
-    assert min(found["recall"].values()) > 0.7
+    result = acquisition_probe_accuracy(features, rows, features, rows, 42)["acquisition"]
+    assert min(result["recall"].values()) > 0.7
 
 
 def test_the_view_of_other_stock_processors_is_known() -> None:
@@ -95,13 +95,13 @@ def test_the_command_tells_of_data_and_model(
     assert set(metrics["background_accuracy"]) == {"ring", "background", "size", "coding", "source", "all"}
     for name in RANDOMIZED:
         assert set(metrics[name]) == {"ring", "background"}
-    (found,) = metrics["models"].values()
-    assert set(found["acquisition_probe_accuracy"]) == {"acquisition"}  # of one source, drawn on several backgrounds
+    (result,) = metrics["models"].values()
+    assert set(result["acquisition_probe_accuracy"]) == {"acquisition"}  # of one source, drawn on several backgrounds
     for kind in IMAGES:
-        assert found[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
-        assert 0 <= found[kind]["macro_f1"] < 0.3  # a model that has learned nothing
-    assert found["view"] == 0.5
-    assert set(found["border"]) == {"as_is", "randomized"}
+        assert result[kind]["chance"] == pytest.approx(1 / 14, abs=1e-4)
+        assert 0 <= result[kind]["macro_f1"] < 0.3  # a model that has learned nothing
+    assert result["view"] == 0.5
+    assert set(result["border"]) == {"as_is", "randomized"}
     assert (tmp_path / "out" / "shortcut.png").is_file()
 
 

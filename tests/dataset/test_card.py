@@ -25,6 +25,10 @@ def test_nothing_of_the_template_is_left(text):
     assert "{{" not in text and "{%" not in text and "{#" not in text
 
 
+def test_a_build_that_is_not_published_names_no_repository(text):
+    assert card.REPOSITORY not in text and 'load_dataset("path/to/this/folder")' in text
+
+
 def test_template_has_measured_values_in_generated_tables_only():
     generated = r"<!-- table: .*?<!-- end -->"
     prose = re.sub(

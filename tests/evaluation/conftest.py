@@ -1,4 +1,4 @@
-"""Predictions made up for a test, a tiny classifier, and a small built data set to evaluate it on."""
+"""Predictions made up for a test, a tiny classifier, and a small built dataset to evaluate it on."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,8 +29,8 @@ def predicted() -> Callable[..., Predictions]:
         ids = [f"drawn/{number}.png" for number in range(len(outcomes))]
         probabilities = np.zeros((len(outcomes), 14), np.float32)
         labels = []
-        for row, (true, told, probability) in enumerate(outcomes):
-            label = taxonomy.LABEL2ID[taxonomy.lookup(told).name]
+        for row, (true, predicted_code, probability) in enumerate(outcomes):
+            label = taxonomy.LABEL2ID[taxonomy.lookup(predicted_code).name]
             probabilities[row] = (1 - probability) / 13
             probabilities[row, label] = probability
             labels.append(taxonomy.LABEL2ID[taxonomy.lookup(true).name])
@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, **fields: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished data set of 20 synthetic cells per class, 32 px, without augmented rows."""
+    """A finished dataset of 20 synthetic cells per class, 32 px, without augmented rows."""
     output = tmp_path_factory.mktemp("built") / "wbc"
     build(BuildSettings(("synthetic=20",), output, image_size=32, target_per_class=0, num_proc=1))
     return output

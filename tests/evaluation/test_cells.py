@@ -86,14 +86,14 @@ def test_cells_of_a_hugging_face_data_set_are_read(tmp_path, write_image):
 
 
 def test_equal_files_with_labels_that_cannot_both_be_true_are_left_out(folder, tmp_path):
-    found = dropped(load_cells_of_sources([f"imagefolder={folder}"], tmp_path))
-    assert found["imagefolder/Basophil/both.png"] == found["imagefolder/Monocyte/both.png"] == "label_conflict"
+    reasons = dropped(load_cells_of_sources([f"imagefolder={folder}"], tmp_path))
+    assert reasons["imagefolder/Basophil/both.png"] == reasons["imagefolder/Monocyte/both.png"] == "label_conflict"
 
 
 def test_what_is_no_cell_is_left_out_with_a_reason(folder, tmp_path):
-    found = dropped(load_cells_of_sources([f"imagefolder={folder}"], tmp_path))
-    assert found["imagefolder/notes.txt"] == "not_an_image"
-    assert found["imagefolder/field.png"].startswith("unknown_label")
+    reasons = dropped(load_cells_of_sources([f"imagefolder={folder}"], tmp_path))
+    assert reasons["imagefolder/notes.txt"] == "not_an_image"
+    assert reasons["imagefolder/field.png"].startswith("unknown_label")
 
 
 def test_the_finer_of_two_names_is_the_label(tmp_path, write_image):

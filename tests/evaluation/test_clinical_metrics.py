@@ -16,26 +16,26 @@ def outcomes(*pairs):
 
 
 def test_stages_are_counted_by_their_distance(predicted):
-    found = clinical_metrics.maturation(predicted(outcomes("MY>MY", "MY>PMY", "MY>MMY", "MYO>SNE", "PMY>MMY")))
-    assert (found["exact"], found["adjacent"], found["distant"]) == (1, 2, 2)
-    assert found["distances"] == {"0": 1, "1": 2, "2": 1, "3": 0, "4": 0, "5": 1}
-    assert found["mean_distance"] == pytest.approx((0 + 1 + 1 + 5 + 2) / 5)
-    assert found["adjacent_share"] == 0.5
+    metrics = clinical_metrics.maturation(predicted(outcomes("MY>MY", "MY>PMY", "MY>MMY", "MYO>SNE", "PMY>MMY")))
+    assert (metrics["exact"], metrics["adjacent"], metrics["distant"]) == (1, 2, 2)
+    assert metrics["distances"] == {"0": 1, "1": 2, "2": 1, "3": 0, "4": 0, "5": 1}
+    assert metrics["mean_distance"] == pytest.approx((0 + 1 + 1 + 5 + 2) / 5)
+    assert metrics["adjacent_share"] == 0.5
 
 
 def test_rates_are_of_all_cells_with_a_stage(predicted):
     cells = predicted(outcomes("MY>MY", "MY>PMY", "SNE>BNE", "MYO>SNE", "MY>IG", "LY>MY"))
     rates = clinical_metrics.maturation(cells)["rates"]
     ends = rates.pop("ci95")
-    assert rates == {"exact": 0.2, "adjacent": 0.4, "distant": 0.2, "left_line": 0.2}
+    assert rates == {"exact": 0.2, "adjacent": 0.4, "distant": 0.2, "without_stage": 0.2}
     for name, rate in rates.items():
         assert ends[name] == pytest.approx(wilson(rate, 4))  # five cells, one degree of freedom less
 
 
 def test_cells_that_left_the_line_are_no_stage_apart(predicted):
-    found = clinical_metrics.maturation(predicted(outcomes("MY>LY", "MY>IG", "SNE>NEU", "MY>MY", "LY>MY")))
-    assert (found["n"], found["on_line"], found["left_line"], found["to_parent"]) == (4, 1, 3, 2)
-    assert found["adjacent_share"] is None and found["ci95"] is None
+    metrics = clinical_metrics.maturation(predicted(outcomes("MY>LY", "MY>IG", "SNE>NEU", "MY>MY", "LY>MY")))
+    assert (metrics["n"], metrics["with_stage"], metrics["without_stage"], metrics["to_parent"]) == (4, 1, 3, 2)
+    assert metrics["adjacent_share"] is None and metrics["ci95"] is None
 
 
 def test_without_staged_cells_there_is_no_line(predicted):
@@ -43,17 +43,17 @@ def test_without_staged_cells_there_is_no_line(predicted):
 
 
 def test_a_name_finer_or_coarser_than_the_label_is_related(predicted):
-    found = clinical_metrics.related_names(predicted(outcomes("NEU>SNE", "BNE>NEU", "MY>IG", "SNE>BNE", "LY>LY")))
-    assert (found["n"], found["accuracy"]) == (3, 0.8)
+    metrics = clinical_metrics.related_names(predicted(outcomes("NEU>SNE", "BNE>NEU", "MY>IG", "SNE>BNE", "LY>LY")))
+    assert (metrics["n"], metrics["accuracy"]) == (3, 0.8)
 
 
 def test_abnormal_cells_are_found_by_the_sum_of_their_classes(predicted):
     cells = predicted(outcomes("MY>MY", "LY>LY", "ERB>ERB", "MO>MO"))
     cells.probabilities[0] = 0
     cells.probabilities[0, [9, 12, 5]] = 0.3, 0.3, 0.4  # Myelocyte, Promyelocyte, Lymphocyte: the likeliest is normal
-    found = clinical_metrics.abnormal(cells, 50)
-    assert (found["n_abnormal"], found["n_normal"]) == (2, 2)
-    assert (found["sensitivity"], found["specificity"], found["auc"]) == (1, 1, 1)
+    metrics = clinical_metrics.abnormal(cells, 50)
+    assert (metrics["n_abnormal"], metrics["n_normal"]) == (2, 2)
+    assert (metrics["sensitivity"], metrics["specificity"], metrics["auc"]) == (1, 1, 1)
 
 
 def test_area_is_the_share_of_ordered_pairs_of_weighted_cells_and_none_without_pairs():
@@ -80,9 +80,9 @@ def test_cells_all_abnormal_or_all_normal_say_nothing_on_detection(pairs, predic
 
 def test_a_hard_set_adds_up(predicted):
     cells = predicted(outcomes("MY>MY", "MY>PMY", "MY>LY", "PMY>PMY", "LY>MY", "EO>EO"))
-    found = clinical_metrics.hard_sets(cells)
-    assert list(found) == ["PMY/MY/MMY", "EO/NEU"]
-    first = found["PMY/MY/MMY"]
+    metrics = clinical_metrics.hard_sets(cells)
+    assert list(metrics) == ["PMY/MY/MMY", "EO/NEU"]
+    first = metrics["PMY/MY/MMY"]
     assert (first["n"], first["right"], first["confused"], first["left"]) == (4, 2, 1, 1)
     assert first["accuracy_within"] == pytest.approx(2 / 3)
     assert first["confusions"]["Myelocyte"] == {"Promyelocyte": 1, "Myelocyte": 1, "Metamyelocyte": 0}
@@ -90,35 +90,35 @@ def test_a_hard_set_adds_up(predicted):
 
 
 def test_a_class_of_a_hard_set_without_cells_has_no_recall(predicted):
-    found = clinical_metrics.hard_sets(predicted(outcomes("EO>EO")))["EO/NEU"]
-    assert (found["recall"]["Neutrophil"], found["support"]["Neutrophil"]) == (None, 0)
+    metrics = clinical_metrics.hard_sets(predicted(outcomes("EO>EO")))["EO/NEU"]
+    assert (metrics["recall"]["Neutrophil"], metrics["support"]["Neutrophil"]) == (None, 0)
 
 
 def test_calibration_bins_hold_all_cells_and_give_the_calibration_error(everything):
-    found = calibration_bins(everything)
-    assert sum(one["n"] for one in found) == len(everything)
-    assert all(one["low"] <= one["confidence"] <= one["high"] for one in found)
-    gaps = sum(one["n"] * abs(one["accuracy"] - one["confidence"]) for one in found) / len(everything)
+    metrics = calibration_bins(everything)
+    assert sum(part["n"] for part in metrics) == len(everything)
+    assert all(part["low"] <= part["confidence"] <= part["high"] for part in metrics)
+    gaps = sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in metrics) / len(everything)
     assert gaps == pytest.approx(measure(everything, 0)["ece"], abs=1e-6)
 
 
 def test_every_class_has_a_recall_interval_or_none_where_it_has_no_cells(everything):
-    found = measure(everything, 0)
-    for name, one in found["per_class"].items():
-        interval = found["recall_ci95"][name]
-        if one["support"]:
-            assert 0 <= interval[0] <= one["recall"] <= interval[1] <= 1
+    metrics = measure(everything, 0)
+    for name, part in metrics["per_class"].items():
+        interval = metrics["recall_ci95"][name]
+        if part["support"]:
+            assert 0 <= interval[0] <= part["recall"] <= interval[1] <= 1
         else:
-            assert (name, interval, one["recall"]) == ("Myeloblast", None, None)
+            assert (name, interval, part["recall"]) == ("Myeloblast", None, None)
 
 
 def test_children_are_judged_as_their_parent_too(predicted):
     pairs = outcomes("NEU>SNE", "BNE>NEU", "SNE>BNE", "MY>IG", "PMY>MMY", "MYO>PMY", "LY>LY", "EO>NEU")
-    found = measure(predicted(pairs, groups=list("aabbccdd")), 30)
-    coarse = found["parent_level"]
+    metrics = measure(predicted(pairs, groups=list("aabbccdd")), 30)
+    coarse = metrics["parent_level"]
     assert coarse["classes"] == [cell.name for cell in taxonomy.CLASSES if cell.parent is None]
     assert len(coarse["classes"]) == 9
-    assert (found["accuracy"], coarse["accuracy"]) == (1 / 8, 6 / 8)
+    assert (metrics["accuracy"], coarse["accuracy"]) == (1 / 8, 6 / 8)
     assert coarse["balanced_accuracy"] == pytest.approx((1 + 1 + 0 + 1 + 0) / 5)  # NEU, IG, MYO, LY, EO
     assert coarse["macro_f1"] == pytest.approx((6 / 7 + 4 / 5 + 0 + 1 + 0) / 5)
     assert coarse["ci95"]["accuracy"][0] <= 6 / 8 <= coarse["ci95"]["accuracy"][1]

@@ -33,8 +33,8 @@ DESIGNED = {
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
-    return found
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    return metrics
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_the_folder_holds_every_file_and_nothing_else(evaluated):
 
 
 def test_metrics_have_what_the_design_names_and_are_strict_json(evaluated):
-    found = json.loads((evaluated / "metrics.json").read_text("utf-8"), parse_constant=pytest.fail)
-    assert found.keys() >= DESIGNED
-    assert found["confusion_matrix"]["labels"] == list(NAMES)
+    metrics = json.loads((evaluated / "metrics.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert metrics.keys() >= DESIGNED
+    assert metrics["confusion_matrix"]["labels"] == list(NAMES)
 
 
 def test_examples_are_recognised_cells_of_the_split(evaluated):
@@ -76,9 +76,9 @@ def test_examples_are_recognised_cells_of_the_split(evaluated):
 
 
 def test_metrics_are_those_of_the_predictions(evaluated):
-    found, cells = metrics_of(evaluated), Predictions.read(evaluated / "predictions.parquet")
+    metrics, cells = metrics_of(evaluated), Predictions.read(evaluated / "predictions.parquet")
     again = compute_metrics(cells.probabilities.astype(float), cells.labels, NAMES, cells.groups.tolist(), resamples=20)
-    assert {name: found[name] for name in again} == again
+    assert {name: metrics[name] for name in again} == again
 
 
 def test_predictions_have_the_rows_of_the_split_in_their_order(evaluated, built, tmp_path):
@@ -87,11 +87,15 @@ def test_predictions_have_the_rows_of_the_split_in_their_order(evaluated, built,
 
 
 def test_model_and_data_are_identified(evaluated, checkpoint, built):
-    found = metrics_of(evaluated)
+    metrics = metrics_of(evaluated)
     weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
-    assert (found["model"]["name"], found["model"]["sha256"]) == (str(checkpoint), weights)
-    assert found["model"]["class"] == "CelluScanForImageClassification"
-    assert (found["data"]["dataset"], found["data"]["split"], found["data"]["n"]) == (str(built), "test", found["n"])
+    assert (metrics["model"]["name"], metrics["model"]["sha256"]) == (str(checkpoint), weights)
+    assert metrics["model"]["class"] == "CelluScanForImageClassification"
+    assert (metrics["data"]["dataset"], metrics["data"]["split"], metrics["data"]["n"]) == (
+        str(built),
+        "test",
+        metrics["n"],
+    )
 
 
 def test_the_command_it_names_gives_the_same_files(evaluated, tmp_path):
@@ -106,10 +110,10 @@ def test_the_command_it_names_gives_the_same_files(evaluated, tmp_path):
 
 
 def test_the_headline_has_metrics_with_intervals_and_where_things_are(evaluated):
-    found = metrics_of(evaluated)
-    text, (low, high) = summary(found, evaluated), found["ci95"]["macro_f1"]
-    assert f"{found['n']} cells: accuracy {found['accuracy']:.3f} (" in text
-    assert f"macro-F1 {found['macro_f1']:.3f} ({low:.3f}–{high:.3f})" in text
+    metrics = metrics_of(evaluated)
+    text, (low, high) = summary(metrics, evaluated), metrics["ci95"]["macro_f1"]
+    assert f"{metrics['n']} cells: accuracy {metrics['accuracy']:.3f} (" in text
+    assert f"macro-F1 {metrics['macro_f1']:.3f} ({low:.3f}–{high:.3f})" in text
     assert f"{evaluated / 'report.md'}: the report" in text
 
 
@@ -117,9 +121,9 @@ def test_raw_files_are_evaluated_and_what_is_no_cell_is_listed(folder, checkpoin
     assert call("--model", checkpoint, "--source", f"imagefolder={folder}", "--output", tmp_path / "eval") == 0
     with open(tmp_path / "eval" / "dropped.csv", encoding="utf-8", newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["imagefolder/Monocyte/broken.png"]
-    found = metrics_of(tmp_path / "eval")
-    assert (found["n"], sum(found["data"]["dropped"].values())) == (2, 1)
-    assert found["data"]["sources"]["imagefolder"]["path"] == str(folder)
+    metrics = metrics_of(tmp_path / "eval")
+    assert (metrics["n"], sum(metrics["data"]["dropped"].values())) == (2, 1)
+    assert metrics["data"]["sources"]["imagefolder"]["path"] == str(folder)
     assert "2 cells: accuracy" in capsys.readouterr().out
 
 
@@ -139,7 +143,7 @@ def test_weights_in_several_files_are_all_hashed(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--model", "missing/model"], "missing/model"),
         (["--split", "holdout"], "holdout"),
@@ -148,12 +152,12 @@ def test_weights_in_several_files_are_all_hashed(checkpoint, tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_done_is_said_in_one_line(arguments, told, built, checkpoint, tmp_path, capsys):
+def test_what_cannot_be_done_is_said_in_one_line(arguments, message, built, checkpoint, tmp_path, capsys):
     given = ["--model", checkpoint, "--dataset", built, "--output", tmp_path / "eval", *arguments]
     assert call(*given) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-    assert told in error
+    assert message in error
     assert not (tmp_path / "eval").exists()
 
 
@@ -192,6 +196,6 @@ def test_real_cells_of_a_publisher_are_evaluated_as_they_come(real_data, checkpo
         for path in sorted((real_data / "PBC_dataset_normal_DIB" / folder).glob("*.jpg"))[:4]:
             shutil.copy(path, target)
     assert call("--model", checkpoint, "--source", f"pbc={tmp_path / 'PBC'}", "--output", tmp_path / "eval") == 0
-    found = metrics_of(tmp_path / "eval")
-    assert found["n"] == 12
-    assert found["data"]["sources"]["pbc"]["caution"]
+    metrics = metrics_of(tmp_path / "eval")
+    assert metrics["n"] == 12
+    assert metrics["data"]["sources"]["pbc"]["caution"]

@@ -22,14 +22,14 @@ def cell(cell_image):
 
 
 @pytest.fixture
-def told(predicted):
+def predictions_of(predicted):
     """Predictions of cells, from what the model said of each."""
 
     def make(cells, codes, probability=0.9):
         true = [taxonomy.CLASSES[cell.label].code for cell in cells]
-        found = predicted([(one, other, probability) for one, other in zip(true, codes, strict=True)])
-        found.facts["image_id"][:] = [cell.image_id for cell in cells]
-        return found
+        predictions = predicted([(true_code, other, probability) for true_code, other in zip(true, codes, strict=True)])
+        predictions.facts["image_id"][:] = [cell.image_id for cell in cells]
+        return predictions
 
     return make
 
@@ -38,34 +38,34 @@ def ids(cells):
     return [cell.image_id for cell in cells]
 
 
-def test_each_class_has_the_first_of_its_recognised_cells_by_name(cell, told):
+def test_each_class_has_the_first_of_its_recognised_cells_by_name(cell, predictions_of):
     kept = [cell("d/3", "MO"), cell("d/2", "BA"), cell("d/1", "BA"), cell("d/0", "BA")]
-    assert ids(choose_examples(told(kept, ["MO", "BA", "BA", "LY"]), kept)) == ["d/1", "d/3"]
+    assert ids(choose_examples(predictions_of(kept, ["MO", "BA", "BA", "LY"]), kept)) == ["d/1", "d/3"]
 
 
-def test_none_is_picked_for_how_sure_the_model_was(cell, told, predicted):
+def test_none_is_picked_for_how_sure_the_model_was(cell, predictions_of, predicted):
     kept = [cell("d/1", "BA"), cell("d/2", "BA")]
-    found = predicted([("BA", "BA", 0.4), ("BA", "BA", 0.99)])
-    found.facts["image_id"][:] = ids(kept)
-    assert ids(choose_examples(found, kept)) == ["d/1"]
+    predictions = predicted([("BA", "BA", 0.4), ("BA", "BA", 0.99)])
+    predictions.facts["image_id"][:] = ids(kept)
+    assert ids(choose_examples(predictions, kept)) == ["d/1"]
 
 
 @pytest.mark.parametrize("license", ["unknown", "free for research", ""])
-def test_a_cell_that_may_not_be_passed_on_is_not_shown(license, cell, told):
+def test_a_cell_that_may_not_be_passed_on_is_not_shown(license, cell, predictions_of):
     kept = [cell("d/1", "BA", license), cell("d/2", "BA", "MIT"), cell("d/3", "LY", license)]
-    assert ids(choose_examples(told(kept, ["BA", "BA", "LY"]), kept)) == ["d/2"]
+    assert ids(choose_examples(predictions_of(kept, ["BA", "BA", "LY"]), kept)) == ["d/2"]
 
 
-def test_a_cell_whose_image_could_not_be_used_is_not_shown(cell, told):
+def test_a_cell_whose_image_could_not_be_used_is_not_shown(cell, predictions_of):
     kept = [cell("d/1", "BA"), cell("d/2", "BA")]
-    assert ids(choose_examples(told(kept[1:], ["BA"]), kept)) == ["d/2"]
+    assert ids(choose_examples(predictions_of(kept[1:], ["BA"]), kept)) == ["d/2"]
 
 
-def test_files_and_facts_of_the_examples_agree(cell, told, tmp_path):
+def test_files_and_facts_of_the_examples_agree(cell, predictions_of, tmp_path):
     kept = [cell("d/1", "PMY"), cell("d/22", "BNE", "MIT")]
     described = {"sources": {"drawn": {"title": "Drawn cells", "license": "MIT", "caution": ""}}}
-    found = write_examples(told(kept, ["PMY", "BNE"]), Cells(kept, [], described), tmp_path)
-    assert found[0] == {
+    examples = write_examples(predictions_of(kept, ["PMY", "BNE"]), Cells(kept, [], described), tmp_path)
+    assert examples[0] == {
         "file": "examples/BNE.jpg",
         "class": "Band Neutrophil",
         "code": "BNE",
@@ -74,7 +74,7 @@ def test_files_and_facts_of_the_examples_agree(cell, told, tmp_path):
         "license": "MIT",
         "title": "Drawn cells",
     }
-    assert [entry["code"] for entry in found] == ["BNE", "PMY"]
+    assert [entry["code"] for entry in examples] == ["BNE", "PMY"]
     assert {path.name for path in (tmp_path / "examples").iterdir()} == {"BNE.jpg", "PMY.jpg"}
     with Image.open(tmp_path / "examples" / "BNE.jpg") as image:
         assert image.format == "JPEG"
@@ -82,16 +82,16 @@ def test_files_and_facts_of_the_examples_agree(cell, told, tmp_path):
     assert np.abs(shown - np.asarray(kept[1].read(), float)).mean() < 2
 
 
-def test_the_file_is_of_quality_95(cell, told, tmp_path):
+def test_the_file_is_of_quality_95(cell, predictions_of, tmp_path):
     kept = [cell("d/1", "BA")]
-    write_examples(told(kept, ["BA"]), Cells(kept, [], {"sources": {"drawn": {"title": ""}}}), tmp_path)
+    write_examples(predictions_of(kept, ["BA"]), Cells(kept, [], {"sources": {"drawn": {"title": ""}}}), tmp_path)
     expected = io.BytesIO()
     kept[0].read().save(expected, "JPEG", quality=95)
     with Image.open(tmp_path / "examples" / "BA.jpg") as image, Image.open(expected) as same:
         assert image.quantization == same.quantization  # type: ignore[attr-defined]
 
 
-def test_without_any_there_is_no_folder(cell, told, tmp_path):
+def test_without_any_there_is_no_folder(cell, predictions_of, tmp_path):
     kept = [cell("d/1", "BA")]
-    assert write_examples(told(kept, ["LY"]), Cells(kept, [], {"sources": {}}), tmp_path) == []
+    assert write_examples(predictions_of(kept, ["LY"]), Cells(kept, [], {"sources": {}}), tmp_path) == []
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Cells of other laboratories are measured with the same model, each source by itself, and none is of the data set."""
+"""Cells of other laboratories are measured with the same model, each source by itself, and none is of the dataset."""
 
 import csv
 import json
@@ -54,13 +54,22 @@ def metrics(evaluated: Path) -> Any:
 def test_each_source_has_its_figures_beside_those_of_the_split(evaluated, metrics):
     cells = Predictions.read(evaluated / "external.parquet")
     assert list(metrics["external"]) == ["far", "near"]
-    for name, found in metrics["external"].items():
+    for name, scores in metrics["external"].items():
         own = cells.where([source == name for source in cells.sources])
         again = compute_metrics(own.probabilities.astype(float), own.labels, NAMES, own.groups.tolist(), resamples=20)
         measured = ("n", "accuracy", "balanced_accuracy", "macro_f1", "nll", "ece", "ci95")
-        assert {key: found[key] for key in measured} == {key: again[key] for key in measured}
-        assert found.keys() >= {"groups", "related", "classes", "title", "license", "caution", "fingerprint", "dropped"}
-    assert [(one["n"], one["classes"]) for one in metrics["external"].values()] == [(2, 1), (6, 3)]
+        assert {key: scores[key] for key in measured} == {key: again[key] for key in measured}
+        assert scores.keys() >= {
+            "groups",
+            "related",
+            "classes",
+            "title",
+            "license",
+            "caution",
+            "fingerprint",
+            "dropped",
+        }
+    assert [(scores["n"], scores["classes"]) for scores in metrics["external"].values()] == [(2, 1), (6, 3)]
     assert metrics["per_source"].keys() == {"synthetic"}
 
 
@@ -82,7 +91,7 @@ def test_what_is_left_out_is_listed_and_counted_apart(evaluated, metrics):
     with open(evaluated / "dropped.csv", encoding="utf-8", newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["near/Monocyte/broken.png"]
     assert metrics["data"]["dropped"] == {}
-    assert [sum(one["dropped"].values()) for one in metrics["external"].values()] == [0, 1]
+    assert [sum(scores["dropped"].values()) for scores in metrics["external"].values()] == [0, 1]
 
 
 def test_the_command_it_names_asks_for_the_same_sources(metrics, labs):
@@ -93,10 +102,10 @@ def test_the_command_it_names_asks_for_the_same_sources(metrics, labs):
 
 def test_the_closing_lines_and_the_report_tell_of_every_source(evaluated, metrics):
     lines = summary(metrics, evaluated).splitlines()
-    found = metrics["external"]["near"]
+    scores = metrics["external"]["near"]
     assert lines[0].startswith(f"{metrics['n']} cells: accuracy")
     assert lines[1].startswith("external far, 2 cells: accuracy")
-    assert lines[2].startswith(f"external near, 6 cells: accuracy {found['accuracy']:.3f} (")
+    assert lines[2].startswith(f"external near, 6 cells: accuracy {scores['accuracy']:.3f} (")
     assert "1 files or boxes left out" in lines[2] and "left out" not in lines[0]
     assert "## Other laboratories" in (evaluated / "report.md").read_text("utf-8")
 
@@ -121,7 +130,7 @@ def test_a_source_of_which_every_cell_is_left_out_is_named(built, checkpoint, tm
 
 
 @pytest.mark.parametrize(
-    ("specs", "inside", "told"),
+    ("specs", "inside", "message"),
     [
         (["synthetic=5"], "synthetic", "was built from a source of that name"),
         (["imagefolder:lab={}"], "lab", "imagefolder:NAME=DIR"),
@@ -132,11 +141,11 @@ def test_a_source_of_which_every_cell_is_left_out_is_named(built, checkpoint, tm
     ],
     ids=str,
 )
-def test_what_is_not_external_or_not_told_apart_is_refused(specs, inside, told, labs, built, tmp_path):
+def test_what_is_not_external_or_not_told_apart_is_refused(specs, inside, message, labs, built, tmp_path):
     data = shutil.copytree(built, tmp_path / "data")
     path = data / "curation" / "statistics.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"sources": {inside: {}}}))
-    with pytest.raises(CelluScanError, match=told):
+    with pytest.raises(CelluScanError, match=message):
         load_external_cells([spec.format(labs / "near") for spec in specs], str(data), tmp_path)
 
 

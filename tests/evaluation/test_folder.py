@@ -9,9 +9,9 @@ from celluscan_hf.evaluation.folder import IMAGES, METRICS, REPORT, building, ch
 
 
 def write(output: Path, text: str) -> None:
-    with building(output) as made:
-        (made.final / METRICS).write_text(text)
-        (made.scratch / "large").write_text("gone")
+    with building(output) as building_folder:
+        (building_folder.final / METRICS).write_text(text)
+        (building_folder.scratch / "large").write_text("gone")
 
 
 def names(folder: Path) -> set[str]:
@@ -34,8 +34,8 @@ def test_an_earlier_evaluation_is_replaced_as_a_whole(tmp_path):
 
 def test_an_evaluation_that_fails_leaves_the_earlier_one(tmp_path):
     write(tmp_path / "eval", "first")
-    with pytest.raises(KeyboardInterrupt), building(tmp_path / "eval") as made:
-        (made.final / METRICS).write_text("half")
+    with pytest.raises(KeyboardInterrupt), building(tmp_path / "eval") as building_folder:
+        (building_folder.final / METRICS).write_text("half")
         raise KeyboardInterrupt
     assert (tmp_path / "eval" / METRICS).read_text() == "first"
     assert names(tmp_path) == {"eval", "eval.lock"}

@@ -68,14 +68,14 @@ def test_every_plot_is_a_png_with_nothing_cut_off_and_the_same_bytes_again(drawn
 def test_a_matrix_has_its_counts_in_the_rows_and_columns_of_its_axes(drawn, metrics, tmp_path):
     plots.confusion_matrix(metrics, tmp_path / "drawn.png")
     axes = drawn[0].axes[0]
-    told = [label.get_text() for label in axes.get_xticklabels()]
+    shown = [label.get_text() for label in axes.get_xticklabels()]
     true = [label.get_text().split("  ")[1] for label in axes.get_yticklabels()]
     at = {(round(text.get_position()[0]), round(text.get_position()[1])): text.get_text() for text in axes.texts}
     matrix = metrics["confusion_matrix"]["matrix"]
     counts = {place: [text.get_text() for text in axes.texts if _place(text) == place] for place in at}
     for row, column in np.argwhere(matrix):
         codes = taxonomy.CLASSES[row].code, taxonomy.CLASSES[column].code
-        place = told.index(codes[1]), true.index(codes[0])
+        place = shown.index(codes[1]), true.index(codes[0])
         assert str(matrix[row][column]) in counts[place]
 
 
@@ -91,21 +91,21 @@ def test_classes_without_cells_say_so(drawn, metrics, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("share", "told"), [(0.0, "0 %"), (0.004, "<1 %"), (0.125, "12 %"), (0.996, ">99 %"), (1.0, "100 %")]
+    ("share", "shown"), [(0.0, "0 %"), (0.004, "<1 %"), (0.125, "12 %"), (0.996, ">99 %"), (1.0, "100 %")]
 )
-def test_only_none_is_no_percent_and_only_all_are_hundred(share, told):
-    assert plots.percent(share) == told
+def test_only_none_is_no_percent_and_only_all_are_hundred(share, shown):
+    assert plots.percent(share) == shown
 
 
 def test_the_most_confident_mistakes_of_a_set_come_first(predicted):
     cells = predicted([("MY", "PMY", 0.6), ("MMY", "MY", 0.9), ("MY", "MY", 0.99), ("SNE", "BNE", 0.7)])
-    found = gallery.mistakes(cells)
-    assert {name: rows.tolist() for name, rows in found.items()} == {"PMY/MY/MMY": [1, 0], "BNE/SNE": [3]}
+    largest = gallery.mistakes(cells)
+    assert {name: rows.tolist() for name, rows in largest.items()} == {"PMY/MY/MMY": [1, 0], "BNE/SNE": [3]}
 
 
 def test_other_mistakes_have_a_row_but_finer_names_do_not(predicted):
-    found = gallery.mistakes(predicted([("LY", "MO", 0.6), ("NEU", "SNE", 0.9), ("MY", "LY", 0.7)]))
-    assert {name: rows.tolist() for name, rows in found.items()} == {gallery.OTHERS: [2, 0]}
+    largest = gallery.mistakes(predicted([("LY", "MO", 0.6), ("NEU", "SNE", 0.9), ("MY", "LY", 0.7)]))
+    assert {name: rows.tolist() for name, rows in largest.items()} == {gallery.OTHERS: [2, 0]}
 
 
 def test_a_mistake_is_shown_with_its_own_image_and_what_was_said(drawn, predicted, tmp_path):

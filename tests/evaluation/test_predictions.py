@@ -32,21 +32,21 @@ def truncated() -> Image.Image:
 def test_probabilities_are_those_of_the_model_in_the_order_of_the_cells(checkpoint, cell_image):
     model, processor = classifier(checkpoint)
     images = [cell_image(seed, (40, 50)) for seed in range(5)]
-    found, bad = predict(cells(*(lambda image=image: image for image in images)), model, processor, batch_size=2)
+    predictions, bad = predict(cells(*(lambda image=image: image for image in images)), model, processor, batch_size=2)
     with torch.no_grad():
         expected = model(**processor(images=images, return_tensors="pt")).logits.softmax(-1).numpy()
-    assert np.allclose(found.probabilities, expected, atol=1e-5)
-    assert (found.image_ids, bad) == ([f"drawn/{number}" for number in range(5)], [])
+    assert np.allclose(predictions.probabilities, expected, atol=1e-5)
+    assert (predictions.image_ids, bad) == ([f"drawn/{number}" for number in range(5)], [])
 
 
 def test_a_bad_image_is_left_out_and_the_others_keep_their_place(checkpoint, cell_image):
     model, processor = classifier(checkpoint)
     images = [cell_image(seed) for seed in range(3)]
     reads = [lambda image=image: image for image in images]
-    found, bad = predict(cells(reads[0], truncated, reads[1], reads[2]), model, processor, batch_size=2)
+    predictions, bad = predict(cells(reads[0], truncated, reads[1], reads[2]), model, processor, batch_size=2)
     alone, _ = predict(cells(reads[2]), model, processor)
-    assert found.image_ids == ["drawn/0", "drawn/2", "drawn/3"]
-    assert np.allclose(found.probabilities[2], alone.probabilities[0], atol=1e-5)
+    assert predictions.image_ids == ["drawn/0", "drawn/2", "drawn/3"]
+    assert np.allclose(predictions.probabilities[2], alone.probabilities[0], atol=1e-5)
     assert [(item.path, item.reason, item.detail) for item in bad] == [("drawn/1", "truncated", "at byte 7")]
 
 
@@ -54,22 +54,22 @@ def test_classes_in_another_order_are_mapped_by_name(checkpoint, tmp_path, cell_
     turned = dict(enumerate(reversed(taxonomy.NAMES)))
     other, processor = classifier(save_checkpoint(tmp_path / "turned", id2label=turned))
     model, _ = classifier(checkpoint)
-    one = cells(lambda: cell_image(0))
-    ours, theirs = (predict(one, model, processor)[0].probabilities for model in (model, other))
+    single_cell = cells(lambda: cell_image(0))
+    ours, theirs = (predict(single_cell, model, processor)[0].probabilities for model in (model, other))
     assert np.allclose(theirs[0], ours[0][::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         (["Basophil", "Blast"], r"lacks Band Neutrophil, Eosinophil, .* and 9 more and has Blast in addition"),
         ([*taxonomy.NAMES[:13], "SNE"], "lacks Segmented Neutrophil and has SNE in addition"),
         ([*taxonomy.NAMES, "Artefact"], "lacks none and has Artefact in addition"),
     ],
 )
-def test_a_model_with_other_classes_is_refused_with_what_differs(labels, told, tmp_path):
+def test_a_model_with_other_classes_is_refused_with_what_differs(labels, message, tmp_path):
     model, _ = classifier(save_checkpoint(tmp_path / "other", id2label=dict(enumerate(labels))))
-    with pytest.raises(CelluScanError, match=told):
+    with pytest.raises(CelluScanError, match=message):
         columns_of(model)
 
 

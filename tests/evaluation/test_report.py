@@ -34,11 +34,11 @@ def words(text: str) -> str:
 
 def test_headline_and_notice_stand_first(everything):
     text = report(everything)
-    found = measure(everything, 20)
-    assert text.index("Not a medical device") < text.index(f"{100 * found['accuracy']:.1f}\N{NO-BREAK SPACE}%")
-    low, high = found["ci95"]["macro_f1"]
+    measured = measure(everything, 20)
+    assert text.index("Not a medical device") < text.index(f"{100 * measured['accuracy']:.1f}\N{NO-BREAK SPACE}%")
+    low, high = measured["ci95"]["macro_f1"]
     (row,) = [line for line in text.splitlines() if line.startswith("| the test split of `out/wbc` |")]
-    assert f"| {found['n']} | 13 |" in row and f"| {found['macro_f1']:.3f} ({low:.3f}–{high:.3f}) |" in row
+    assert f"| {measured['n']} | 13 |" in row and f"| {measured['macro_f1']:.3f} ({low:.3f}–{high:.3f}) |" in row
 
 
 def test_every_picture_there_is_is_shown_once(everything):
@@ -48,16 +48,16 @@ def test_every_picture_there_is_is_shown_once(everything):
 
 @pytest.mark.parametrize("external", [False, True])
 def test_tables_have_as_many_fields_in_every_line(external, everything):
-    found = {"far": elsewhere(everything, dropped={"truncated": 2})} if external else {}
-    lines = report(everything, external=found, dropped={"truncated": 2}).splitlines()
+    measured = {"far": external_metrics(everything, dropped={"truncated": 2})} if external else {}
+    lines = report(everything, external=measured, dropped={"truncated": 2}).splitlines()
     tables = [line.count("|") if line.startswith("|") else 0 for line in lines]
-    assert all(0 in (one, two) or one == two for one, two in pairwise(tables))
+    assert all(0 in (first, second) or first == second for first, second in pairwise(tables))
     assert max(tables) > 5
 
 
 @pytest.mark.parametrize("external", [False, True])
 def test_no_value_is_left_unformatted(external, everything):
-    text = report(everything, external={"far": elsewhere(everything, 0)} if external else {})
+    text = report(everything, external={"far": external_metrics(everything, 0)} if external else {})
     assert not re.search(r"None|nan|Undefined|\{\{|\d\.\d{6}", text)
     assert "\n\n\n\n" not in text
 
@@ -77,11 +77,11 @@ def test_what_cannot_be_measured_is_said(predicted):
 
 
 def test_both_levels_stand_side_by_side(everything):
-    found, text = measure(everything, 20), report(everything)
-    for level, one in (("14 classes", found), ("9 classes, children as their parent", found["parent_level"])):
-        low, high = one["ci95"]["accuracy"]
-        assert f"| {level} | {one['n']} | {one['accuracy']:.3f} ({low:.3f}–{high:.3f}) |" in text
-        assert f"| {one['macro_f1']:.3f} (" in text
+    measured, text = measure(everything, 20), report(everything)
+    for level, scores in (("14 classes", measured), ("9 classes, children as their parent", measured["parent_level"])):
+        low, high = scores["ci95"]["accuracy"]
+        assert f"| {level} | {scores['n']} | {scores['accuracy']:.3f} ({low:.3f}–{high:.3f}) |" in text
+        assert f"| {scores['macro_f1']:.3f} (" in text
     assert re.search(r"\| 9 classes, children as their parent \| \d+ \| 0\.\d{3} \| 0", report(everything, 0))
 
 
@@ -105,9 +105,9 @@ def test_names_finer_than_the_label_are_told_apart_from_mistakes(predicted):
     assert "accuracy is 100.0" in text
 
 
-@pytest.mark.parametrize(("groups", "told"), [(None, "too narrow"), (["a", "a"], "come in 1 groups")])
-def test_groups_are_told(groups, told, predicted):
-    assert told in words(report(predicted([("LY", "LY", 0.9), ("MO", "MO", 0.8)], groups)))
+@pytest.mark.parametrize(("groups", "sentence"), [(None, "too narrow"), (["a", "a"], "come in 1 groups")])
+def test_groups_are_told(groups, sentence, predicted):
+    assert sentence in words(report(predicted([("LY", "LY", 0.9), ("MO", "MO", 0.8)], groups)))
 
 
 def test_training_cells_are_called_so(everything):
@@ -117,23 +117,29 @@ def test_training_cells_are_called_so(everything):
 
 def test_a_raw_source_is_named_with_what_is_not_known(predicted):
     cells = predicted([("LY", "LY", 0.9)])
-    found = measure(cells, 0)
+    measured = measure(cells, 0)
     described = {"sources": {"drawn": SOURCE}, "fingerprint": "cd", "n": 1, "dropped": {}}
     model = dict.fromkeys(("revision", "sha256")) | {"name": "m", "class": "M", "parameters": 1, "celluscan_hf": "1"}
-    text = render(found | {"model": model, "data": described, "versions": {}, "command": "c", "external": {}}, set())
+    text = render(measured | {"model": model, "data": described, "versions": {}, "command": "c", "external": {}}, set())
     assert "1 single cells of Drawn cells (`drawn`)" in words(text)
     assert "is not checked here" in text
     assert "| source `drawn` | Drawn cells, licence MIT: `/data/drawn` |" in text
 
 
-def elsewhere(cells, resamples: int = 20, learned: Any = range(14), **facts: Any) -> dict[str, Any]:
+def external_metrics(cells, resamples: int = 20, learned: Any = range(14), **facts: Any) -> dict[str, Any]:
     """What `metrics.json` says of one external source."""
-    said = {"title": "Another laboratory", "license": "MIT", "caution": "", "fingerprint": "ef" * 32, "dropped": {}}
-    return measure_external(cells, resamples, learned) | said | facts
+    described_source = {
+        "title": "Another laboratory",
+        "license": "MIT",
+        "caution": "",
+        "fingerprint": "ef" * 32,
+        "dropped": {},
+    }
+    return measure_external(cells, resamples, learned) | described_source | facts
 
 
 def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laboratories(everything, predicted):
-    far = elsewhere(predicted([("LY", "LY", 0.9), ("MO", "LY", 0.8)]), dropped={"truncated": 2})
+    far = external_metrics(predicted([("LY", "LY", 0.9), ("MO", "LY", 0.8)]), dropped={"truncated": 2})
     text = report(everything, external={"far": far})
     lines = text.splitlines()
     (first,) = [number for number, line in enumerate(lines) if line.startswith("| the test split of")]
@@ -148,7 +154,7 @@ def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laborat
 
 def test_cells_of_classes_that_were_not_learned_are_counted_apart(everything, predicted):
     cells = predicted([("MYO", "MO", 0.9), ("LY", "LY", 0.9), ("MO", "LY", 0.9), ("MO", "MO", 0.9)])
-    far = elsewhere(cells, learned={taxonomy.LABEL2ID[name] for name in ("Lymphocyte", "Monocyte")})
+    far = external_metrics(cells, learned={taxonomy.LABEL2ID[name] for name in ("Lymphocyte", "Monocyte")})
     assert far["unlearned"] == {"Myeloblast": 1}
     text = words(report(everything, external={"far": far}))
     assert re.search(r"1 cells of `far` are of classes without a training cell \(Myeloblast\).* is 66\.7.%", text)
@@ -162,15 +168,15 @@ def test_where_no_other_laboratory_was_measured_the_table_says_so(everything):
 
 
 def test_answers_finer_than_an_external_label_are_counted_apart(everything, predicted):
-    far = elsewhere(predicted([("NEU", "SNE", 0.9), ("LY", "LY", 0.9), ("LY", "MO", 0.9)]))
+    far = external_metrics(predicted([("NEU", "SNE", 0.9), ("LY", "LY", 0.9), ("LY", "MO", 0.9)]))
     text = report(everything, external={"far": far})
     assert re.search(r"\| `far` \| 3 \| 3 \| 2 \| 33\.3.% \| 66\.7.% \|", text)
 
 
 def test_several_external_sources_are_listed_with_their_cautions(everything, predicted):
     cells = predicted([("LY", "LY", 0.9)])
-    found = {name: elsewhere(cells, 0, title=name.title(), caution=f"Of {name}.") for name in ("b", "c", "d")}
-    text = report(everything, external=found)
+    measured = {name: external_metrics(cells, 0, title=name.title(), caution=f"Of {name}.") for name in ("b", "c", "d")}
+    text = report(everything, external=measured)
     assert (
         "on 1 cells of B (`b`), " in words(text) and "of C (`c`) and " in words(text) and "of D (`d`)." in words(text)
     )
@@ -196,9 +202,11 @@ def test_a_name_cannot_break_a_table(everything):
 
 
 def test_the_largest_confusions_come_first(predicted):
-    found = largest_confusions(measure(predicted([("LY", "MO", 0.9)] * 2 + [("EO", "BA", 0.9), ("LY", "LY", 0.9)]), 0))
-    assert [(pair["true"], pair["predicted"], pair["n"]) for pair in found] == [
+    measured = largest_confusions(
+        measure(predicted([("LY", "MO", 0.9)] * 2 + [("EO", "BA", 0.9), ("LY", "LY", 0.9)]), 0)
+    )
+    assert [(pair["true"], pair["predicted"], pair["n"]) for pair in measured] == [
         ("Lymphocyte", "Monocyte", 2),
         ("Eosinophil", "Basophil", 1),
     ]
-    assert found[0]["share"] == pytest.approx(2 / 3)
+    assert measured[0]["share"] == pytest.approx(2 / 3)

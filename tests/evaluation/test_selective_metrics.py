@@ -18,20 +18,20 @@ def test_answers_from_the_least_sure_probability_on_are_right_as_often_as_wanted
 
 
 def test_the_surest_are_answered_first(predicted) -> None:
-    found = risk_coverage(predicted([("BA", "BA", 0.9), ("LY", "LY", 0.8), ("MO", "LY", 0.7), ("EO", "BA", 0.6)]))
-    assert found["share"] == [0.25, 0.5, 0.75, 1.0]
-    assert found["accuracy"] == pytest.approx([1, 1, 2 / 3, 0.5])
-    assert found["aurc"] == pytest.approx((1 / 3 + 1 / 2) / 4)
+    metrics = risk_coverage(predicted([("BA", "BA", 0.9), ("LY", "LY", 0.8), ("MO", "LY", 0.7), ("EO", "BA", 0.6)]))
+    assert metrics["share"] == [0.25, 0.5, 0.75, 1.0]
+    assert metrics["accuracy"] == pytest.approx([1, 1, 2 / 3, 0.5])
+    assert metrics["aurc"] == pytest.approx((1 / 3 + 1 / 2) / 4)
 
 
 def test_sets_are_counted_over_all_and_by_class_in_the_order_of_the_model(predicted) -> None:
     cells = predicted([("BA", "BA", 0.9), ("LY", "MO", 0.9), ("MO", "MO", 0.6)])
     model = tuple(reversed(CLASSES))
-    known = Reliability(
+    reliability = Reliability(
         model, np.linspace(0, 0.95, 99), np.zeros(99, int), (MahalanobisScorer(np.zeros((1, 1)), np.eye(1)),), 1.0, 0.7
     )
-    found = set_metrics(cells, known)
-    assert [one["asked"] for one in found] == [0.9, 0.95]
-    assert found[0]["coverage"] == pytest.approx(2 / 3)
-    assert found[0]["per_class"] == {"Basophil": 1.0, "Lymphocyte": 0.0, "Monocyte": 1.0}
-    assert found[0]["size"] == found[0]["single"] == 1
+    metrics = set_metrics(cells, reliability)
+    assert [row["asked"] for row in metrics] == [0.9, 0.95]
+    assert metrics[0]["coverage"] == pytest.approx(2 / 3)
+    assert metrics[0]["per_class"] == {"Basophil": 1.0, "Lymphocyte": 0.0, "Monocyte": 1.0}
+    assert metrics[0]["size"] == metrics[0]["single"] == 1

@@ -12,8 +12,8 @@ from celluscan_hf.evaluation.wbc_metrics import wbc_metrics
 from celluscan_hf.evaluation.wbc_metrics.wbc_metrics import compute_metrics
 from celluscan_hf.taxonomy import NAMES
 
-# The seed's last confusion matrix: true classes as rows, predicted ones as columns, in the order of the taxonomy.
-SEED = [
+# The original project's last confusion matrix: true classes as rows, predicted ones as columns, in taxonomy order.
+ORIGINAL = [
     [720, 4, 4, 2, 0, 1, 42, 3, 2, 6, 0, 2, 0, 86],
     [2, 860, 0, 0, 2, 0, 11, 1, 2, 6, 0, 0, 7, 1],
     [2, 1, 1303, 0, 1, 20, 0, 14, 0, 1, 67, 1, 0, 1],
@@ -51,60 +51,60 @@ def letters(classes: int) -> list[str]:
 
 
 def test_the_published_matrix_of_the_seed_has_its_published_accuracy():
-    predictions, references = pairs(SEED)
-    found = compute_metrics(predictions, references, NAMES, resamples=0)
-    assert found["n"] == 14530
-    assert round(found["accuracy"], 4) == 0.8893
-    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
-    assert "nll" not in found and "ece" not in found
+    predictions, references = pairs(ORIGINAL)
+    result = compute_metrics(predictions, references, NAMES, resamples=0)
+    assert result["n"] == 14530
+    assert round(result["accuracy"], 4) == 0.8893
+    assert result["confusion_matrix"] == {"labels": list(NAMES), "matrix": ORIGINAL}
+    assert "nll" not in result and "ece" not in result
 
 
 def test_scalars_and_classes_are_those_of_scikit_learn():
     probabilities, references = guesses()
     predicted = probabilities.argmax(axis=1)
-    found = compute_metrics(probabilities, references, letters(5), resamples=0)
-    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(references, predicted))
-    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(references, predicted))
-    assert found["macro_f1"] == pytest.approx(metrics.f1_score(references, predicted, average="macro"))
-    assert found["nll"] == pytest.approx(metrics.log_loss(references, probabilities))
+    result = compute_metrics(probabilities, references, letters(5), resamples=0)
+    assert result["accuracy"] == pytest.approx(metrics.accuracy_score(references, predicted))
+    assert result["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(references, predicted))
+    assert result["macro_f1"] == pytest.approx(metrics.f1_score(references, predicted, average="macro"))
+    assert result["nll"] == pytest.approx(metrics.log_loss(references, probabilities))
     expected = metrics.precision_recall_fscore_support(references, predicted)
     for index, name in enumerate(letters(5)):
-        assert list(found["per_class"][name].values()) == pytest.approx([column[index] for column in expected])
+        assert list(result["per_class"][name].values()) == pytest.approx([column[index] for column in expected])
 
 
 def test_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.62, 0.38], [0.38, 0.62]])
-    found = compute_metrics(probabilities, np.array([0, 1, 0, 1]), ["a", "b"], resamples=0)
-    assert found["ece"] == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.62))
+    result = compute_metrics(probabilities, np.array([0, 1, 0, 1]), ["a", "b"], resamples=0)
+    assert result["ece"] == pytest.approx(0.5 * abs(0.5 - 0.9) + 0.5 * abs(1.0 - 0.62))
 
 
 def test_the_two_highest_bins_are_apart():
-    found = compute_metrics(np.array([[0.95, 0.05], [0.9, 0.1]]), np.array([0, 1]), ["a", "b"], resamples=0)
-    assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.9)
+    result = compute_metrics(np.array([[0.95, 0.05], [0.9, 0.1]]), np.array([0, 1]), ["a", "b"], resamples=0)
+    assert result["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.9)
 
 
 def test_a_class_without_images_counts_neither_way():
-    found = compute_metrics(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "b", "c"], resamples=0)
-    assert found["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
-    assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
-    assert found["per_class"]["c"] == {"precision": 0.0, "recall": None, "f1": None, "support": 0}
+    result = compute_metrics(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "b", "c"], resamples=0)
+    assert result["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
+    assert result["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["per_class"]["c"] == {"precision": 0.0, "recall": None, "f1": None, "support": 0}
 
 
 def test_intervals_hold_the_figure_and_repeat():
     probabilities, references = guesses()
-    found = compute_metrics(probabilities, references, letters(5), resamples=200, seed=3)
+    result = compute_metrics(probabilities, references, letters(5), resamples=200, seed=3)
     for name in SCALARS:
-        low, high = found["ci95"][name]
+        low, high = result["ci95"][name]
         assert low < high
-        assert name == "ece" or low < found[name] < high  # resampling noise adds to a calibration error
-    assert compute_metrics(probabilities, references, letters(5), resamples=200, seed=3) == found
+        assert name == "ece" or low < result[name] < high  # resampling noise adds to a calibration error
+    assert compute_metrics(probabilities, references, letters(5), resamples=200, seed=3) == result
 
 
 def test_an_interval_of_accuracy_is_as_wide_as_the_binomial_says():
     probabilities, references = guesses(2000)
-    found = compute_metrics(probabilities, references, letters(5), resamples=500)
-    low, high = found["ci95"]["accuracy"]
-    error = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / 2000)
+    result = compute_metrics(probabilities, references, letters(5), resamples=500)
+    low, high = result["ci95"]["accuracy"]
+    error = np.sqrt(result["accuracy"] * (1 - result["accuracy"]) / 2000)
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
@@ -116,7 +116,7 @@ def test_copies_of_a_cell_do_not_make_an_interval_narrower():
     groups = np.repeat(np.arange(200), 10)
     together = compute_metrics(*copied, names, groups=groups, resamples=300)
     apart = compute_metrics(*copied, names, resamples=300)
-    widths = [np.diff(one["ci95"]["accuracy"])[0] for one in (once, together, apart)]
+    widths = [np.diff(scores["ci95"]["accuracy"])[0] for scores in (once, together, apart)]
     assert widths[1] == pytest.approx(widths[0])
     assert widths[2] < 0.5 * widths[0]
 
@@ -124,10 +124,10 @@ def test_copies_of_a_cell_do_not_make_an_interval_narrower():
 def test_each_source_has_its_own_compute_metrics():
     probabilities, references = guesses(300)
     sources = np.array(["one", "two", "two"] * 100)
-    found = compute_metrics(probabilities, references, letters(5), sources=sources, resamples=50)["per_source"]
-    assert {name: part["n"] for name, part in found.items()} == {"one": 100, "two": 200}
+    result = compute_metrics(probabilities, references, letters(5), sources=sources, resamples=50)["per_source"]
+    assert {name: part["n"] for name, part in result.items()} == {"one": 100, "two": 200}
     alone = compute_metrics(probabilities[sources == "one"], references[sources == "one"], letters(5), resamples=50)
-    assert found["one"] == {name: alone[name] for name in ("n", *SCALARS, "ci95")}
+    assert result["one"] == {name: alone[name] for name in ("n", *SCALARS, "ci95")}
 
 
 PARENTS = {"b": "a", "d": "c"}
@@ -135,29 +135,31 @@ BECOMES = np.array([0, 0, 1, 1, 2])  # a b | c d | e
 
 
 def test_children_count_as_their_parent():
-    told, true = [0, 1, 3, 2, 4, 4], [1, 1, 2, 0, 4, 1]
-    found = compute_metrics(np.array(told), np.array(true), letters(5), resamples=0, parents=PARENTS)["parent_level"]
-    assert found["classes"] == ["a", "c", "e"]
-    assert found["confusion_matrix"] == {"labels": ["a", "c", "e"], "matrix": [[2, 1, 1], [0, 1, 0], [0, 0, 1]]}
-    assert (found["n"], found["accuracy"]) == (6, pytest.approx(4 / 6))
-    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1 + 1) / 3)
-    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 3)
-    assert found["per_class"]["a"]["recall"] == 0.5
+    message, true = [0, 1, 3, 2, 4, 4], [1, 1, 2, 0, 4, 1]
+    result = compute_metrics(np.array(message), np.array(true), letters(5), resamples=0, parents=PARENTS)[
+        "parent_level"
+    ]
+    assert result["classes"] == ["a", "c", "e"]
+    assert result["confusion_matrix"] == {"labels": ["a", "c", "e"], "matrix": [[2, 1, 1], [0, 1, 0], [0, 0, 1]]}
+    assert (result["n"], result["accuracy"]) == (6, pytest.approx(4 / 6))
+    assert result["balanced_accuracy"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 3)
+    assert result["per_class"]["a"]["recall"] == 0.5
 
 
 def test_the_parent_is_told_by_the_sum_of_its_children():
     probabilities = np.array([[0.1, 0.3, 0.0, 0.35, 0.25], [0.0, 0.0, 0.3, 0.3, 0.4]])
-    found = compute_metrics(probabilities, np.array([0, 4]), letters(5), resamples=0, parents=PARENTS)["parent_level"]
-    assert found["confusion_matrix"]["matrix"] == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
-    assert found["nll"] == pytest.approx(-(np.log(0.4) + np.log(0.4)) / 2)
+    result = compute_metrics(probabilities, np.array([0, 4]), letters(5), resamples=0, parents=PARENTS)["parent_level"]
+    assert result["confusion_matrix"]["matrix"] == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert result["nll"] == pytest.approx(-(np.log(0.4) + np.log(0.4)) / 2)
 
 
 def test_parent_level_has_the_figures_of_merged_classes_and_changes_no_other():
     probabilities, references = guesses()
     options: dict[str, Any] = {"groups": np.arange(300) // 2, "sources": ["one"] * 300, "resamples": 50}
-    found = compute_metrics(probabilities, references, letters(5), **options, parents=PARENTS)
-    coarse = found.pop("parent_level")
-    assert found == compute_metrics(probabilities, references, letters(5), **options)
+    result = compute_metrics(probabilities, references, letters(5), **options, parents=PARENTS)
+    coarse = result.pop("parent_level")
+    assert result == compute_metrics(probabilities, references, letters(5), **options)
     del options["sources"]
     merged = np.stack([probabilities[:, np.equal(BECOMES, label)].sum(axis=1) for label in range(3)], axis=1)
     alone = compute_metrics(merged, BECOMES[references], ["a", "c", "e"], **options)
@@ -171,17 +173,17 @@ def test_the_folder_loads_offline_as_a_metric_of_evaluate(probabilities, tmp_pat
     predictions, references = guesses(60)
     given: Any = predictions if probabilities else predictions.argmax(axis=1)
     metric = evaluate.load(str(Path(wbc_metrics.__file__).parent), cache_dir=str(tmp_path))
-    found = metric.compute(
+    result = metric.compute(
         predictions=given, references=references, label_names=letters(5), resamples=20, parents=PARENTS
     )
-    assert found == compute_metrics(given, references, letters(5), resamples=20, parents=PARENTS)
+    assert result == compute_metrics(given, references, letters(5), resamples=20, parents=PARENTS)
 
 
 PROBABILITIES, REFERENCES = guesses(4, 3)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"predictions": PROBABILITIES[:0], "references": REFERENCES[:0]}, "at least one image"),
         ({"predictions": PROBABILITIES[:3]}, "predictions: expected 4.*got 3"),
@@ -197,9 +199,9 @@ PROBABILITIES, REFERENCES = guesses(4, 3)
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_told(changes, told):
+def test_what_does_not_fit_is_told(changes, message):
     given: dict[str, Any] = {"predictions": PROBABILITIES, "references": REFERENCES} | changes
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         compute_metrics(**given, label_names=letters(3))
 
 
@@ -211,9 +213,9 @@ def loaded() -> evaluate.EvaluationModule:
 
 def test_without_label_names_the_classes_are_the_14(loaded: evaluate.EvaluationModule) -> None:
     assert wbc_metrics.LABEL_NAMES == NAMES
-    predictions, references = pairs(SEED)
-    found = loaded.compute(predictions=predictions, references=references, resamples=0)
-    assert found["confusion_matrix"] == {"labels": list(NAMES), "matrix": SEED}
+    predictions, references = pairs(ORIGINAL)
+    result = loaded.compute(predictions=predictions, references=references, resamples=0)
+    assert result["confusion_matrix"] == {"labels": list(NAMES), "matrix": ORIGINAL}
     probabilities, references = guesses(classes=14)
     assert loaded.compute(predictions=probabilities, references=references)["n"] == 300
 

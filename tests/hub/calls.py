@@ -86,8 +86,8 @@ def respond(hub: "Hub", call: Call) -> Answer:
     try:
         call.role  # noqa: B018  a wrong token is refused everywhere
         for method, pattern, function in ROUTES:
-            if method == ("GET" if call.method == "HEAD" else call.method) and (found := pattern.fullmatch(call.path)):
-                groups = {name: unquote(value) if value else value for name, value in found.groupdict().items()}
+            if method == ("GET" if call.method == "HEAD" else call.method) and (match := pattern.fullmatch(call.path)):
+                groups = {name: unquote(value) if value else value for name, value in match.groupdict().items()}
                 return function(hub, call, **groups)
         raise HubError(501, "The loop-back Hub does not know this call")
     except HubError as error:
@@ -191,8 +191,8 @@ def preupload(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) ->
     for file in call.json["files"]:
         path, entry = file["path"], commit.tree.get(file["path"])
         mode = repository.upload_mode(commit, path, file["size"], base64.b64decode(file["sample"]))
-        told = {"path": path, "uploadMode": mode, "shouldIgnore": is_ignored(path, ignored)}
-        files.append(told | ({"oid": entry.etag} if entry else {}))
+        answer = {"path": path, "uploadMode": mode, "shouldIgnore": is_ignored(path, ignored)}
+        files.append(answer | ({"oid": entry.etag} if entry else {}))
     return as_json({"files": files, "commitOid": commit.id})
 
 
@@ -264,20 +264,20 @@ def add_tag(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> A
 
 @route("GET", f"{API}/refs")
 def refs(hub: "Hub", call: Call, kind: str, repo_id: str) -> Answer:
-    found = readable(hub, call, kind, repo_id).refs
-    named = {"branches": ("heads", found.branches), "tags": ("tags", found.tags)}
-    told = {
+    refs = readable(hub, call, kind, repo_id).refs
+    named = {"branches": ("heads", refs.branches), "tags": ("tags", refs.tags)}
+    answer = {
         part: [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": oid} for name, oid in items.items()]
         for part, (folder, items) in named.items()
     }
-    return as_json(told | {"converts": [], "pullRequests": []})
+    return as_json(answer | {"converts": [], "pullRequests": []})
 
 
 @route("GET", f"{API}/commits/{REVISION}")
 def commits(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -> Answer:
     history = readable(hub, call, kind, repo_id).history(revision)
-    told = [last_commit(commit) | {"message": commit.message, "authors": [{"user": hub.user}]} for commit in history]
-    return paginated(hub, call, told)
+    answer = [last_commit(commit) | {"message": commit.message, "authors": [{"user": hub.user}]} for commit in history]
+    return paginated(hub, call, answer)
 
 
 @route("GET", f"{API}(?:/revision/{REVISION})?")
@@ -287,10 +287,10 @@ def info(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str | None) 
     commit = repository.at(revision or "main")
     siblings = []
     for path in commit.files:
-        told = commit.tree[path].described(path)
-        sizes = {"size": told["size"], "blobId": told["oid"]} if call.flag("blobs") else {}
-        if sizes and "lfs" in told:
-            sizes["lfs"] = {"sha256": told["lfs"]["oid"], **told["lfs"]}
+        answer = commit.tree[path].described(path)
+        sizes = {"size": answer["size"], "blobId": answer["oid"]} if call.flag("blobs") else {}
+        if sizes and "lfs" in answer:
+            sizes["lfs"] = {"sha256": answer["lfs"]["oid"], **answer["lfs"]}
         siblings.append({"rfilename": path, **sizes})
     first = repository.history(commit.id)[-1]
     about = {
@@ -330,14 +330,14 @@ def paths_info(hub: "Hub", call: Call, kind: str, repo_id: str, revision: str) -
     repository = readable(hub, call, kind, repo_id)
     commit = repository.at(revision)
     sent = call.json if "json" in call.headers.get("content-type", "") else parse_qs(call.body.decode())
-    found = []
+    entries = []
     for path in (path.rstrip("/") for path in sent.get("paths", [])):
         if path in commit.tree:
-            found.append(commit.tree[path].described(path))
+            entries.append(commit.tree[path].described(path))
         elif any(name.startswith(f"{path}/") for name in commit.tree):
-            found.append(repository.folder(commit, path))
+            entries.append(repository.folder(commit, path))
     wanted = str(sent.get("expand", "")).lower()
-    return as_json([expanded(item, commit) for item in found] if "true" in wanted else found)
+    return as_json([expanded(item, commit) for item in entries] if "true" in wanted else entries)
 
 
 @route("GET", f"{SITE}/resolve/{REVISION}/(?P<path>.+)")

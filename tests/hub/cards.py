@@ -57,7 +57,7 @@ def _not_among(card: dict[str, Any], key: str, allowed: Any, required: bool = Fa
 
 
 def _model_index_errors(index: Any) -> list[str]:
-    """Every result needs a task type, a data set with name and type, and metrics with type and value."""
+    """Every result needs a task type, a dataset with name and type, and metrics with type and value."""
     if index is None:
         return []
     if not isinstance(index, list):

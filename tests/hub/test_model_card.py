@@ -50,7 +50,7 @@ def measured(outcomes: list[tuple[str, str, float]], resamples: int = 20) -> dic
 
 def recorded(recipe: str, **changed: Any) -> dict[str, Any]:
     """`settings.json` of the last stage of a recipe."""
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainingSettings)}
+    defaults = {field.name: TrainingSettings.default(field.name) for field in dataclasses.fields(TrainingSettings)}
     stage = recipes.load(recipe)[-1]
     settings = defaults | stage | {"model": json.dumps(stage["model"])} | changed
     return {
@@ -139,7 +139,7 @@ def variants(facts: ModelFacts) -> list[ModelFacts]:
         change(facts, hand_built=True, counterpart="some/other", config={"patch_stem": "convolution"}),
         from_raw(facts),
         change(facts, metrics=bare, examples=[], training={"resumed_from": "checkpoint-64"}),
-        change(facts, settings=recorded("seed-probe")),
+        change(facts, settings=recorded("original-probe")),
         with_external(facts),
         with_external(change(facts, metrics={"ci95": None}), 0, a="A", b="B", c="C"),
     ]
@@ -193,7 +193,7 @@ def test_every_number_follows_from_the_facts(facts):
     facts = with_external(facts)
     given = list(numbers(dataclasses.asdict(facts)))
     maturation, matrix = facts.metrics["maturation"], facts.metrics["confusion_matrix"]["matrix"]
-    given += [maturation[name] / maturation["n"] for name in ("exact", "adjacent", "distant", "left_line")]
+    given += [maturation[name] / maturation["n"] for name in ("exact", "adjacent", "distant", "without_stage")]
     given += [count / sum(row) for row in matrix for count in row if count]
     given += [sum(row["n"] * row["confidence"] for row in facts.metrics["calibration"]) / facts.metrics["n"]]
     given += [facts.training["seconds"] / 60]
@@ -340,7 +340,7 @@ def test_external_results_stand_next_to_those_of_the_split(facts):
         {"training": {"resumed_from": "checkpoint-64"}},
         {"counterpart": "some/other"},
         {"examples": []},
-        {"settings": recorded("seed-probe", start="out/run/stage-3")},
+        {"settings": recorded("original-probe", start="out/run/stage-3")},
     ],
     ids=lambda sections: "-".join(sections),
 )
@@ -420,7 +420,7 @@ def test_a_run_that_was_resumed_says_what_its_time_is_of(facts):
 
 
 def test_stages_are_told_and_their_first_start(facts):
-    text = words(change(facts, settings=recorded("seed-probe", start="out/run/stage-3")))
+    text = words(change(facts, settings=recorded("original-probe", start="out/run/stage-3")))
     assert "torchvision's `vit_b_16`, pretrained on ImageNet, in 4 stages" in text
     assert "The time is of the last of 4 stages." in text
     assert "Weights of the last step, 960." in text

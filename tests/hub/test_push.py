@@ -108,7 +108,7 @@ def test_the_page_is_published_with_the_package_it_runs_on(
 def test_the_metric_is_published_and_loaded(script: Script) -> None:
     done = script("push_metric.py", "lab/wbc_metrics")
     assert done.returncode == 0, done.stderr
-    assert "after: evaluate.load gives the accuracy of the seed's matrix, 0.8893" in done.stdout
+    assert "after: evaluate.load gives the accuracy of the original project's confusion matrix, 0.8893" in done.stdout
 
 
 def test_a_dry_run_without_example_images_shows_files_and_card_and_asks_nobody(

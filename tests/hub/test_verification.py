@@ -60,6 +60,6 @@ def test_what_needs_our_package_is_refused(metric: Path) -> None:
 
 
 def test_a_metric_that_counts_otherwise_is_refused(metric: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celluscan_hf.hub.verification.SEED_ACCURACY", 0.9)
+    monkeypatch.setattr("celluscan_hf.hub.verification.ORIGINAL_ACCURACY", 0.9)
     with pytest.raises(CelluScanError, match=r"the metric gives 0\.889.*, expected 0\.9"):
         verify_metric(Place(str(metric)))

@@ -104,7 +104,7 @@ def test_what_cannot_be_reached_in_a_folder_is_reported(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "matches"),
     [
         ("cells/*.png", ["cells/a.png"]),
         ("cells/*", ["cells/a.png", "cells/b/c.tif", "cells/b/d.webp", "cells/b.JPG"]),
@@ -113,12 +113,12 @@ def test_what_cannot_be_reached_in_a_folder_is_reported(tree: Path) -> None:
         ("cells/*.txt", ["cells/notes.txt"]),
     ],
 )
-def test_a_pattern_stands_for_the_images_that_match(pattern: str, found: list[str], tree: Path) -> None:
-    assert names(pattern) == found
+def test_a_pattern_stands_for_the_images_that_match(pattern: str, matches: list[str], tree: Path) -> None:
+    assert names(pattern) == matches
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "matches"),
     [
         ("run [2]/*.png", ["run [2]/a.png"]),
         ("run [2]/**", ["run [2]/a.png", "run [2]/b [x]/c.png"]),
@@ -127,10 +127,12 @@ def test_a_pattern_stands_for_the_images_that_match(pattern: str, found: list[st
         ("run [2]", ["run [2]/a.png", "run [2]/b [x]/c.png"]),
     ],
 )
-def test_brackets_in_the_names_of_folders_are_not_patterns(pattern: str, found: list[str], write_image: Write) -> None:
+def test_brackets_in_the_names_of_folders_are_not_patterns(
+    pattern: str, matches: list[str], write_image: Write
+) -> None:
     for name in ("run [2]/a.png", "run [2]/b [x]/c.png", "run 2/z.png"):
         write_image(Path(name), 1)
-    assert names(pattern) == found
+    assert names(pattern) == matches
 
 
 @pytest.mark.parametrize("named", ["cells", "cells/**"])
@@ -181,19 +183,19 @@ def test_rows_are_called_by_their_image_id(table: Callable[..., Path]) -> None:
 
 
 def test_few_rows_are_in_memory_at_a_time(table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    batches_read = []
     iter_batches = pq.ParquetFile.iter_batches
 
     def note(file: pq.ParquetFile, batch_size: int, row_groups: list[int], columns: list[str]) -> Any:
         for batch in iter_batches(file, batch_size, row_groups=row_groups, columns=columns):
-            asked.append((len(batch), columns))
+            batches_read.append((len(batch), columns))
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", note)
     monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 2)
     images = iter(find_images([table(count=5, other=list("abcde"))]))
     next(images)
-    assert asked == [(2, ["image"])]
+    assert batches_read == [(2, ["image"])]
     assert len(list(images)) == 4
 
 
@@ -223,9 +225,9 @@ def test_damage_in_a_parquet_file_costs_its_row_group(table: Callable[..., Path]
     start = column.dictionary_page_offset or column.data_page_offset
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(data)
-    found = errors(path)
-    assert found[:2] == found[4:] == ["", ""]
-    assert all(error.startswith("unreadable (") for error in found[2:4])
+    matches = errors(path)
+    assert matches[:2] == matches[4:] == ["", ""]
+    assert all(error.startswith("unreadable (") for error in matches[2:4])
     assert names(path) == [f"cells.parquet#{row}" for row in range(6)]
 
 

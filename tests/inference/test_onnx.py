@@ -94,8 +94,8 @@ def test_the_folder_is_all_that_a_prediction_needs(exported: tuple[PreTrainedMod
     pixels = AutoImageProcessor.from_pretrained(moved)(images=image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = int(model(pixels).logits.argmax())
-    found = int(run(moved / "model.onnx", pixels).argmax())
-    assert AutoConfig.from_pretrained(moved).id2label[found] == model.config.id2label[expected]
+    predicted = int(run(moved / "model.onnx", pixels).argmax())
+    assert AutoConfig.from_pretrained(moved).id2label[predicted] == model.config.id2label[expected]
 
 
 def test_the_given_model_is_not_changed(tmp_path: Path, build_model: Build, processor: LlavaImageProcessor) -> None:

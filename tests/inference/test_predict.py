@@ -59,12 +59,14 @@ def test_json_lines_agree_with_the_pipeline(cells: Path, checkpoint: Path, capsy
     capsys.readouterr()
     predict([cells], checkpoint, form="json", batch_size=2)
     rows = read_json(capsys.readouterr().out)
-    assert [Path(found["image"]).name for found in rows] == ["0.jpg", "1.jpg", "1b.jpg", "2.jpg"]
+    assert [Path(written_row["image"]).name for written_row in rows] == ["0.jpg", "1.jpg", "1b.jpg", "2.jpg"]
     ask = pipeline("image-classification", model=str(checkpoint))
-    for found in rows[:2] + rows[3:]:
-        expected = ask(found["image"], top_k=3)
-        assert [best["label"] for best in found["top"]] == [best["label"] for best in expected]
-        assert [best["score"] for best in found["top"]] == pytest.approx([best["score"] for best in expected], abs=1e-5)
+    for written_row in rows[:2] + rows[3:]:
+        expected = ask(written_row["image"], top_k=3)
+        assert [best["label"] for best in written_row["top"]] == [best["label"] for best in expected]
+        assert [best["score"] for best in written_row["top"]] == pytest.approx(
+            [best["score"] for best in expected], abs=1e-5
+        )
 
 
 def test_csv_and_json_lines_agree(cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,15 +121,19 @@ def test_if_children_compete_the_row_names_the_parent(calibrated: Path) -> None:
         scores(Band_Neutrophil=0.52, Segmented_Neutrophil=0.46, Monocyte=0.02),
         features=np.concatenate([part.centres[0] for part in reliability.scorers]).astype(np.float32),
     )
-    found = row("a.png", output, ID2LABEL, 2, replace(reliability, confidence_threshold=0.9))
-    assert (found["label"], found["score"], found["code"]) == ("Neutrophil", pytest.approx(0.98), "NEU")
-    assert found["abstain"] is True
-    assert [best["label"] for best in found["top"]] == ["Band Neutrophil", "Segmented Neutrophil"]
+    written_row = row("a.png", output, ID2LABEL, 2, replace(reliability, confidence_threshold=0.9))
+    assert (written_row["label"], written_row["score"], written_row["code"]) == (
+        "Neutrophil",
+        pytest.approx(0.98),
+        "NEU",
+    )
+    assert written_row["abstain"] is True
+    assert [best["label"] for best in written_row["top"]] == ["Band Neutrophil", "Segmented Neutrophil"]
 
 
 def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
-    found = row("a.png", scores(Myelocyte=0.7, Metamyelocyte=0.2, Promyelocyte=0.1), ID2LABEL, 2)
-    assert found == {
+    written_row = row("a.png", scores(Myelocyte=0.7, Metamyelocyte=0.2, Promyelocyte=0.1), ID2LABEL, 2)
+    assert written_row == {
         "image": "a.png",
         "label": "Myelocyte",
         "score": 0.7,
@@ -157,10 +163,10 @@ def test_a_model_with_other_labels_has_no_facts(
     processor.save_pretrained(tmp_path / "pets")
     capsys.readouterr()
     predict([cells / "0.jpg"], tmp_path / "pets")
-    (found,) = read_csv(capsys.readouterr().out)
-    assert {found["label_1"], found["label_2"]} == {"cat", "dog"}
-    assert "label_3" not in found
-    assert not any(found[name] for name in module.FACT_NAMES)
+    (written_row,) = read_csv(capsys.readouterr().out)
+    assert {written_row["label_1"], written_row["label_2"]} == {"cat", "dog"}
+    assert "label_3" not in written_row
+    assert not any(written_row[name] for name in module.FACT_NAMES)
 
 
 def test_a_bad_image_has_its_reason_and_nothing_else(
@@ -213,9 +219,9 @@ def test_no_image_can_be_used(cells: Path, checkpoint: Path, tmp_path: Path) -> 
 def test_more_labels_than_there_are(cells: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint, top_k=99)
-    (found,) = read_csv(capsys.readouterr().out)
-    assert [name for name in found if name.startswith("label")][-1] == "label_14"
-    assert {value for name, value in found.items() if name.startswith("label")} == set(NAMES)
+    (written_row,) = read_csv(capsys.readouterr().out)
+    assert [name for name in written_row if name.startswith("label")][-1] == "label_14"
+    assert {value for name, value in written_row.items() if name.startswith("label")} == set(NAMES)
 
 
 def test_a_spreadsheet_runs_no_name(

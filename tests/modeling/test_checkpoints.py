@@ -228,25 +228,25 @@ def published() -> dict[str, torch.Tensor]:
 def download(monkeypatch, tmp_path) -> Callable[[Any], list[str]]:
     """Stands in for the network: every download gives this file, or raises. The URLs that were asked for."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    asked: list[str] = []
+    requested: list[str] = []
 
     def stand_in(answer: Any) -> list[str]:
         def fetch(url: str, target: str, *arguments: Any, **options: Any) -> None:
-            asked.append(url)
+            requested.append(url)
             if isinstance(answer, Exception):
                 raise answer
             torch.save(answer, target)
 
         monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
-        return asked
+        return requested
 
     return stand_in
 
 
 def test_weights_of_torchvision_come_through_its_own_loader(published, download):
-    asked = download(published)
+    requested = download(published)
     checkpoint = read_checkpoint("torchvision:vit_b_16")
-    assert asked == ["https://download.pytorch.org/models/vit_b_16-c867db91.pth"]
+    assert requested == ["https://download.pytorch.org/models/vit_b_16-c867db91.pth"]
     assert (checkpoint.image_mean, checkpoint.image_std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert (checkpoint.config.num_attention_heads, checkpoint.config.layer_norm_eps) == (12, 1e-6)
     assert checkpoint.config.id2label[0] == "tench"
@@ -292,16 +292,16 @@ def test_a_hub_repository_in_the_cache_is_read_offline(revision, native, monkeyp
 
 
 def test_a_revision_is_requested_from_the_hub_and_no_pickle_is_downloaded(native, monkeypatch):
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
 
     def fetch(repository: str, **options: Any) -> str:
-        asked.update(options, repository=repository)
+        requested.update(options, repository=repository)
         return str(native)
 
     monkeypatch.setattr(checkpoints, "snapshot_download", fetch)
     same_weights(read_checkpoint("someone/vit", revision="v2"), tiny_model())
-    assert (asked["repository"], asked["revision"]) == ("someone/vit", "v2")
-    assert not [pattern for pattern in asked["allow_patterns"] if not pattern.endswith((".json", ".safetensors"))]
+    assert (requested["repository"], requested["revision"]) == ("someone/vit", "v2")
+    assert not [pattern for pattern in requested["allow_patterns"] if not pattern.endswith((".json", ".safetensors"))]
 
 
 def test_a_source_that_does_not_exist_is_refused():

@@ -63,9 +63,9 @@ def test_a_vit_of_transformers_becomes_ours(convert, source, tmp_path):
 
 def test_what_was_written_is_told(convert, source, tmp_path, capsys):
     convert(source, tmp_path / "ours")
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in (str(tmp_path / "ours"), "celluscan", "3 classes", "layer_norm_eps 0.01", "image_mean [0.7, 0.6, 0.5]"):
-        assert part in said
+        assert part in printed
 
 
 def test_ours_becomes_a_vit_of_transformers_again(convert, source, tmp_path):
@@ -114,10 +114,10 @@ def test_a_file_in_the_way_is_left_alone(convert, source, tmp_path, capsys):
 def test_a_folder_below_a_file_is_one_line(convert, source, tmp_path, capsys, form):
     (tmp_path / "picture.jpg").write_text("kept")
     assert convert(source, tmp_path / "picture.jpg" / "sub", "--format", form, "--layer-norm-eps", "1e-6") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert str(tmp_path / "picture.jpg" / "sub") in said
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert str(tmp_path / "picture.jpg" / "sub") in printed
 
 
 def test_weights_that_can_not_be_written_whole_are_one_line(convert, source, tmp_path, capsys, monkeypatch):
@@ -131,10 +131,10 @@ def test_weights_that_can_not_be_written_whole_are_one_line(convert, source, tmp
 
 def test_a_missing_source_is_one_line_and_no_folder(convert, tmp_path, capsys):
     assert convert(tmp_path / "nothing.safetensors", tmp_path / "ours") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert str(tmp_path / "nothing.safetensors") in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert str(tmp_path / "nothing.safetensors") in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "ours").exists()
 
 
@@ -190,7 +190,7 @@ def test_a_crop_of_the_origin_is_kept(convert, tmp_path, form):
     assert convert(tmp_path / "run", tmp_path / "out", "--format", form) == 0
     image = Image.effect_noise((70, 60), 90).convert("RGB")
     after = AutoImageProcessor.from_pretrained(tmp_path / "out")
-    prepared = [one(images=image, return_tensors="pt")["pixel_values"] for one in (before, after)]
+    prepared = [processor(images=image, return_tensors="pt")["pixel_values"] for processor in (before, after)]
     assert_close(prepared[1], prepared[0], rtol=0, atol=0)
 
 
@@ -207,8 +207,8 @@ def test_timm_is_told_what_is_cut_off(convert, tmp_path, resized):
     vit().save_pretrained(tmp_path / "run")
     build_image_processor(32, [0.7, 0.6, 0.5], [0.1, 0.2, 0.3], resized=resized).save_pretrained(tmp_path / "run")
     assert convert(tmp_path / "run", tmp_path / "out", "--format", "timm", "--layer-norm-eps", 1e-6) == 0
-    told = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
-    assert math.floor(32 / told["crop_pct"]) == resized
+    pretrained_cfg = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert math.floor(32 / pretrained_cfg["crop_pct"]) == resized
 
 
 @pytest.mark.parametrize("source", ["tv", "tv/model.safetensors"])

@@ -40,8 +40,10 @@ def test_logits_of_vit_b16_are_kept_both_ways(make, back):
         parameter.add_(torch.randn_like(parameter), alpha=0.02)
     images = torch.randn(2, 3, 224, 224)
     ours = from_model(theirs).build()
-    expected, found, returned = (getattr(out, "logits", out) for out in (m(images) for m in (theirs, ours, back(ours))))
-    differences = {"in": float((found - expected).abs().max()), "out": float((returned - found).abs().max())}
+    expected, actual, returned = (
+        getattr(out, "logits", out) for out in (m(images) for m in (theirs, ours, back(ours)))
+    )
+    differences = {"in": float((actual - expected).abs().max()), "out": float((returned - actual).abs().max())}
     print(f"largest difference of a logit: in {differences['in']:.1e}, out {differences['out']:.1e}")
     assert expected.abs().max() > 1
     assert max(differences.values()) < 1e-5

@@ -52,14 +52,14 @@ def test_vmap_over_images_gives_the_logits_of_the_batch(patch_stem, attention):
 def test_gradients_per_image_are_those_of_each_image_alone(patch_stem):
     model = tiny_model(patch_stem=patch_stem)
     parameters, _ = state(model)
-    found = vmap(grad(loss_of_one(model)), in_dims=(None, 0, 0))(parameters, images(), labels())
-    assert_close(found, one_by_one(model), **CLOSE)
+    gradients = vmap(grad(loss_of_one(model)), in_dims=(None, 0, 0))(parameters, images(), labels())
+    assert_close(gradients, one_by_one(model), **CLOSE)
 
 
 def test_a_jacobian_of_the_logits_is_their_gradient():
     model, image = tiny_model(), images(1).requires_grad_()
-    found = jacrev(lambda pixels: model(pixel_values=pixels).logits[0, 3])(image)
-    assert_close(found, torch.autograd.grad(model(image).logits[0, 3], image)[0], **CLOSE)
+    gradients = jacrev(lambda pixels: model(pixel_values=pixels).logits[0, 3])(image)
+    assert_close(gradients, torch.autograd.grad(model(image).logits[0, 3], image)[0], **CLOSE)
 
 
 @pytest.mark.parametrize("mode", ["real", "symbolic"])
@@ -143,8 +143,8 @@ def test_opacus_gives_gradients_per_image(pooling):
     expected = one_by_one(tiny_model(pooling=pooling))
     model = private(tiny_model(pooling=pooling, hidden_dropout_prob=0.0).train())
     model(pixel_values=images(), labels=labels()).loss.backward()
-    found = {name: parameter.grad_sample for name, parameter in model._module.named_parameters()}
-    assert_close(found, expected, **CLOSE)
+    gradients = {name: parameter.grad_sample for name, parameter in model._module.named_parameters()}
+    assert_close(gradients, expected, **CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")

@@ -161,11 +161,11 @@ def test_attentions_are_shares_that_sum_to_one():
 
 
 def test_a_config_may_ask_for_hidden_states_and_attentions_of_every_token():
-    asked = {"output_hidden_states": True, "output_attentions": True}
-    both = tiny_model(attention="eager", **asked)(images())
+    outputs_wanted = {"output_hidden_states": True, "output_attentions": True}
+    both = tiny_model(attention="eager", **outputs_wanted)(images())
     for field, shape in {"hidden_states": (4, 17, 32), "attentions": (4, 4, 17, 17)}.items():
         alone = getattr(tiny_model(attention="eager", **{f"output_{field}": True})(images()), field)
-        assert [tuple(found[-1].shape) for found in (alone, getattr(both, field))] == [shape, shape]
+        assert [tuple(states[-1].shape) for states in (alone, getattr(both, field))] == [shape, shape]
 
 
 @pytest.mark.parametrize(("pooling", "attention"), [("cls", "eager"), ("cls", "sdpa"), ("mean", "sdpa")])

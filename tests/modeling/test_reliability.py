@@ -47,16 +47,16 @@ def test_the_threshold_is_the_score_at_its_finite_sample_place() -> None:
     assert threshold(scores, 0.91) == math.inf
 
 
-@pytest.mark.parametrize("asked", [0.85, 0.9, 0.95])
-def test_sets_cover_as_often_as_asked_whatever_the_probabilities_are_worth(asked: float) -> None:
+@pytest.mark.parametrize("coverage", [0.85, 0.9, 0.95])
+def test_sets_cover_as_often_as_asked_whatever_the_probabilities_are_worth(coverage: float) -> None:
     """Averaged over 20 draws of other cells from the same distribution."""
     covered = []
     for seed in range(20):
         probabilities, labels = simulated(600, 100 + seed)
-        within = fitted(*simulated(600, seed)).sets(probabilities, asked)
+        within = fitted(*simulated(600, seed)).sets(probabilities, coverage)
         assert within.any(axis=1).all()
         covered.append(within[np.arange(len(labels)), labels].mean())
-    assert np.mean(covered) == pytest.approx(asked, abs=0.01)
+    assert np.mean(covered) == pytest.approx(coverage, abs=0.01)
 
 
 def test_a_set_always_holds_the_likeliest_class_and_grows_with_coverage() -> None:
@@ -80,10 +80,10 @@ def test_sets_hold_all_classes_if_there_are_too_few_cells() -> None:
     assert fitted(*simulated(5, 0)).sets(simulated(3, 1)[0], 0.9).all()
 
 
-@pytest.mark.parametrize("asked", [0, 1, 90, math.nan])
-def test_a_coverage_outside_of_0_to_1_is_refused(asked: float) -> None:
+@pytest.mark.parametrize("coverage", [0, 1, 90, math.nan])
+def test_a_coverage_outside_of_0_to_1_is_refused(coverage: float) -> None:
     with pytest.raises(ValueError, match="coverage must be above 0 and below 1"):
-        fitted(*simulated(5, 0)).thresholds(asked)
+        fitted(*simulated(5, 0)).thresholds(coverage)
 
 
 def test_the_ood_score_is_the_squared_mahalanobis_distance_from_the_nearest_centre() -> None:
@@ -106,11 +106,11 @@ def test_the_ood_score_is_the_larger_of_its_parts() -> None:
 
 def test_colours_do_not_depend_on_orientation_but_on_stain() -> None:
     batch = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = colours(batch)
-    assert found.shape == (2, COLOURS)
-    assert torch.allclose(found, colours(batch.flip(-1).transpose(2, 3)), atol=1e-5)
-    assert torch.allclose(found[:, :3], batch.mean(dim=(2, 3)))
-    assert not torch.allclose(found, colours(batch.roll(1, dims=1)), atol=0.01)
+    statistics = colours(batch)
+    assert statistics.shape == (2, COLOURS)
+    assert torch.allclose(statistics, colours(batch.flip(-1).transpose(2, 3)), atol=1e-5)
+    assert torch.allclose(statistics[:, :3], batch.mean(dim=(2, 3)))
+    assert not torch.allclose(statistics, colours(batch.roll(1, dims=1)), atol=0.01)
     assert colours(torch.ones(1, 3, 8, 8)).isfinite().all()
 
 

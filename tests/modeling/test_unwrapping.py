@@ -116,9 +116,9 @@ FLAT = [
 ]
 
 
-@pytest.mark.parametrize(("one", "averaged"), FLAT)
-def test_averaged_weights_may_be_in_the_same_dictionary(one, averaged, caplog):
-    content = below(one, others(theirs())) | below(averaged, theirs())
+@pytest.mark.parametrize(("plain", "averaged"), FLAT)
+def test_averaged_weights_may_be_in_the_same_dictionary(plain, averaged, caplog):
+    content = below(plain, others(theirs())) | below(averaged, theirs())
     check({"state_dict": content}, f"used 'state_dict', removed the prefix '{averaged}', not state_dict", caplog)
 
 

@@ -42,8 +42,8 @@ def logits(folder: Path) -> torch.Tensor:
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     torch.manual_seed(1)
     with torch.no_grad():
-        found: torch.Tensor = model(torch.randn(3, 3, 32, 32)).logits
-    return found
+        output: torch.Tensor = model(torch.randn(3, 3, 32, 32)).logits
+    return output
 
 
 def test_a_head_takes_temperature_and_bias_and_no_other_tensor_changes(
@@ -108,19 +108,21 @@ def test_the_temperature_of_files_of_another_version_is_kept(calibrated: Path, d
 def test_the_temperature_starts_anew_with_new_weights(calibrated: Path, data_set: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(calibrated, tmp_path / "run")
     fold(folder, Adjustment(0.25, np.zeros(14)))
-    found = calibrate(folder, str(data_set))
-    assert found["temperature"] == found["total_temperature"] == pytest.approx(4, rel=1e-2)
+    output = calibrate(folder, str(data_set))
+    assert output["temperature"] == output["total_temperature"] == pytest.approx(4, rel=1e-2)
 
 
 def test_labels_follow_the_order_of_the_model(native: Path, data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    splits_read = []
     original: Callable[..., Any] = module.load_cells_of_split
-    monkeypatch.setattr(module, "load_cells_of_split", lambda name, split: asked.append(split) or original(name, split))
-    found = calibrate(native, str(data_set))
-    assert [cell["name"] for cell in found["classes"]] == list(reversed(taxonomy.NAMES))
+    monkeypatch.setattr(
+        module, "load_cells_of_split", lambda name, split: splits_read.append(split) or original(name, split)
+    )
+    output = calibrate(native, str(data_set))
+    assert [cell["name"] for cell in output["classes"]] == list(reversed(taxonomy.NAMES))
     labels = load_file(native / "reliability.safetensors")["labels"]
     assert labels.tolist() == [13 - cell.label for cell in original(str(data_set), "validation").kept]
-    assert sorted(asked) == ["train", "validation"]
+    assert sorted(splits_read) == ["train", "validation"]
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path: Path, native: Path, data_set: Path) -> None:

@@ -8,10 +8,10 @@ def test_known_cells_are_centred_by_class_and_of_size_one() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 500)
     features = rng.normal(size=(1000, 4)) * (1, 2, 1.5, 3) + 50 * labels[:, None]
-    known = fit_mahalanobis(features, labels)
-    white = (features - known.centres[labels]) @ known.whitening
+    scorer = fit_mahalanobis(features, labels)
+    white = (features - scorer.centres[labels]) @ scorer.whitening
     assert (white**2).mean() == pytest.approx(1, rel=0.1)
-    assert known.centres[1] == pytest.approx(features[labels == 1].mean(axis=0))
+    assert scorer.centres[1] == pytest.approx(features[labels == 1].mean(axis=0))
 
 
 def test_rare_classes_have_no_centre_and_few_cells_one_together() -> None:

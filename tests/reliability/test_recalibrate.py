@@ -29,20 +29,20 @@ def test_a_new_folder_fits_and_the_old_one_stays(
     calibrated: Path, cells: str, tmp_path: Path, cell_image: Callable[..., Image.Image]
 ) -> None:
     before = {file.name: file.read_bytes() for file in calibrated.iterdir()}
-    found = recalibrate(calibrated, [cells], tmp_path / "fitted")
+    result = recalibrate(calibrated, [cells], tmp_path / "fitted")
     assert {file.name: file.read_bytes() for file in calibrated.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["fitted"]
-    assert found["cells"]["n"] == 16
-    assert found["cells"]["after"]["nll"] < found["cells"]["before"]["nll"]
-    assert {NAMES[row] for row in np.argsort(found["cells"]["bias"])[-2:]} == {"Basophil", "Lymphocyte"}
+    assert result["cells"]["n"] == 16
+    assert result["cells"]["after"]["nll"] < result["cells"]["before"]["nll"]
+    assert {NAMES[row] for row in np.argsort(result["cells"]["bias"])[-2:]} == {"Basophil", "Lymphocyte"}
     old, new = (load_reliability(load_classifier(folder)[0]) for folder in (calibrated, tmp_path / "fitted"))
     assert old and new
     assert all(len(b.centres) == len(a.centres) + 1 for a, b in zip(old.scorers, new.scorers, strict=True))
-    seen = outputs_of(
+    fitted_cells = outputs_of(
         [Image.open(file).copy for file in Path(cells.partition("=")[2]).rglob("*.png")],
         *load_classifier(tmp_path / "fitted"),
     )
-    assert all(new.ood_score(one.features[None]) <= new.ood_threshold * (1 + 1e-4) for one in seen)
+    assert all(new.ood_score(entry.features[None]) <= new.ood_threshold * (1 + 1e-4) for entry in fitted_cells)
     answer = pipeline("wbc-classification", model=str(tmp_path / "fitted"), device="cpu")(cell_image(40))
     assert set(answer["set"]) >= {answer["top"][0]["label"]}
 
@@ -62,14 +62,14 @@ def test_the_gain_is_judged_on_cells_of_other_groups() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (200, 14)).astype(np.float32)
     labels = (logits / 3 + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    found = recalibration_gain(ModelOutputs(logits, logits, labels), np.repeat(np.arange(50), 4), (16, 64, 199), 5)
-    assert [one["cells"] for one in found] == [16, 64]
-    assert all(one["gain"]["nll"]["mean"] < 0 for one in found)
+    result = recalibration_gain(ModelOutputs(logits, logits, labels), np.repeat(np.arange(50), 4), (16, 64, 199), 5)
+    assert [entry["cells"] for entry in result] == [16, 64]
+    assert all(entry["gain"]["nll"]["mean"] < 0 for entry in result)
 
 
 def test_what_is_detection_rates_lies_above_a_share_of_validation() -> None:
     usual = np.arange(100.0)
-    found = detection_rates(np.array([98.0, 200.0]), usual, usual)
-    assert (found["0.95"], found["0.99"]) == (1, 0.5)
-    assert found["auroc"] == pytest.approx(0.9925)
+    result = detection_rates(np.array([98.0, 200.0]), usual, usual)
+    assert (result["0.95"], result["0.99"]) == (1, 0.5)
+    assert result["auroc"] == pytest.approx(0.9925)
     assert detection_rates(usual, usual, usual)["auroc"] == pytest.approx(0.5)

@@ -16,9 +16,9 @@ def cells(count: int, seed: int, temperature: float = 1.0, bias: float = 0.0) ->
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_is_found_and_the_second_one_is_one(temperature: float) -> None:
     logits, labels = cells(4000, 0, temperature)
-    found = fit_temperature(logits, labels)
-    assert found == pytest.approx(temperature, rel=0.1)
-    assert fit_temperature(logits / found, labels) == pytest.approx(1, abs=1e-4)
+    fitted = fit_temperature(logits, labels)
+    assert fitted == pytest.approx(temperature, rel=0.1)
+    assert fit_temperature(logits / fitted, labels) == pytest.approx(1, abs=1e-4)
 
 
 def test_no_cell_gives_no_temperature() -> None:

@@ -320,9 +320,9 @@ def test_compressed_tar_is_decompressed_once(tmp_path, scratch):
     archive = make_tar(tmp_path / "cells.tar.gz", FILES.items(), "w:gz")
     open_tree(archive, scratch)
     [copy] = scratch.iterdir()
-    made = copy.stat().st_mtime_ns
+    modified = copy.stat().st_mtime_ns
     open_tree(archive, scratch)
-    assert [path.stat().st_mtime_ns for path in scratch.iterdir()] == [made]
+    assert [path.stat().st_mtime_ns for path in scratch.iterdir()] == [modified]
 
 
 def test_another_archive_of_the_same_name_and_size_is_not_mistaken(tmp_path, scratch):
@@ -372,17 +372,17 @@ def test_file_that_is_no_archive_is_an_error_of_one_line(data, tmp_path, scratch
 
 
 def test_symlinked_file_and_folder_are_followed(folder, tmp_path, scratch, write_files):
-    elsewhere = write_files(tmp_path / "elsewhere", {"1.png": b"one", "more/2.png": b"two"})
-    (folder / "one.png").symlink_to(elsewhere / "1.png")
-    (folder / "more").symlink_to(elsewhere / "more")
+    other_folder = write_files(tmp_path / "elsewhere", {"1.png": b"one", "more/2.png": b"two"})
+    (folder / "one.png").symlink_to(other_folder / "1.png")
+    (folder / "more").symlink_to(other_folder / "more")
     tree = open_tree(folder, scratch)
     assert {entry.path: tree.read(entry.path) for entry in tree.entries()} == {"more/2.png": b"two", "one.png": b"one"}
 
 
 def test_two_links_to_one_folder_are_both_followed(folder, tmp_path, scratch, write_files):
-    elsewhere = write_files(tmp_path / "elsewhere", {"1.png": b"one"})
+    other_folder = write_files(tmp_path / "elsewhere", {"1.png": b"one"})
     for name in ("a", "b"):
-        (folder / name).symlink_to(elsewhere)
+        (folder / name).symlink_to(other_folder)
     assert problems(open_tree(folder, scratch)) == {"a/1.png": "", "b/1.png": ""}
 
 

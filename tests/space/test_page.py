@@ -57,14 +57,14 @@ def test_the_keyboard_is_enough(page: Any) -> None:
 
 
 def test_nothing_is_asked_of_other_servers(browser: Any, served: str) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
     opened = browser.new_page()
-    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("request", lambda request: requested.append(request.url))
     opened.goto(served)
     opened.get_by_text("Upload, paste or photograph").wait_for()
     opened.close()
-    assert asked
-    assert [url for url in asked if not url.startswith((served, "data:", "blob:"))] == []
+    assert requested
+    assert [url for url in requested if not url.startswith((served, "data:", "blob:"))] == []
 
 
 def test_an_image_without_a_cell_gets_a_warning_and_no_class(page: Any, cell_files: dict[str, Path]) -> None:

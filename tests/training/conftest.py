@@ -1,4 +1,4 @@
-"""A data set of synthetic cells, a recipe that trains on it in a second, and training in this or in new processes."""
+"""A dataset of synthetic cells, a recipe that trains on it in a second, and training in this or in new processes."""
 
 import json
 import os

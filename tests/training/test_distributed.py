@@ -21,33 +21,33 @@ def history(folder: Path, name: str) -> list[float]:
 def test_two_processes_take_the_steps_of_one_and_resume_exactly(
     streaming: bool, recipe: Callable[..., Path], trained: Callable[..., int], train: Callable[..., Any], tmp_path: Path
 ) -> None:
-    one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))
+    single, double, killed = (tmp_path / name for name in ("one", "two", "killed"))
     recipes = []
     for processes in (1, 2):
         share = {"per_device_train_batch_size": PER_STEP // processes, "per_device_eval_batch_size": 5}
         workers = 2 * streaming * (processes - 1)
         recipes.append(recipe(f"on{processes}", streaming=streaming, dataloader_num_workers=workers, **share, **SAVING))
-    assert trained(recipes[0], one) == 0
+    assert trained(recipes[0], single) == 0
 
     chosen = "--recipe", recipes[1], "--output_dir"
-    result = train(*chosen, two, processes=2, only_first_writes=True)
+    result = train(*chosen, double, processes=2, only_first_writes=True)
     assert result.returncode == 0, result.stderr
-    assert [json.loads((folder / "settings.json").read_text())["processes"] for folder in (one, two)] == [1, 2]
-    assert len(history(one, "loss")) == 2 * (392 // PER_STEP)
-    assert history(two, "loss") == pytest.approx(history(one, "loss"), abs=1e-4)
-    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    assert [json.loads((folder / "settings.json").read_text())["processes"] for folder in (single, double)] == [1, 2]
+    assert len(history(single, "loss")) == 2 * (392 // PER_STEP)
+    assert history(double, "loss") == pytest.approx(history(single, "loss"), abs=1e-4)
+    weights = [load_file(folder / "model.safetensors") for folder in (single, double)]
     assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
-    assert set(history(two, "eval_n")) == {28}  # every row of validation once
-    validation = [json.loads((folder / "training.json").read_text())["validation"] for folder in (one, two)]
+    assert set(history(double, "eval_n")) == {28}  # every row of validation once
+    validation = [json.loads((folder / "training.json").read_text())["validation"] for folder in (single, double)]
     assert validation[1]["n"] == 28
     assert validation[1] == pytest.approx(validation[0], abs=1e-3)
     for name in ("eval_accuracy", "eval_nll", "eval_macro_f1"):
-        assert history(two, name) == pytest.approx(history(one, name), abs=1e-3)
+        assert history(double, name) == pytest.approx(history(single, name), abs=1e-3)
 
     assert train(*chosen, killed, processes=2, kill_at=9).returncode != 0
     assert not (killed / "training.json").exists()
     result = train(*chosen, killed, "--resume_from_checkpoint", "last", processes=2)
     assert result.returncode == 0, result.stderr
-    assert history(killed, "loss") == history(two, "loss")
+    assert history(killed, "loss") == history(double, "loss")
     resumed = load_file(killed / "model.safetensors")
     assert all((weights[1][name] == resumed[name]).all() for name in resumed)

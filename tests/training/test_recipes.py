@@ -12,7 +12,7 @@ GIVEN = ["--dataset", "out/wbc", "--output_dir", "out/run"]
 
 
 def test_the_recipes_of_the_design_are_there() -> None:
-    assert recipes.names() == ["cpu-best", "cpu-small", "finetune", "scratch", "seed-probe", "seed-scratch"]
+    assert recipes.names() == ["cpu-best", "cpu-small", "finetune", "original-probe", "original-scratch", "scratch"]
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -23,13 +23,13 @@ def test_a_recipe_opens_with_its_command_and_what_to_expect_and_can_be_read(name
     assert "xpected" in comments
     for settings in recipes.stages(name, GIVEN):
         assert settings.dataset == "out/wbc"
-        assert settings.load_best_model_at_end is not name.startswith("seed-")  # which took the last checkpoint
+        assert settings.load_best_model_at_end is not name.startswith("original-")  # which took the last checkpoint
         assert (settings.metric_for_best_model, settings.greater_is_better) == ("macro_f1", True)
         assert (settings.loss, settings.maturation_weight) == ("cross_entropy", 0)
 
 
 def test_the_stages_of_the_seed_are_those_it_ran() -> None:
-    stages = recipes.stages("seed-probe", GIVEN)
+    stages = recipes.stages("original-probe", GIVEN)
     assert [(stage.dataset_config, stage.num_train_epochs) for stage in stages] == [
         ("subset_5", 5),
         ("subset_20", 7),
@@ -41,7 +41,7 @@ def test_the_stages_of_the_seed_are_those_it_ran() -> None:
 
 
 def test_the_command_line_goes_before_stage_and_recipe() -> None:
-    stages = recipes.stages("seed-probe", [*GIVEN, "--learning_rate", "0.5", "--model", '{"pooling": "mean"}'])
+    stages = recipes.stages("original-probe", [*GIVEN, "--learning_rate", "0.5", "--model", '{"pooling": "mean"}'])
     assert [stage.learning_rate for stage in stages] == [0.5] * 4
     assert stages[0].model_fields == {"hidden_dropout_prob": 0.0, "pooling": "mean"}
 
@@ -53,8 +53,13 @@ def test_model_fields_that_are_not_a_json_object_are_refused() -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
-    with pytest.raises(CelluScanError, match=r"no recipe 'finetun'; there are: cpu-best, .*seed-scratch"):
+    with pytest.raises(CelluScanError, match=r"no recipe 'finetun'; there are: cpu-best, .*scratch"):
         recipes.load("finetun")
+
+
+def test_a_renamed_recipe_is_refused_with_its_new_name() -> None:
+    with pytest.raises(CelluScanError, match="the recipe seed-probe was renamed to original-probe"):
+        recipes.load("seed-probe")
 
 
 @pytest.mark.parametrize(

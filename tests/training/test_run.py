@@ -87,14 +87,14 @@ def test_a_run_ends_calibrated_by_default(run: Path, recipe: Recipe, trained: Tr
 
 
 def test_the_record_describes_the_run(run: Path, cells: CellDataset) -> None:
-    found = record(run, "settings")
-    assert found["data"]["fingerprint"] == cells.fingerprint
-    assert found["data"]["rows"] == {"train": len(cells.split("originals", "train")), "validation": 28}
-    assert found["settings"]["learning_rate"] > 0
-    assert found["settings"]["seed"] == found["seed"] == 42
-    assert found["model"]["hidden_size"] == 192
-    assert set(found["versions"]) >= {"python", "torch", "transformers", "celluscan_hf"}
-    assert found["git"] is None or len(found["git"].removesuffix("-modified")) == 40
+    recorded = record(run, "settings")
+    assert recorded["data"]["fingerprint"] == cells.fingerprint
+    assert recorded["data"]["rows"] == {"train": len(cells.split("originals", "train")), "validation": 28}
+    assert recorded["settings"]["learning_rate"] > 0
+    assert recorded["settings"]["seed"] == recorded["seed"] == 42
+    assert recorded["model"]["hidden_size"] == 192
+    assert set(recorded["versions"]) >= {"python", "torch", "transformers", "celluscan_hf"}
+    assert recorded["git"] is None or len(recorded["git"].removesuffix("-modified")) == 40
     assert (run / "curves.png").is_file()
 
 
@@ -167,9 +167,9 @@ def test_a_run_that_is_older_than_an_option_goes_on_without_it(
     chosen, run = recipe(max_steps=2), tmp_path / "run"
     assert trained(chosen, run) == 0
     (run / "training.json").unlink()
-    asked = record(run, "settings")
-    asked["settings"].pop("maturation_weight")
-    (run / "settings.json").write_text(json.dumps(asked))
+    recorded = record(run, "settings")
+    recorded["settings"].pop("maturation_weight")
+    (run / "settings.json").write_text(json.dumps(recorded))
     assert trained(chosen, run, "--resume_from_checkpoint", "last", "--maturation_weight", 0.5) == 2
     assert "was started with maturation_weight 0.0, now it is 0.5" in capsys.readouterr().err
     assert trained(chosen, run, "--resume_from_checkpoint", "last") == 0
@@ -300,3 +300,4 @@ def test_the_help_lists_every_setting_and_the_recipes(
     help_text = capsys.readouterr().out
     assert all(word in help_text for word in ("--ema_decay", "--gradient_accumulation_steps", "cpu-small"))
     assert all(loss in help_text for loss in LOSSES)
+    assert help_text.index("--cache_images") < help_text.index("--gradient_accumulation_steps")  # its own options first

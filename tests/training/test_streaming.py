@@ -47,11 +47,11 @@ def test_every_row_is_seen_once_by_one_process(
 
 
 def test_the_global_batches_do_not_depend_on_the_number_of_processes(files: list[Path]) -> None:
-    (one,), (first, second) = batches(files, 28, 1, 0), batches(files, 14, 2, 0)
-    for whole, *halves in zip(one, first, second, strict=True):
+    (single,), (first, second) = batches(files, 28, 1, 0), batches(files, 14, 2, 0)
+    for global_batch, *halves in zip(single, first, second, strict=True):
         for name in ("pixels", "labels"):
-            assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
-        assert whole["draws"] == [number for half in halves for number in half["draws"]]
+            assert torch.equal(global_batch[name], torch.cat([half[name] for half in halves]))
+        assert global_batch["draws"] == [number for half in halves for number in half["draws"]]
 
 
 def test_epochs_differ_and_come_back(files: list[Path]) -> None:

@@ -62,7 +62,7 @@ def test_a_tracker_that_is_not_there_is_named_before_data_are_read(
 ) -> None:
     for name in ("get_available_reporting_integrations", "is_azureml_available", "is_flytekit_available"):
         monkeypatch.setattr(integration_utils, name, list)
-    assert trained(recipe(dataset="no such data set"), tmp_path / "run", "--report_to", tracker) == 2
+    assert trained(recipe(dataset="no such dataset"), tmp_path / "run", "--report_to", tracker) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: --report_to {tracker}: ")
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from typing import Any
 
 PACKAGE = "celluscan_hf"
 LONGEST_WAIT = 0.01  # seconds, where waits are short
-VIEWER = "datasets-server."  # `datasets` puts this before the endpoint's host to find the data set viewer
+VIEWER = "datasets-server."  # `datasets` puts this before the endpoint's host to find the dataset viewer
 
 
 class HostRefused(RuntimeError):
