@@ -149,6 +149,10 @@ def _add_training_commands(
         metavar="KEY=PATH",
         help="also evaluate on this raw source; repeatable",
     )
+    command.add_argument("--seed", type=int, default=42, help=f"seed of the training {_DEFAULT}")
+    command.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="-- OPTIONS", help="options of celluscan train, after --"
+    )
     commands.choices["loader"].add_argument("--rounds", type=int, default=3, help=_ROUNDS)
     training = commands.choices["training"]
     training.add_argument(
