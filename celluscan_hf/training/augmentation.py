@@ -5,7 +5,9 @@ torchvision's v2 transforms draw one set of parameters per batch. Here every ima
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -88,30 +90,40 @@ class View:
         """(B, 3, resized, resized) uint8 -> (B, 3, side, side) float32, equal to the image processor's output."""
         center = slice(self.margin, self.margin + self.side)
         mix, offset = torch.eye(3, device=pixels.device), torch.zeros(3, device=pixels.device)
-        return self.in_chunks(pixels, lambda part: self.normalize(pixels[part, :, center, center], mix, offset))
 
-    def in_chunks(self, pixels: torch.Tensor, transform: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-        """Collect `transform(part)` for slices of a batch: (B, 3, side, side) float32.
+        def transform(part: slice, pixel_values: torch.Tensor) -> None:
+            self.normalize(pixels[part, :, center, center].float(), mix, offset, pixel_values)
 
-        On the CPU a few images are processed at a time, so that they stay in its cache from one operation to the next.
+        return self.in_chunks(pixels, transform)
+
+    def in_chunks(self, pixels: torch.Tensor, transform: Callable[[slice, torch.Tensor], None]) -> torch.Tensor:
+        """Let `transform` fill slices of the `pixel_values` of a batch: (B, 3, side, side) float32.
+
+        On the CPU a few images are processed at a time, so that they stay in the cache of a core from one operation to
+        the next, on as many threads as torch has.
         """
         pixel_values = pixels.new_empty((len(pixels), 3, self.side, self.side), dtype=torch.float32)
         chunk = _CPU_CHUNK if pixels.device.type == "cpu" else len(pixels)
+        parts = [slice(start, start + chunk) for start in range(0, len(pixels), chunk)]
+        threads = min(torch.get_num_threads(), len(parts))
         with one_thread():
-            for start in range(0, len(pixels), chunk):
-                part = slice(start, start + chunk)
-                pixel_values[part] = transform(part)
+            if threads < 2:
+                for part in parts:
+                    transform(part, pixel_values[part])
+            else:
+                with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+                    list(pool.map(lambda part: transform(part, pixel_values[part]), parts))
         return pixel_values
 
-    def normalize(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor, out: torch.Tensor) -> None:
         """Apply `mix` (B, 3, 3) and `offset` (B, 3) to colours in [0, 1], then mean and std, in one product.
 
-        (B, 3, H, W), uint8 or float32 in [0, 255] -> float32.
+        `pixels` (B, 3, H, W) are float32 in [0, 255]; the result goes into `out`.
         """
         mean, std = constant((self.mean, self.std), pixels.device)
         mix = (mix / (255 * std[:, None])).expand(len(pixels), 3, 3)
         offset = ((offset - mean) / std).expand(len(pixels), 3)
-        return torch.baddbmm(offset[..., None], mix, pixels.flatten(2).float()).view(pixels.shape)
+        torch.baddbmm(offset[..., None], mix, pixels.flatten(2), out=out.view(len(pixels), 3, -1))
 
 
 @dataclass(frozen=True)
@@ -180,16 +192,15 @@ class Augmentation:
         changes = self._changes(on_device, strong)
         factors, channels = self._color_factors(on_device, strong)
 
-        def transform(part: slice) -> torch.Tensor:
-            images = crops(pixels, part)
+        def transform(part: slice, pixel_values: torch.Tensor) -> None:
+            images = crops(pixels, part).float()
             if self.background_randomization:
                 chance = on_device["background"][part]
                 images = background.randomize_background(images, chance, self.background_randomization)
             for rows, change in changes:
                 if len(chosen := rows[part].nonzero()[:, 0]):
-                    images = images.float()
                     images[chosen] = change(images[chosen], chosen + (part.start or 0))
-            return view.normalize(images, *color_matrix(images, factors[part], channels[part]))
+            view.normalize(images, *color_matrix(images, factors[part], channels[part]), pixel_values)
 
         return view.in_chunks(pixels, transform)
 

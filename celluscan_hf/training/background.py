@@ -7,7 +7,7 @@ blue. The most violet pixels near the centre are dilated by about the width of a
 import torch
 from torch.nn import functional
 
-_SIDE = 72  # pixels: larger images are segmented at this size
+_SIDE = 72  # pixels: larger images are segmented at about this size
 _SHARE = 0.45  # between the median (0) and the strongest (1) violet of the image: threshold for stained pixels
 _STEEP = 30.0  # slope of the sigmoid at a threshold
 _REACH = 0.36  # standard deviation of the centre weight, as a share of the side
@@ -25,38 +25,40 @@ def randomize_background(pixels: torch.Tensor, chance: torch.Tensor, share: floa
     """Give the background of a `share` of the images another colour and contrast.
 
     Args:
-        pixels: (B, 3, H, W) uint8, square.
+        pixels: (B, 3, H, W), square; uint8, or float32 in [0, 255], which is changed in place.
         chance: (B, `DRAWS`) random numbers in [0, 1).
         share: Share of images to change, 0 to 1.
 
     Returns:
         (B, 3, H, W) float32 in [0, 255].
     """
-    images = pixels.float() / 255
+    images = pixels.float()
     chosen = (chance[:, 0] < share).nonzero()[:, 0]  # (b)
     if not len(chosen):
-        return 255 * images
+        return images
     image, chance = images[chosen], chance[chosen]
-    outside = 1 - cell_mask(image)  # (b, 1, H, W)
+    outside = 1 - cell_mask(image, white=255)  # (b, 1, H, W)
     area = outside.sum(dim=(2, 3)).clamp_min(1e-3)
-    mean = ((image * outside).sum(dim=(2, 3)) / area)[..., None, None]  # (b, 3, 1, 1)
+    mean = (image.flatten(2) @ outside.flatten(2).mT)[..., 0] / area  # (b, 3)
     light = _LIGHT[0] + (_LIGHT[1] - _LIGHT[0]) * chance[:, 1:2]
-    colour = (light + _TINT * (2 * chance[:, 2:5] - 1)).clamp(0, 1)[..., None, None]
-    contrast = (_CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * chance[:, 5])[:, None, None, None]
-    field = (colour + contrast * (image - mean)).clamp(0, 1)
-    images[chosen] = image + outside * (field - image)
-    return 255 * images
+    colour = 255 * (light + _TINT * (2 * chance[:, 2:5] - 1)).clamp(0, 1)  # (b, 3)
+    contrast = (_CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * chance[:, 5])[:, None]
+    offset = (colour - contrast * mean)[..., None, None]
+    field = torch.addcmul(offset, image, contrast[..., None, None]).clamp_(0, 255)
+    images[chosen] = image.lerp_(field, outside)
+    return images
 
 
-def cell_mask(image: torch.Tensor) -> torch.Tensor:
-    """Segment the cell in square images (B, 3, H, W) in [0, 1]: a soft mask (B, 1, H, W) in [0, 1]."""
+def cell_mask(image: torch.Tensor, white: float = 1.0) -> torch.Tensor:
+    """Segment the cell in square images (B, 3, H, W) in [0, `white`]: a soft mask (B, 1, H, W) in [0, 1]."""
     side = image.shape[-1]
-    if side > _SIDE:
-        small = functional.interpolate(image, size=_SIDE, mode="area")
-        return functional.interpolate(cell_mask(small), size=side, mode="bilinear")
+    if side >= 2 * _SIDE:
+        small = functional.avg_pool2d(image, side // _SIDE)
+        return functional.interpolate(cell_mask(small, white), size=side, mode="bilinear")
+    image = image / white
     violet = (image[:, 0] + image[:, 2]) / 2 - image[:, 1]  # (B, H, W)
     flat = violet.flatten(1)
-    median, strongest = flat.median(dim=1).values, flat.quantile(0.99, dim=1)
+    median, strongest = flat.median(dim=1).values, _quantile(flat, 0.99)
     threshold = median + _SHARE * (strongest - median)
     stained = torch.sigmoid(_STEEP * (violet - threshold[:, None, None])) * _centre_weight(side, image.device)
     radius = round(_DILATION * side)
@@ -85,9 +87,14 @@ def _dilate(values: torch.Tensor, radius: int, axis: int) -> torch.Tensor:
 def _distance_from_field(image: torch.Tensor) -> torch.Tensor:
     """Colour distance of each pixel from the empty background, where green is strongest: (B, 1, H, W)."""
     green = image[:, 1].flatten(1)
-    empty = (green >= green.quantile(_EMPTY, dim=1, keepdim=True)).float()  # (B, H W)
+    empty = (green >= _quantile(green, _EMPTY)[:, None]).float()  # (B, H W)
     field = (image.flatten(2) * empty[:, None]).sum(dim=2) / empty.sum(dim=1, keepdim=True)  # (B, 3)
     return (image - field[..., None, None]).abs().amax(dim=1, keepdim=True)
+
+
+def _quantile(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Quantile of each row (B, n), the nearest value of it: (B,). `torch.quantile` would sort."""
+    return values.kthvalue(1 + round(share * (values.shape[1] - 1)), dim=1).values
 
 
 def _centre_weight(side: int, device: torch.device) -> torch.Tensor:

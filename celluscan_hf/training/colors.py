@@ -38,9 +38,9 @@ def density_map(
 
 def change_density(pixels: torch.Tensor, mix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """Apply a map of `density_map` to images (B, 3, H, W) float32 in [0, 255]; results are clipped to that range."""
-    density = pixels.flatten(2).add(1).log_().sub_(_LOG_WHITE)  # minus the optical density, (B, 3, H W)
-    density = torch.baddbmm(-offset[..., None], mix, density)
-    return density.add_(_LOG_WHITE).exp_().sub_(1).clamp_(0, 255).view(pixels.shape)
+    offset = _LOG_WHITE * (1 - mix.sum(dim=2)) - offset  # as logarithms of colours from 1 to 256, not of shares
+    logarithms = torch.baddbmm(offset[..., None], mix, pixels.flatten(2).log1p())
+    return logarithms.expm1_().clamp_(0, 255).view(pixels.shape)
 
 
 def color_matrix(
@@ -50,12 +50,13 @@ def color_matrix(
 
     Returns a mix (B, 3, 3) and an offset (B, 3).
 
-    Colours are in [0, 1]. As in torchvision, contrast scales around the mean grey of the image and saturation around
-    the grey of the pixel. Values are not clamped, since they are normalized next.
+    `pixels` (B, 3, H, W) are float32 in [0, 255]; the map is of colours in [0, 1]. As in torchvision, contrast scales
+    around the mean grey of the image and saturation around the grey of the pixel. Values are not clamped, since they
+    are normalized next.
     """
     brightness, contrast, saturation = factors.unbind(1)
     luminance = constant(_LUMINANCE, pixels.device)
-    mean = channels @ pixels.flatten(2).float().mean(2)[..., None] / 255  # (B, 3, 1)
+    mean = channels @ pixels.flatten(2).mean(2)[..., None] / 255  # (B, 3, 1)
     grey = mean[..., 0] @ luminance  # (B,), the same before and after saturation
     own = torch.eye(3, device=pixels.device) * saturation[:, None, None]
     mix = (brightness * contrast)[:, None, None] * (own + (1 - saturation)[:, None, None] * luminance)

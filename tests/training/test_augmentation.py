@@ -107,7 +107,8 @@ def test_colours_change_as_torchvision_changes_them(pixels: torch.Tensor) -> Non
     expected = v2.functional.adjust_saturation(soft.float() / 255, 1.2)
     expected = v2.functional.adjust_contrast(expected, 0.9)
     expected = v2.functional.adjust_brightness(expected, 1.1)
-    mine = plain.normalize(soft, *color_matrix(soft, torch.tensor([[1.1, 0.9, 1.2]] * 4), torch.eye(3)))
+    mine = torch.empty(soft.shape)
+    plain.normalize(soft.float(), *color_matrix(soft.float(), torch.tensor([[1.1, 0.9, 1.2]] * 4), torch.eye(3)), mine)
     assert (mine - expected).abs().max() < 2e-3
 
 
