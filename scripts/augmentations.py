@@ -18,11 +18,12 @@ from torchvision.transforms.v2 import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the library
 
+from celluscan_hf.augmentation.batches import RANGES, Augmentation  # noqa: E402
+from celluscan_hf.augmentation.view import View  # noqa: E402
 from celluscan_hf.evaluation.plots import save  # noqa: E402
 from celluscan_hf.modeling.decoding_celluscan import decode  # noqa: E402
 from celluscan_hf.sources.drawing import draw_cell  # noqa: E402
 from celluscan_hf.training import recipes  # noqa: E402
-from celluscan_hf.training.augmentation import RANGES, Augmentation, View  # noqa: E402
 
 RECIPE, SIDE, DRAWS = "cpu-robust", 96, 16
 ALWAYS = ("rotate", "shift", "color_jitter", "background_randomization")
@@ -30,14 +31,19 @@ SHARES = ("background_randomization", "grayscale", "blur")  # drawn for every im
 NONE = View(SIDE, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
+def settings_of_one(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the setting of one augmentation, for every image."""
+    return {name: 1.0 if name in SHARES else settings[name]}
+
+
 def draws(cell: Image.Image) -> Figure:
     """Draw a row for each augmentation of the recipe by itself, and one for all together."""
     recipe = recipes.load(RECIPE)[-1]
-    settings = {item.name: recipe[item.name] for item in fields(Augmentation) if item.name in recipe}
+    settings: dict[str, Any] = {item.name: recipe[item.name] for item in fields(Augmentation) if item.name in recipe}
     view = replace(NONE, crop_pct=recipe["crop_pct"])
     pixels = functional.pil_to_tensor(cell.convert("RGB").resize((view.resized, view.resized)))
     rows = {
-        name.replace("_", " "): Augmentation(**{name: 1.0 if name in SHARES else settings[name]})
+        name.replace("_", " "): Augmentation(**settings_of_one(name, settings))
         for name in (*ALWAYS, *RANGES, "grayscale", "blur")
         if settings.get(name)
     }

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
+from ..augmentation import background
+from ..augmentation.draws import uniform
 from ..curation.splits import SPLITS
 from ..curation.squares import content_box
 from ..dataset import shortcuts
@@ -14,8 +16,6 @@ from ..dataset.inspection import FileTask, inspect
 from ..dataset.reading import CellDataset
 from ..dataset.statistics import load_context
 from ..dataset.workers import Workers, progress
-from ..training import background
-from ..training.draws import uniform
 from . import derived
 
 _BATCH = 64  # images whose background is randomized at a time

@@ -13,6 +13,8 @@ from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import taxonomy
+from ..augmentation import background
+from ..augmentation.draws import uniform
 from ..curation.splits import SPLITS
 from ..dataset import shortcuts
 from ..dataset.reading import CellDataset
@@ -24,8 +26,6 @@ from ..evaluation.wbc_metrics.wbc_metrics import Outcomes
 from ..inference.prediction import ReadImage, probabilities
 from ..modeling.reliability_celluscan import head_of
 from ..reliability.examine import outputs_of
-from ..training import background
-from ..training.draws import uniform
 from . import derived
 from .background_accuracy import background_accuracy
 

@@ -16,10 +16,11 @@ from torchvision.transforms import v2
 
 from celluscan_hf import taxonomy
 
+from ..augmentation.batches import Augmentation
+from ..augmentation.view import View
 from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..modeling.checkpoints import start_model
-from ..training.augmentation import Augmentation, View
 from ..training.images import CellImages, as_batch
 from ..training.memory import keep_freed_memory
 from ..training.sampling import CellSampler

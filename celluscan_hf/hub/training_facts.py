@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..augmentation.batches import RANGES
 from ..modeling.tensor_files import ENDINGS
 from ..training import recipes
-from ..training.augmentation import RANGES
 from ..training.losses import LOSSES
 from ..training.settings import TrainingSettings
 

@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 
 from .. import taxonomy
+from ..augmentation.view import View
 from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
@@ -23,7 +24,6 @@ from ..modeling.processor import build_image_processor
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
 from ..reliability.calibrate import calibrate
 from . import record
-from .augmentation import View
 from .callbacks import TrainingTable, check_trackers
 from .images import CellImages
 from .settings import TrainingSettings

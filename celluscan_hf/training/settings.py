@@ -8,9 +8,9 @@ import torch
 from transformers import TrainingArguments
 
 from .. import taxonomy
+from ..augmentation.batches import Augmentation
 from ..dataset.settings import cores
 from ..errors import CelluScanError
-from .augmentation import Augmentation
 from .losses import LOSSES, CellLoss, class_weights
 from .sampling import SAMPLERS
 

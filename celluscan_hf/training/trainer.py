@@ -20,9 +20,9 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from .. import taxonomy
+from ..augmentation.view import View
 from ..errors import CelluScanError
 from ..evaluation.wbc_metrics import wbc_metrics
-from .augmentation import View
 from .images import Batch, CellImages, as_batch
 from .optimisation import MuonWithAdamW, averaging, parameter_groups, running_statistics
 from .sampling import CellSampler

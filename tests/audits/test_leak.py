@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.audits import derived, leak
+from celluscan_hf.augmentation.batches import Augmentation
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.training import recipes
-from celluscan_hf.training.augmentation import Augmentation
 from tests.commands import audit as run_audit
 
 TARGET = 40

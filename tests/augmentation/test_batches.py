@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from celluscan_hf.augmentation.batches import Augmentation
+from celluscan_hf.augmentation.colors import change_density, color_matrix, density_map
+from celluscan_hf.augmentation.draws import uniform
+from celluscan_hf.augmentation.view import View
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.modeling.processor import build_image_processor
-from celluscan_hf.training.augmentation import Augmentation, View
-from celluscan_hf.training.colors import change_density, color_matrix, density_map
-from celluscan_hf.training.draws import uniform
 
 MEAN, STD = (0.87, 0.75, 0.72), (0.16, 0.19, 0.08)
 VIEW = View(side=32, crop_pct=0.8, mean=MEAN, std=STD)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from celluscan_hf.augmentation.background import DRAWS, _dilate, cell_mask, randomize_background
 from celluscan_hf.sources.drawing import draw_cell
 from celluscan_hf.taxonomy import NAMES
-from celluscan_hf.training.background import DRAWS, _dilate, cell_mask, randomize_background
 
 
 @pytest.fixture(scope="module")
