@@ -30,7 +30,7 @@ _DRAWN = {"fit": ("shapes", "text", "lines"), "test": ("shapes", "text", "bars",
 _TURNED_PHOTOGRAPHS = 3  # part of the photographs that are also fitted with their hue turned
 _COPY = Path(stain_weights_celluscan.__file__)
 
-_HEADER = '''"""The numbers of the check in `stain_celluscan.py`, fitted and written by `celluscan benchmark stain --write`.
+_HEADER = '''"""The numbers of the check in `stain_celluscan.py`, which `celluscan benchmark stain` fits.
 
 `CENTRES` and `SCALES` standardize the features, in the order of `FEATURES`. `WEIGHTS` has a row for each standardized
 feature, each square, and the constant; a column for each kind: {kinds}.

@@ -5,12 +5,14 @@ packages; drawings and noise are made here.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from scipy.ndimage import uniform_filter
 
@@ -114,7 +116,7 @@ def reframe(image: Image.Image, rng: Generator) -> Image.Image:
         margins = tuple((int(length * rng.uniform(0, 0.25)),) * 2 for length in reversed(image.size))
         image = Image.fromarray(np.pad(np.asarray(image), (*margins, (0, 0)), "reflect"))
     elif rng.random() < 0.75:
-        side = int(min(image.size) * rng.uniform(0.5, 1))
+        side = int(min(image.size) * rng.uniform(0.4, 1))
         x, y = (
             int(np.clip((length - side) / 2 + rng.normal(0, 0.03) * side, 0, length - side)) for length in image.size
         )
@@ -279,12 +281,9 @@ def _text(rng: Generator) -> Image.Image:
     return image
 
 
-def _plot(rng: Generator, kind: str) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _plot(kind: str, rng: Generator) -> Image.Image:
     figure = Figure(figsize=(3, 3), dpi=float(rng.uniform(40, 120)))
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    axes = figure.add_subplot()
     values = rng.normal(0, 1, (12, 12)).cumsum(axis=1)
     if kind == "lines":
         for row in values[: int(rng.integers(1, 8))]:
@@ -293,14 +292,15 @@ def _plot(rng: Generator, kind: str) -> Image.Image:
         axes.bar(range(12), np.abs(values[0]), color=[tuple(rng.random(3)) for _ in range(12)])
     else:
         axes.imshow(values, cmap=str(rng.choice(("viridis", "magma", "Blues", "coolwarm", "gray"))))
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
 
 
-_DRAW = {
+_DRAW: dict[str, Callable[[Generator], Image.Image]] = {
     "shapes": _shapes,
     "text": _text,
-    **{kind: (lambda rng, kind=kind: _plot(rng, kind)) for kind in ("lines", "bars", "map")},
+    **{kind: partial(_plot, kind) for kind in ("lines", "bars", "map")},
 }
 
 

@@ -32,6 +32,7 @@ KINDS = {  # with the reason to refuse an image, as the end of a sentence
 SIDE = 80  # pixels of the copy that is measured
 LIMIT = 4.0  # standard deviations; features further out count as this
 _FIELD = 0.9  # quantile of each channel: brighter is little but glare
+_BLACK = 0.04  # of the field: no stain is as dark in all channels; the rim of the eyepiece or of a cut-out is
 _DARK = 4.0  # added to the 8-bit values, so that black has a density
 Plane = NDArray[np.float32]
 
@@ -49,6 +50,7 @@ class Densities:
         rank = int(_FIELD * len(light))
         self.field = np.partition(light, rank, axis=0)[rank]
         self.all: Plane = np.log(self.field / light)  # (pixels, 3)
+        self.all[light.max(axis=1) - _DARK < _BLACK * self.field.max()] = 0
         self.red, self.green, self.blue = (np.ascontiguousarray(part.reshape(SIDE, SIDE)) for part in self.all.T)
         self.stain: Plane = np.minimum(self.red, self.green - self.blue)
         ordered = np.sort(self.stain, axis=None)

@@ -50,7 +50,8 @@ def answer(
 
     With the calibration of the model and the features of the image (D + 9,), also use prediction set and OOD score.
     """
-    hint, shares = None, np.asarray(probabilities, np.float64)
+    hint: str | None = None
+    shares: NDArray[np.floating] = np.asarray(probabilities, np.float64)
     if reliability is not None and features is not None:
         shares, _, hint = reliability.adjust(shares, features)
     scored = zip(CLASSES, map(float, shares), strict=True)
