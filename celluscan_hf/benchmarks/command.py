@@ -22,6 +22,7 @@ PACKAGES = {
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
     "reliability": ("celluscan_hf", "numpy", "scipy", "torch", "transformers", "pillow"),
     "serving": ("celluscan_hf", "torch", "transformers", "gradio", "gradio_client"),
+    "stain": ("celluscan_hf", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image"),
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
 }
 
@@ -188,6 +189,7 @@ def _add_reliability_commands(
         command.add_argument("--model", type=Path, required=True, help="a calibrated checkpoint folder")
     commands.choices["reliability"].add_argument("--dataset", required=True, help="a built dataset folder")
     commands.choices["reliability"].add_argument("--bccd", type=Path, help="the folder of BCCD, for its red cells")
+    _add_stain_command(commands, common)
     command = commands.choices["recalibration"]
     command.add_argument(
         "--source", required=True, metavar="KEY=PATH", help="a raw source that the model was not trained on"
@@ -196,3 +198,22 @@ def _add_reliability_commands(
         "--sizes", type=int, nargs="+", default=[16, 32, 64], help="numbers of cells to fit to (default: %(default)s)"
     )
     command.add_argument("--draws", type=int, default=20, help="random draws per size (default: %(default)s)")
+
+
+def _add_stain_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    command = commands.add_parser(
+        "stain", help="what the check for a stained cell refuses, of cells and of other images", parents=[common]
+    )
+    command.set_defaults(module="stain")
+    for part, text in {
+        "fit": "a laboratory to fit on",
+        "validation": "a laboratory to choose the settings on",
+        "test": "a laboratory that had no part in either",
+    }.items():
+        command.add_argument(
+            f"--{part}", action="append", default=[], metavar="NAME=FOLDER", help=f"{text}; repeatable"
+        )
+    command.add_argument("--count", type=int, default=250, help="images of a group, about (default: %(default)s)")
+    command.add_argument("--write", action="store_true", help="fit, and write the numbers into the package")

@@ -18,9 +18,9 @@ from ..evaluation.predictions import FACTS, Predictions
 from ..evaluation.selective_metrics import calibration_metrics, risk_coverage, set_metrics
 from ..inference.loading import load_reliability
 from ..modeling.reliability_celluscan import Reliability
+from ..modeling.stain_celluscan import refusal
 from ..reliability.calibrate import load_folder, run_model
 from ..reliability.examine import SCORES, detection_rates, ood_scores, outputs_of, recalibration_gain
-from ..space import stain
 from . import ood_sets
 
 _EACH = 150  # images of each changed stain
@@ -76,8 +76,8 @@ def _ood_detection(
     rows: dict[str, dict[str, Any]] = {}
     for name, images in _image_sets(arguments, sample):
         scored[name] = ood_scores(outputs_of((image.copy for image in images), model, processor), reliability)
-        rows[name] = {"n": len(images), "stain": float(np.mean([stain.doubt(image) is not None for image in images]))}
-    stained = float(np.mean([stain.doubt(cell.read()) is not None for cell in test]))
+        rows[name] = {"n": len(images), "stain": float(np.mean([refusal(image) is not None for image in images]))}
+    stained = float(np.mean([refusal(cell.read()) is not None for cell in test]))
     rows = {"test": {"n": len(test), "stain": stained}} | rows
     names = {"test": "test cells, false alarms"}
     return {

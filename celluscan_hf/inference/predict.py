@@ -11,6 +11,9 @@ The fields of a row:
 - for calibrated models, else empty: `abnormal`, the summed probability of the abnormal classes; `set`, the prediction
   set at `coverage`, likeliest first (in CSV separated by semicolons); `abstain`, and its `reason`; `ood_score`, above 1
   for an out-of-distribution image;
+- for an image that does not show a stained cell, from any model: `abstain`, with the `reason` "not a stained cell";
+- `hint`: why it does not show one; or, from a calibrated model, that the cell is unlike those of the training
+  laboratories; mostly empty;
 - `note`: what was guessed about the file, such as the bit depth of its samples; mostly empty;
 - `error`: why the image could not be used; then all other fields but `image` are empty.
 """
@@ -33,7 +36,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..atomic_io import atomic_write
 from ..errors import BadImage, CelluScanError
-from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, Reliability, facts_of
+from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, NOT_A_CELL, Reliability, facts_of
 from ..taxonomy import CLASSES
 from .inputs import Images, counted, find_images
 from .loading import load_classifier, load_reliability
@@ -42,7 +45,14 @@ from .prediction import Output, best_device, outputs
 Format = Literal["csv", "json"]
 Row = dict[str, Any]
 ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
-CALIBRATED_FIELDS = ("abnormal", "set", "abstain", "reason", "ood_score")  # empty for models without calibration
+CALIBRATED_FIELDS = (
+    "abnormal",
+    "set",
+    "abstain",
+    "reason",
+    "hint",
+    "ood_score",
+)  # mostly empty for models without calibration
 FIELDS = ("image", "label", "score", *FACT_NAMES, "top", *CALIBRATED_FIELDS, "note", "error")
 _DECIMALS = 6  # scores are float32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cell that starts with one of these
@@ -129,11 +139,13 @@ def row(
         return empty | {"error": " ".join(str(result).split())}
     scores = result.probabilities
     if reliability is not None and result.features is not None:
-        answer = reliability.answer(scores, result.features, coverage, top_k=top_k)
+        answer = reliability.answer(scores, result.features, coverage, top_k=top_k, refusal=result.refusal)
     else:
         likeliest = np.argsort(-scores, kind="stable")[:top_k].tolist()
         top = [{"label": labels[index], "score": float(scores[index])} for index in likeliest]
         answer = top[0] | facts_of(labels[likeliest[0]], CLASSES) | {"top": top}
+        if result.refusal:
+            answer |= {"abstain": True, "reason": NOT_A_CELL, "hint": result.refusal}
     return empty | {name: _rounded(value) for name, value in answer.items()} | {"note": result.note or None}
 
 
@@ -158,7 +170,8 @@ def _rows(
     """Yield the row of each image."""
     images, read_ahead = tee(named)
     reads = (image.decode for image in read_ahead)
-    results = outputs(reads, model, processor, batch_size=batch_size, with_features=reliability is not None)
+    calibrated = reliability is not None
+    results = outputs(reads, model, processor, batch_size=batch_size, with_features=calibrated, check_stain=True)
     with closing(results):
         for image, result in zip(images, results, strict=True):
             yield row(image.name, result, model.config.id2label, top_k, reliability, coverage)

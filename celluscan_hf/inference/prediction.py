@@ -19,6 +19,7 @@ from ..dataset.settings import cores
 from ..errors import BadImage, CelluScanError
 from ..modeling.decoding_celluscan import Decoded, check_shape
 from ..modeling.reliability_celluscan import forward
+from ..modeling.stain_celluscan import refusal
 
 MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
 ReadImage = Callable[[], Image.Image]  # decodes one upright RGB image; may raise BadImage
@@ -31,21 +32,23 @@ Result = TypeVar("Result")
 class Output:
     """A model's output for one image: `probabilities` and `logits` (classes,), `features` with colours (D + 9,).
 
-    `note` says what was guessed about the file.
+    `note` says what was guessed about the file, `refusal` why the image does not show a stained cell, if checked.
     """
 
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32]
     features: NDArray[np.float32] | None
     note: str = ""
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The `pixel_values` of one image, (C, H, W), and a note on what was guessed about its file."""
+    """The `pixel_values` of one image, (C, H, W); `note` and `refusal` as in `Output`."""
 
     pixel_values: torch.Tensor
     note: str
+    refusal: str | None
 
 
 def probabilities(
@@ -64,6 +67,7 @@ def outputs(
     *,
     batch_size: int = 64,
     with_features: bool = False,
+    check_stain: bool = False,
 ) -> Generator[Output | BadImage, None, None]:
     """Yield one result per image, in order: the model's output, or why the image cannot be used.
 
@@ -76,18 +80,19 @@ def outputs(
         processor: The image processor of its checkpoint.
         batch_size: Maximum number of images in one forward pass.
         with_features: Keep the classifier's features, and colours; for models that end in one linear layer.
+        check_stain: Check whether each image shows a stained cell.
 
     Raises:
         CelluScanError: The model predicts a quantity instead of classes or gives non-finite scores, or a batch does
             not fit into its device's memory. Any other error of an image is a bug and propagates.
     """
     with _readers(model.device) as pool:
-        prepared = _ahead(pool, partial(prepare, processor), images, batch_size)
+        prepared = _ahead(pool, partial(prepare, processor, check_stain), images, batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [item.pixel_values for item in batch if isinstance(item, Prepared)]
             done = iter(_outputs(model, torch.stack(good), with_features) if good else ())
             for item in batch:
-                yield item if isinstance(item, BadImage) else replace(next(done), note=item.note)
+                yield item if isinstance(item, BadImage) else replace(next(done), note=item.note, refusal=item.refusal)
 
 
 def best_device() -> torch.device:
@@ -127,7 +132,7 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def prepare(processor: BaseImageProcessor, read: Read) -> Prepared | BadImage:
+def prepare(processor: BaseImageProcessor, check_stain: bool, read: Read) -> Prepared | BadImage:
     """Decode an image and prepare it for the model, or say why it cannot be used."""
     try:
         result = read()
@@ -136,7 +141,7 @@ def prepare(processor: BaseImageProcessor, read: Read) -> Prepared | BadImage:
     except BadImage as error:
         return BadImage(error.reason, error.detail)  # a new one: the traceback would keep the file in memory
     pixel_values: torch.Tensor = processor(images=[image], return_tensors="pt")["pixel_values"][0]
-    return Prepared(pixel_values, note)
+    return Prepared(pixel_values, note, refusal(image) if check_stain else None)
 
 
 @torch.inference_mode()

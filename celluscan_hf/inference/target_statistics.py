@@ -29,7 +29,7 @@ def adapted_copy(
         CelluScanError: See `use_target_statistics`.
     """
     step = -(-len(images) // MAX_IMAGES) or 1
-    prepared = (prepare(processor, read) for read in images[::step])
+    prepared = (prepare(processor, False, read) for read in images[::step])
     pixel_values = [item.pixel_values for item in prepared if isinstance(item, Prepared)]
 
     def batches() -> Iterable[torch.Tensor]:

@@ -4,11 +4,12 @@
     classify("cell.png", coverage=0.95)
     {"label": "Neutrophil", "score": 0.93, "code": "NEU", "lineage": "granulocytic", "stage": None, "parent": None,
      "abnormal_in_blood": False, "abnormal": 0.01, "set": ["Band Neutrophil", "Segmented Neutrophil"], "abstain": True,
-     "reason": "children of Neutrophil compete", "ood_score": 0.2, "top": [{"label": "Band Neutrophil", …}, …],
-     "note": None}
+     "reason": "children of Neutrophil compete", "hint": None, "ood_score": 0.2,
+     "top": [{"label": "Band Neutrophil", …}, …], "note": None}
 
 Files are decoded as in `celluscan predict`: the same pixels, the same errors. `note` says what was guessed about a
-file, such as the bit depth of its samples.
+file, such as the bit depth of its samples. An image that shows no stained cell gets the reason "not a stained cell" to
+abstain, and `hint` says why; a cell unlike those of the training laboratories gets a hint only.
 
 Once `celluscan_hf` is imported, the task also works for native checkpoints, without `trust_remote_code`. This file is
 shipped with every hand-built checkpoint as remote code, so it stands alone: it imports nothing of this package but the
@@ -28,6 +29,7 @@ from transformers.pipelines.base import Pipeline
 from .decoding_celluscan import Decoded, check_shape, decode, decode_array, decode_opened
 from .errors_celluscan import BadImage
 from .reliability_celluscan import COVERAGE, FACTS, find_reliability, forward
+from .stain_celluscan import refusal
 
 TASK = "wbc-classification"
 MAX_FILE_BYTES = 64 * 2**20
@@ -40,7 +42,7 @@ class WhiteBloodCellPipeline(Pipeline):
     """Classify images: files, addresses, base64 strings, PIL images, arrays, tensors, or lists of them.
 
     Arrays of uint8 or uint16, (H, W) or (H, W, channels), are read like files; other arrays, and tensors, go straight
-    to the image processor, as in the plain pipeline.
+    to the image processor, as in the plain pipeline; whether they show a stained cell is not checked.
 
     Options, for one call or for the pipeline:
         coverage: Share of prediction sets that hold the true class, above 0 and below 1 (default: 0.9).
@@ -86,20 +88,21 @@ class WhiteBloodCellPipeline(Pipeline):
         return {"timeout": given["timeout"]} if "timeout" in given else {}, {}, options
 
     def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, Any]:
-        note = ""
+        note, refused = "", None
         if not isinstance(image, torch.Tensor) and (not isinstance(image, np.ndarray) or _is_pixels(image)):
             decoded = _read(image, timeout)
-            image, note = decoded.image, decoded.note
+            image, note, refused = decoded.image, decoded.note, refusal(decoded.image)
         inputs = self.image_processor(images=image, return_tensors="pt").to(self.dtype)
-        return {"pixel_values": inputs["pixel_values"], "note": note}
+        return {"pixel_values": inputs["pixel_values"], "note": note, "refusal": refused or ""}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         logits, features = forward(self.model, model_inputs["pixel_values"])  # (B, classes), (B, D + 9)
-        return {"probabilities": logits.softmax(dim=-1), "features": features, "note": model_inputs["note"]}
+        kept = {name: model_inputs[name] for name in ("note", "refusal")}
+        return {"probabilities": logits.softmax(dim=-1), "features": features, **kept}
 
     def postprocess(self, model_outputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         probabilities, features = (model_outputs[name][0].numpy() for name in ("probabilities", "features"))
-        answer = self.reliability.answer(probabilities, features, **options)
+        answer = self.reliability.answer(probabilities, features, refusal=model_outputs["refusal"], **options)
         return answer | {"note": model_outputs["note"] or None}
 
 

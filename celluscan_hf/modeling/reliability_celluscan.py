@@ -8,6 +8,8 @@
   https://arxiv.org/abs/1807.03888; one centre and no classes: Ren et al. 2021, https://arxiv.org/abs/2106.09022), in
   the features that the classifier reads or in the colours of the image, whichever is larger: a model trained to ignore
   the colour of the background hardly reacts to an unknown stain.
+  It does not refuse an image: other microscopes and stains exceed it too, so that the answer gets a hint. Whether an
+  image shows a stained cell at all is decided in `stain_celluscan.py`.
 - **The decision** names a class, or its parent if children compete, or abstains.
 
 Two files beside the weights hold what was measured on validation: `reliability.json`, readable, and
@@ -38,6 +40,8 @@ COLOURS = 9  # numbers that describe the colours of an image
 COVERAGE = 0.9  # default coverage of a prediction set
 CONFIDENCE_THRESHOLD = 0.7  # least probability of a confident answer, for models that were not calibrated
 COMPETES = 0.1  # a child with a lower probability is not named
+NOT_A_CELL = "not a stained cell"  # a reason to abstain
+OTHER_LABORATORY = "Other microscope or stain than the model was trained on: adapt it with some labelled cells of yours"
 ABNORMAL = 0.5  # summed probability from which a cell is flagged; not tuned
 _SAME_HEAD = 0.01  # relative change of a head's norm that half precision may cause
 Floats = NDArray[np.floating[Any]]
@@ -81,7 +85,6 @@ class Certainty(Enum):
     CLASS = "sure of the class"
     PARENT = "sure of the parent class only"
     UNSURE = "unsure"
-    OUT_OF_DISTRIBUTION = "out of distribution"
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,15 @@ class Reliability:
         parts = np.split(features, ends[:-1], axis=1)
         return np.stack([part.distance(values) for part, values in zip(self.scorers, parts, strict=True)])
 
+    def adjust(self, probabilities: Floats, features: Floats) -> tuple[Floats, float, str | None]:
+        """Allow for an image unlike those of the training laboratories: nothing else depends on its OOD score.
+
+        Takes the probabilities (classes,) and features (D + `COLOURS`,) of one image; returns the probabilities to
+        answer with, the OOD score as a multiple of its threshold, and a hint or None.
+        """
+        ood_score = float(self.ood_score(features[None])[0] / self.ood_threshold)
+        return probabilities, ood_score, OTHER_LABORATORY if ood_score > 1 else None
+
     def answer(
         self,
         probabilities: Floats,
@@ -196,20 +208,23 @@ class Reliability:
         coverage: float = COVERAGE,
         by_class: bool = False,
         top_k: int = 5,
+        refusal: str | None = None,
     ) -> dict[str, Any]:
         """Answer for one cell, from its probabilities (classes,) and features (D + `COLOURS`,).
 
+        `refusal` says why the image does not show a stained cell, if it does not (`stain_celluscan.refusal`).
+
         `label` and `score` (see `Decision`), and `code`, `lineage`, `stage`, `parent`, `abnormal_in_blood` of that
         label; `abnormal`, the summed probability of abnormal classes; `set`, the prediction set, likeliest first;
-        `abstain`, and its `reason` or None; `ood_score`, above 1 for an out-of-distribution image; `top`, the `top_k`
-        likeliest classes with their scores.
+        `abstain`, and its `reason` or None; `hint`, what to know about the image or None; `ood_score`, above 1 for an
+        out-of-distribution image; `top`, the `top_k` likeliest classes with their scores.
         """
+        probabilities, ood_score, hint = self.adjust(probabilities, features)
         order = np.argsort(-probabilities, kind="stable").tolist()
         ranking = [(self.classes[class_id], float(probabilities[class_id])) for class_id in order]
         within = self.sets(probabilities[None], coverage, by_class)[0]
-        ood_score = float(self.ood_score(features[None])[0] / self.ood_threshold)
         decision = decide(ranking, self.confidence_threshold)
-        reason = "out of distribution" if ood_score > 1 else decision.reason
+        reason = NOT_A_CELL if refusal else decision.reason
         return {
             "label": decision.label,
             "score": decision.score,
@@ -218,6 +233,7 @@ class Reliability:
             "set": [self.classes[class_id].name for class_id in order if within[class_id]],
             "abstain": bool(reason),
             "reason": reason or None,
+            "hint": refusal or hint,
             "ood_score": ood_score,
             "top": [{"label": cell.name, "score": share} for cell, share in ranking[:top_k]],
         }

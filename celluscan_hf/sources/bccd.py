@@ -153,12 +153,23 @@ def _window(corners: list[int], width: int, height: int) -> tuple[int, int, int,
     return x, y, x + side, y + side
 
 
+def other_windows(tree: Tree) -> Iterator[tuple[str, list[tuple[int, int, int, int]]]]:
+    """Yield the path of each field and the windows around its white cells and platelets."""
+    for path, boxes in _annotated(tree):
+        yield path, [box.window for box in boxes if box.name != "RBC"]
+
+
 def red_cells(tree: Tree) -> Iterator[tuple[str, list[tuple[int, int, int, int]]]]:
     """Yield the path of each field and the windows around its red cells that show no other kind of cell."""
+    for path, boxes in _annotated(tree):
+        others = [box for box in boxes if box.name != "RBC"]
+        alone = [box for box in boxes if box.name == "RBC" and not any(map(box.shows, others))]
+        yield path, [box.window for box in alone]
+
+
+def _annotated(tree: Tree) -> Iterator[tuple[str, list[Box]]]:
+    """Yield the path of each field and its boxes."""
     for entry in tree.entries():
         before, folder, name = entry.path.rpartition("Annotations/")
         if folder and name.endswith(".xml"):
-            boxes = _boxes(tree.read(entry.path))
-            others = [box for box in boxes if box.name != "RBC"]
-            alone = [box for box in boxes if box.name == "RBC" and not any(map(box.shows, others))]
-            yield f"{before}JPEGImages/{name.removesuffix('.xml')}.jpg", [box.window for box in alone]
+            yield f"{before}JPEGImages/{name.removesuffix('.xml')}.jpg", _boxes(tree.read(entry.path))

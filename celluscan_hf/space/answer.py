@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from ..modeling.reliability_celluscan import ABNORMAL, CONFIDENCE_THRESHOLD, Certainty, Decision, Reliability, decide
 from ..taxonomy import CLASSES, CellClass
 
-OUT_OF_DISTRIBUTION = "Unlike the cells the model knows"
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -20,8 +18,9 @@ class Answer:
     - `headline`: the answer in a few words; `sentence` says how confident the model is.
     - `score`: the probability of the headline; if unsure, of the likeliest class.
     - `abnormal`: the probability of a class not expected in the blood of a healthy adult.
-    - `prediction_set`: the classes it may be, likeliest first; empty if the model was not calibrated or the image is
-      out of distribution.
+    - `prediction_set`: the classes it may be, likeliest first; empty if the model was not calibrated, or the cell is
+      unlike those of the training laboratories, for which no coverage is known.
+    - `hint`: what to know about the image; empty if nothing.
     """
 
     ranking: tuple[tuple[CellClass, float], ...]
@@ -31,6 +30,7 @@ class Answer:
     sentence: str
     abnormal: float
     prediction_set: tuple[str, ...] = ()
+    hint: str = ""
 
     @property
     def best(self) -> CellClass:
@@ -38,7 +38,7 @@ class Answer:
 
     @property
     def flagged(self) -> bool:
-        return self.abnormal >= ABNORMAL and self.certainty is not Certainty.OUT_OF_DISTRIBUTION
+        return self.abnormal >= ABNORMAL
 
 
 def answer(
@@ -50,21 +50,21 @@ def answer(
 
     With the calibration of the model and the features of the image (D + 9,), also use prediction set and OOD score.
     """
-    scored = zip(CLASSES, map(float, probabilities), strict=True)
+    hint: str | None = None
+    shares: NDArray[np.floating] = np.asarray(probabilities, np.float64)
+    if reliability is not None and features is not None:
+        shares, _, hint = reliability.adjust(shares, features)
+    scored = zip(CLASSES, map(float, shares), strict=True)
     ranking = tuple(sorted(scored, key=lambda pair: -pair[1]))
     abnormal = sum(probability for cell, probability in ranking if cell.abnormal_in_blood)
     decision = decide(ranking, CONFIDENCE_THRESHOLD if reliability is None else reliability.confidence_threshold)
     worded = Answer(ranking, decision.certainty, *_worded(decision, ranking), abnormal)
     if reliability is None or features is None:
         return worded
+    if hint:
+        return replace(worded, hint=hint)
     calibrated = reliability.answer(np.asarray(probabilities, np.float64), features)
-    if calibrated["ood_score"] <= 1:
-        return replace(worded, prediction_set=tuple(calibrated["set"]))
-    sentence = (
-        f"Another stain or microscope, or not a cell. The likeliest class is {ranking[0][0].name}, but the model was "
-        "not trained on such images, so take it as a guess."
-    )
-    return replace(worded, certainty=Certainty.OUT_OF_DISTRIBUTION, headline=OUT_OF_DISTRIBUTION, sentence=sentence)
+    return replace(worded, prediction_set=tuple(calibrated["set"]))
 
 
 def _worded(decision: Decision, ranking: tuple[tuple[CellClass, float], ...]) -> tuple[str, float, str]:

@@ -12,14 +12,14 @@ from typing import Any
 import gradio as gr
 
 from ..inference.predict import csv_cell
-from ..modeling.reliability_celluscan import FACT_NAMES, Certainty
+from ..modeling.reliability_celluscan import FACT_NAMES
 from . import texts
 from .recogniser import BATCH_SIZE, MAX_BYTES, Recogniser, Result
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from other servers
 CSS = (Path(__file__).with_name("page.css")).read_text("utf-8")
 MAX_FILES = 200  # images in one table
-COLUMNS = ("file", "answer", "certainty", "score", *FACT_NAMES, "abnormal", "note")
+COLUMNS = ("file", "answer", "certainty", "score", *FACT_NAMES, "abnormal", "hint", "note")
 
 
 def build_page(
@@ -135,16 +135,16 @@ def record(result: Result) -> dict[str, Any]:
     if result.answer is None or result.doubt:
         return empty | {"note": result.problem or f"not a stained blood cell: {result.doubt}"}
     answer = result.answer
-    out_of_distribution = answer.certainty is Certainty.OUT_OF_DISTRIBUTION
     return empty | {
         "answer": answer.headline,
         "certainty": answer.certainty.value,
         "score": round(answer.score, 4),
         "abnormal": round(answer.abnormal, 4),
-        "note": answer.sentence if out_of_distribution else result.note or None,
+        "hint": answer.hint or None,
+        "note": result.note or None,
         "set": list(answer.prediction_set),
         "top": [{"label": cell.name, "score": round(share, 4)} for cell, share in answer.ranking],
-        **({} if out_of_distribution else {name: getattr(answer.best, name) for name in FACT_NAMES}),
+        **{name: getattr(answer.best, name) for name in FACT_NAMES},
     }
 
 

@@ -20,7 +20,7 @@ from ..inference.explain import MIN_SCALE, TINT, displayed, smooth
 from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
 from ..modeling.reliability_celluscan import capture_features, colours
-from . import stain
+from ..modeling.stain_celluscan import refusal
 from .answer import Answer, answer
 
 MAX_BYTES = 10_000_000  # size of a file
@@ -104,7 +104,7 @@ class Recogniser:
         rows = logits.softmax(dim=-1).tolist()
         answers = [answer(row, self.reliability, values) for row, values in zip(rows, features, strict=True)]
         return [
-            Result("", cell_answer, stain.doubt(image), None, *self._images(cell, attention))
+            Result("", cell_answer, refusal(image), None, *self._images(cell, attention))
             for image, cell_answer, cell, attention in zip(images, answers, cells, maps, strict=True)
         ]
 

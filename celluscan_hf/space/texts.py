@@ -33,7 +33,6 @@ _KIND = {
     Certainty.CLASS: "sure",
     Certainty.PARENT: "parent",
     Certainty.UNSURE: "unsure",
-    Certainty.OUT_OF_DISTRIBUTION: "unsure",
 }
 
 
@@ -44,7 +43,7 @@ def card(result: Result) -> str:
     if result.answer is None or result.doubt:
         return _problem(
             "This does not look like a stained blood cell",
-            f"No class is given, because {result.doubt}. The model knows only single cells in Wright-Giemsa stained "
+            f"No class is given, because {result.doubt}. The model knows only single cells of Wright-Giemsa stained "
             "smears and would assign any other image to one of its classes.",
         )
     return _answer_card(result.answer, result.seconds, result.note)
@@ -62,18 +61,17 @@ def _answer_card(answer: Answer, seconds: float, note: str) -> str:
         if answer.flagged
         else ""
     )
+    hint = f"<p class='hint'>{escape(answer.hint)}.</p>" if answer.hint else ""
     file_note = f"<p class='hint'>The file: {escape(note)}.</p>" if note else ""
     return (
         f"<section class='card {_KIND[answer.certainty]}' aria-live='polite'><h2>{escape(answer.headline)}</h2>"
-        f"<p>{escape(answer.sentence)}</p>{_prediction_set(answer)}{flag}{_bars(answer)}"
+        f"<p>{escape(answer.sentence)}</p>{hint}{_prediction_set(answer)}{flag}{_bars(answer)}"
         f"{_place(answer)}{file_note}<p class='time'>answered in {seconds:.2f} s</p></section>"
     )
 
 
 def _place(answer: Answer) -> str:
     """Render the lineage, and the maturation stages if the cell may be one of them."""
-    if answer.certainty is Certainty.OUT_OF_DISTRIBUTION:
-        return ""
     likely = answer.ranking[:2] if answer.certainty is Certainty.UNSURE else answer.ranking[:1]
     lineages = " or ".join(dict.fromkeys(cell.lineage for cell, _ in likely))
     stages = maturation(answer) if sum(share for cell, share in answer.ranking if cell.stage) >= _DRAW_STAGES else ""
@@ -120,12 +118,12 @@ def _row(result: Result) -> str:
         return f"<tr class='problem'><td>{_thumbnail(result.cell)}</td>{name}<td colspan='3'>{escape(why)}</td></tr>"
     answer = result.answer
     flag = "<br><span class='flag'>not expected in healthy adult blood</span>" if answer.flagged else ""
-    lineage = "" if answer.certainty is Certainty.OUT_OF_DISTRIBUTION else escape(answer.best.lineage)
+    hint = f"<br><span class='hint'>{escape(answer.hint)}</span>" if answer.hint else ""
     return (
         f"<tr class='{_KIND[answer.certainty]}'><td>{_thumbnail(result.cell)}</td>{name}"
-        f"<td><strong>{escape(answer.headline)}</strong>{flag}</td>"
+        f"<td><strong>{escape(answer.headline)}</strong>{flag}{hint}</td>"
         f"<td class='share' data-label='Score'>{answer.score:.0%}</td>"
-        f"<td data-label='Lineage'>{lineage}</td></tr>"
+        f"<td data-label='Lineage'>{escape(answer.best.lineage)}</td></tr>"
     )
 
 
@@ -140,7 +138,7 @@ def _thumbnail(cell: Image.Image | None) -> str:
 
 def background(result: Result) -> str:
     """Render the facts on the answer's class: morphology, look-alikes, where it is reported, with references."""
-    if result.answer is None or result.doubt or result.answer.certainty is Certainty.OUT_OF_DISTRIBUTION:
+    if result.answer is None or result.doubt:
         return ""
     answer = result.answer
     named = lookup(answer.headline) if answer.certainty is Certainty.PARENT else answer.best
