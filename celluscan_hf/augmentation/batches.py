@@ -24,7 +24,7 @@ ROTATIONS = ("none", "dihedral", "any")
 _ADDED, _MIXED = 10, 3  # see `Augmentation.stain`
 # Settings that are ranges of factors, and the most that is sensible.
 RANGES = {
-    "zoom": (0.1, 1.5),
+    "zoom": (0.1, 2.0),
     "stain": (0.0, 3.0),
     "white_balance": (0.3, 3.0),
     "gamma": (0.2, 5.0),

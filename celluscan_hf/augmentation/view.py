@@ -64,6 +64,9 @@ class View:
         pixel_values = pixels.new_empty((len(pixels), 3, self.side, self.side), dtype=torch.float32)
         chunk = _CPU_CHUNK if pixels.device.type == "cpu" else len(pixels)
         parts = [slice(start, start + chunk) for start in range(0, len(pixels), chunk)]
+        if len(parts) == 1:
+            transform(parts[0], pixel_values)
+            return pixel_values
         threads = min(torch.get_num_threads(), len(parts))
         with one_thread():
             if threads < 2:

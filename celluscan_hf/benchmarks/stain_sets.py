@@ -156,7 +156,8 @@ def _without_stain(image: Image.Image) -> np.ndarray:
     densities = Densities(image)
     stain = uniform_filter(densities.stain, 3)
     strong = (stain > _STAINED * np.quantile(stain, 0.99)).astype(np.uint8)
-    return np.asarray(Image.fromarray(strong).resize(image.size, Image.Resampling.NEAREST)) == 0
+    unstained: np.ndarray = np.asarray(Image.fromarray(strong).resize(image.size, Image.Resampling.NEAREST)) == 0
+    return unstained
 
 
 def _beside(

@@ -150,6 +150,7 @@ class Reliability:
     - `ood_threshold`: the distance above which an image is out of distribution.
     - `confidence_threshold`: least probability of a confident answer.
     - `record`: the content of `reliability.json`.
+    - `other_temperature`: temperature of the probabilities for an image that is out of distribution, 1 or more.
     """
 
     classes: tuple[CellFacts, ...]
@@ -159,6 +160,7 @@ class Reliability:
     ood_threshold: float
     confidence_threshold: float
     record: dict[str, Any] = field(default_factory=dict)
+    other_temperature: float = 1.0
 
     def thresholds(self, coverage: float = COVERAGE, by_class: bool = False) -> NDArray[np.float64]:
         """Compute the largest nonconformity score that enters a set, (classes,).
@@ -199,7 +201,10 @@ class Reliability:
         answer with, the OOD score as a multiple of its threshold, and a hint or None.
         """
         ood_score = float(self.ood_score(features[None])[0] / self.ood_threshold)
-        return probabilities, ood_score, OTHER_LABORATORY if ood_score > 1 else None
+        if ood_score <= 1:
+            return probabilities, ood_score, None
+        cooled = probabilities.astype(np.float64) ** (1 / self.other_temperature)
+        return cooled / cooled.sum(), ood_score, OTHER_LABORATORY
 
     def answer(
         self,
@@ -349,6 +354,7 @@ def read(facts: Path, arrays: Path) -> Reliability:
             record["ood_threshold"]["threshold"],
             record["confidence_threshold"]["threshold"],
             record,
+            record.get("other_laboratory", {}).get("temperature", 1.0),  # older calibrations have none
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{facts} cannot be used ({error!r}); calibrate the model again") from error

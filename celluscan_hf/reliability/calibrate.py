@@ -42,6 +42,7 @@ from ..modeling.reliability_celluscan import (
 )
 from ..versions import versions
 from .head import fold
+from .other_laboratories import as_from_elsewhere
 from .outliers import QUANTILE, fit_scorers, sample_per_class
 from .temperature import Adjustment, fit_temperature
 
@@ -92,7 +93,11 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
     calibration_change(outputs.logits, adjusted, outputs.labels, "validation", model / PLOT)
     fold(model, adjustment)
     scorers = fit_scorers(train_outputs.features, train_outputs.labels, outputs.features)
-    reliability = fit_reliability(outputs, adjustment, scorers, classes_of(classifier))
+    elsewhere = run_model(as_from_elsewhere(cells.kept), classifier, processor, batch_size)
+    other_temperature = max(1.0, fit_temperature(adjustment(elsewhere.logits), elsewhere.labels))
+    reliability = replace(
+        fit_reliability(outputs, adjustment, scorers, classes_of(classifier)), other_temperature=other_temperature
+    )
     return write(model, classifier, reliability, temperature, record)
 
 
@@ -189,6 +194,7 @@ def write(
         **facts,
         "classes": stored(reliability.classes),
         "confidence_threshold": {"threshold": reliability.confidence_threshold, "right": RIGHT},
+        "other_laboratory": {"temperature": round(reliability.other_temperature, _DECIMALS)},
         "ood_threshold": {"threshold": reliability.ood_threshold, "quantile": QUANTILE},
         "head_norm": head_norm(classifier) / temperature,
         "versions": versions(_SOFTWARE),

@@ -1,5 +1,6 @@
 """Coverage of prediction sets, OOD scores, and the reasons to abstain."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -134,6 +135,16 @@ def test_an_answer_abstains_with_its_reason(
     assert answer["set"][0] == answer["top"][0]["label"]  # also out of distribution: coverage is over all cells
     if label == "Neutrophil":
         assert answer["score"] == pytest.approx(0.9)
+
+
+def test_an_image_that_is_out_of_distribution_gets_a_lower_score_and_the_same_class() -> None:
+    probabilities = np.array([{"BA": 0.9, "LY": 0.1}.get(cell.code, 0.0) for cell in CLASSES])
+    cooler = dataclasses.replace(fitted(*simulated(600, 0)), other_temperature=2.0)
+    inside, outside = (cooler.answer(probabilities, np.full(3, distance)) for distance in (0.1, 9.0))
+    assert (inside["score"], outside["label"]) == (0.9, "Basophil")
+    assert outside["score"] == pytest.approx(3 / 4)  # sqrt(0.9) : sqrt(0.1) = 3 : 1
+    assert inside["hint"] is None
+    assert "microscope" in outside["hint"]
 
 
 def test_the_confidence_threshold_is_that_of_the_model() -> None:
