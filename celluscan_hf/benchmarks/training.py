@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..augmentation.view import View
 from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..modeling.checkpoints import start_model
+from ..training import recipes
 from ..training.images import CellImages, as_batch
 from ..training.memory import keep_freed_memory
 from ..training.sampling import CellSampler
@@ -35,19 +37,27 @@ MATRIX = 8192  # rows of the matrix product that measures the peak rate of the c
 def loader(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure augmented images per second from parquet to normalized tensors on the device, ours and torchvision's.
 
-    Both decode the same rows in the same number of workers. Ours augments whole batches in the training process; the
+    All decode the same rows in the same number of workers. Ours augments whole batches in the training process; the
     other augments single PIL images in the workers with v2's flips, quarter rotations and colour jitter, as in its
-    documentation.
+    documentation. `celluscan` draws the same; `cpu-best` and `cpu-robust` what these recipes do, and `everything` all
+    of the latter on every image.
     """
-    keep_freed_memory()  # for both
+    keep_freed_memory()  # for all
     data = open_dataset(arguments.dataset)
-    ours, theirs = _our_loader(data, arguments), _their_loader(data, arguments)
-    rates: dict[str, list[float]] = {"celluscan": [], "torchvision": []}
+    robust = _augmentation_of("cpu-robust")
+    loaders = {
+        "celluscan": _our_loader(data, arguments, Augmentation(rotate="dihedral", color_jitter=JITTER)),
+        "torchvision": _their_loader(data, arguments),
+        "cpu-best": _our_loader(data, arguments, _augmentation_of("cpu-best")),
+        "cpu-robust": _our_loader(data, arguments, robust),
+        "everything": _our_loader(data, arguments, replace(robust, augmented_share=1.0, background_randomization=1.0)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(arguments.rounds):
-        for name, batches in (("celluscan", ours), ("torchvision", theirs)):
+        for name, batches in loaders.items():
             rates[name].append(_rate(batches(), arguments.device))
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
+    ratios = [ours / theirs for ours, theirs in zip(rates["celluscan"], rates["torchvision"], strict=True)]
     return {
         "data": {"fingerprint": data.fingerprint, "rows": len(data.split("originals", "train"))},
         "device": arguments.device,
@@ -58,11 +68,19 @@ def loader(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _our_loader(data: CellDataset, arguments: argparse.Namespace) -> Callable[[], Iterator[torch.Tensor]]:
+def _augmentation_of(recipe: str) -> Augmentation:
+    """The augmentation of a recipe, without its shift: there is no margin around whole images."""
+    settings = recipes.load(recipe)[-1]
+    given = {item.name: settings[item.name] for item in fields(Augmentation) if item.name in settings}
+    return Augmentation(**given | {"shift": 0.0})
+
+
+def _our_loader(
+    data: CellDataset, arguments: argparse.Namespace, augmentation: Augmentation
+) -> Callable[[], Iterator[torch.Tensor]]:
     images = CellImages(data.split("originals", "train"), SIDE)
     sampler = CellSampler(images.labels.tolist(), "natural", 0, arguments.batch_size)
     view = View(SIDE, 1.0, *data.channel_statistics)
-    augmentation = Augmentation(rotate="dihedral", color_jitter=JITTER)
 
     def batches() -> Iterator[torch.Tensor]:
         for batch in _loader(images, arguments, sampler=sampler, collate_fn=as_batch):
