@@ -102,6 +102,11 @@ def _left_out_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="train a second time with the background randomized in this share of the images (default: 0, none)",
     )
+    parser.add_argument(
+        "--as-recipe",
+        action="store_true",
+        help="train exactly as the recipe says, for its own number of epochs, instead of --steps without randomization",
+    )
 
 
 def _losses_options(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +207,9 @@ def _leak(data: CellDataset, options: argparse.Namespace) -> str:
 
 
 def _left_out(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "by", "steps", "background_randomization", "seed")
+    if options.as_recipe and options.background_randomization:
+        raise CelluScanError("--as-recipe trains as the recipe says: leave --background-randomization out")
+    names = ("output", "recipe", "by", "steps", "background_randomization", "seed", "as_recipe")
     given = {name: getattr(options, name) for name in names}
     metrics = left_out.audit(data, left_out.LeftOutSettings(**given, only=tuple(options.only)))
     _write("left-out", data, options, metrics, left_out.draw)

@@ -17,6 +17,12 @@ from . import derived
 PLAIN = ("--background_randomization", "0")  # whatever the recipe says
 
 
+def train_as_recipe(recipe: str, data: CellDataset, output: Path, seed: int) -> Path:
+    """Train on a dataset exactly as a recipe says, calibration included; return the folder."""
+    given = ["--dataset", str(data.folder), "--dataset_config", derived.CONFIG, "--output_dir", str(output)]
+    return train(recipe, recipes.stages(recipe, [*given, "--seed", str(seed), "--resume_from_checkpoint", LAST]))
+
+
 def train_recipe(
     recipe: str, data: CellDataset, output: Path, steps: int, seed: int, *arguments: str, calibrate: bool = False
 ) -> Path:

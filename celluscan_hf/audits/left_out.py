@@ -27,11 +27,11 @@ from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES, TINY
 from ..reliability.calibrate import ModelOutputs
 from ..reliability.examine import recalibration_gain
 from . import derived
-from .experiment import evaluate_on, summary, train_recipe, training_seconds
+from .experiment import evaluate_on, summary, train_as_recipe, train_recipe, training_seconds
 
 MIN_CELLS = 10  # a value with fewer is not left out by default
 SIZES, DRAWS = (16, 32, 64), 20  # of recalibration: numbers of labelled cells, and draws of each
-TRAININGS = ("plain", "background_randomization")
+TRAININGS = ("plain", "background_randomization", "recipe")
 PARTS = {
     "learned": "trained on, all classes",
     "same_classes": "trained on, the left-out classes",
@@ -46,6 +46,7 @@ class LeftOutSettings:
     - `by`: the column whose values are left out one after another, `source` or `acquisition`.
     - `only`: the values to leave out; by default all that have `MIN_CELLS` cells and leave as many to train on.
     - `background_randomization`: share of a second training with `--background_randomization`; 0 for none.
+    - `as_recipe`: train exactly as the recipe says instead, for its own number of epochs.
     """
 
     output: Path
@@ -55,11 +56,14 @@ class LeftOutSettings:
     steps: int
     background_randomization: float
     seed: int
+    as_recipe: bool = False
 
     @property
     def trainings(self) -> dict[str, tuple[str, ...]]:
         """Each training and its options of `celluscan train`."""
-        plain, randomized = TRAININGS
+        plain, randomized, recipe = TRAININGS
+        if self.as_recipe:
+            return {recipe: ()}
         options: dict[str, tuple[str, ...]] = {
             plain: (),
             randomized: ("--background_randomization", str(self.background_randomization)),
@@ -118,9 +122,12 @@ def _run(value: str, data: CellDataset, settings: LeftOutSettings) -> dict[str, 
     metrics: dict[str, Any] = {"train_images": kept[SPLITS[0]].num_rows, "unseen": dict(unseen)}
     for name, options in settings.trainings.items():
         run = folder / name / "run"
-        model = train_recipe(
-            settings.recipe, derived_data, run, settings.steps, settings.seed, *options, calibrate=True
-        )
+        if settings.as_recipe:
+            model = train_as_recipe(settings.recipe, derived_data, run, settings.seed)
+        else:
+            model = train_recipe(
+                settings.recipe, derived_data, run, settings.steps, settings.seed, *options, calibrate=True
+            )
         evaluate_on(model, {"test": derived_data}, folder / name)
         predictions = Predictions.read(folder / name / "test" / PREDICTIONS)
         is_left_out = [image_id in left_out_ids for image_id in predictions.image_ids]
@@ -140,7 +147,7 @@ def _metrics(predictions: Predictions, is_left_out: Sequence[bool]) -> dict[str,
 
 def _summary(cells: Predictions) -> dict[str, Any]:
     metrics = measure(cells, RESAMPLES)
-    return summary(metrics) | {"groups": metrics["groups"], "related": metrics["related"]}
+    return summary(metrics) | {name: metrics[name] for name in ("groups", "related", "five_classes")}
 
 
 def without(data: CellDataset, by: str, value: str) -> tuple[dict[str, pa.Table], pa.Table]:

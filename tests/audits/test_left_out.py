@@ -85,7 +85,7 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
     assert list(metrics) == ["elsewhere"]
     for trainings in metrics.values():
         assert trainings["unseen"] == {"Platelet": 20}
-        for training in left_out.TRAININGS:
+        for training in ("plain", "background_randomization"):
             assert trainings[training]["left_out"]["n"] == 40
             assert trainings[training]["training_seconds"] > 0
             for part in ("same_classes", "left_out"):
@@ -93,6 +93,22 @@ def test_the_command_judges_both_parts_and_asks_for_no_class_that_was_not_learne
             assert len(trainings[training]["learned"]["per_class"]) == 3
             assert [row["cells"] for row in trainings[training]["recalibrated"]] == [16, 32]
     assert (tmp_path / "left.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_training_as_the_recipe_says_is_judged_on_the_five_classes_too(
+    two_sources: CellDataset, tiny: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "two-steps.yaml"
+    recipe.write_text(Path(tiny).read_text() + "max_steps: 2\n")
+    given = ["--dataset", str(two_sources.folder), "--output", str(tmp_path / "out"), "--recipe", str(recipe)]
+    result = tmp_path / "left.json"
+    assert run_audit(["left-out", *given, "--as-recipe", "--only", "elsewhere", "--json", str(result)]) == 0
+    (trainings,) = json.loads(result.read_text())["metrics"].values()
+    assert "plain" not in trainings
+    five = trainings["recipe"]["left_out"]["five_classes"]
+    assert five["n"] == 40
+    assert set(five["any_answer"]["ci95"]) >= {"macro_f1"}
 
 
 def test_an_evaluation_may_leave_each_source_out(monkeypatch: pytest.MonkeyPatch) -> None:
