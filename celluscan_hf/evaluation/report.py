@@ -33,6 +33,7 @@ def render(metrics: Mapping[str, Any], plots: Collection[str]) -> str:
             without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
             confusions=largest_confusions(metrics),
             results=results_table(metrics, _evaluated_cells(metrics["data"])),
+            five_classes=five_classes_table(metrics, _evaluated_cells(metrics["data"])),
             levels=_levels_table(metrics),
             by_source=_scalars_table("source", {_code(name): row for name, row in metrics["per_source"].items()}),
         )
@@ -92,6 +93,19 @@ def _scalars_table(header: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return table(
         columns, [[name, row["n"], *(with_interval(row, key) for key in SCALARS)] for name, row in rows.items()]
     )
+
+
+def five_classes_table(metrics: Mapping[str, Any], evaluated: str) -> str:
+    """Markdown table of `five_classes`, with rows as in `results_table`; empty if no row has such cells."""
+    external: Mapping[str, Mapping[str, Any]] = metrics.get("external") or {}
+    rows = []
+    for name, results in {evaluated: metrics, **external}.items():
+        if five := results.get("five_classes"):
+            where = f"{results['title']} ({_code(name)})" if name in external else name
+            scores = [with_interval(five["any_answer"], scalar) for scalar in ("macro_f1", "accuracy", "ece")]
+            rows.append([where, five["n"], *scores, with_interval(five["told_five"], "macro_f1")])
+    heads = ("cells of", "cells", "macro-F1", "accuracy", "ECE", "macro-F1 if told that it is one of five")
+    return table(heads, rows) if rows else ""
 
 
 def _evaluated_cells(data: Mapping[str, Any]) -> str:

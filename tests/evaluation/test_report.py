@@ -37,7 +37,8 @@ def test_headline_and_notice_stand_first(everything):
     measured = measure(everything, 20)
     assert text.index("Not a medical device") < text.index(f"{100 * measured['accuracy']:.1f}\N{NO-BREAK SPACE}%")
     low, high = measured["ci95"]["macro_f1"]
-    (row,) = [line for line in text.splitlines() if line.startswith("| the test split of `out/wbc` |")]
+    row, five = [line for line in text.splitlines() if line.startswith("| the test split of `out/wbc` |")]
+    assert f"| {measured['five_classes']['n']} | {measured['five_classes']['any_answer']['macro_f1']:.3f} (" in five
     assert f"| {measured['n']} | 13 |" in row and f"| {measured['macro_f1']:.3f} ({low:.3f}–{high:.3f}) |" in row
 
 
@@ -142,8 +143,9 @@ def test_the_figure_of_the_split_stands_in_one_table_with_those_of_other_laborat
     far = external_metrics(predicted([("LY", "LY", 0.9), ("MO", "LY", 0.8)]), dropped={"truncated": 2})
     text = report(everything, external={"far": far})
     lines = text.splitlines()
-    (first,) = [number for number, line in enumerate(lines) if line.startswith("| the test split of")]
+    first, five = [number for number, line in enumerate(lines) if line.startswith("| the test split of")]
     assert lines[first + 1].startswith("| Another laboratory (`far`) | 2 | 2 | 0.500 (")
+    assert lines[five + 1].startswith("| Another laboratory (`far`) | 2 | 0.333 (")
     assert "expect lower" not in text
     assert re.search(
         r"its accuracy is \*\*50\.0.%\*\* \([^)]*\) on 2 cells of Another laboratory \(`far`\)\.", words(text)
