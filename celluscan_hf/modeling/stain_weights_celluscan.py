@@ -1,78 +1,59 @@
 """The numbers of the check in `stain_celluscan.py`, which `celluscan benchmark stain` fits.
 
 `CENTRES` and `SCALES` standardize the features, in the order of `FEATURES`. `WEIGHTS` has a row for each standardized
-feature, each square, and the constant; a column for each kind: cell, unstained, colours, structure.
+feature and the constant, a column for each kind: cell, unstained, turned to red, turned to green, turned to blue, negative, grey, photograph, drawing, noise.
 """
 
 THRESHOLD = 0.15  # least probability of a stained cell
 CENTRES = [
-    0.0126,
-    0.541,
-    0.1266,
-    0.6486,
-    0.5031,
-    0.2524,
-    -0.0746,
-    -0.1282,
-    0.0312,
-    0.0448,
-    0.0705,
-    0.3187,
-    0.277,
-    -0.2738,
-    -0.9209,
-    3.8983,
+    -1.6144,
+    -2.0805,
+    -1.9531,
+    0.4988,
+    0.4694,
+    0.2427,
+    -0.0274,
+    -0.0416,
+    0.0337,
+    0.0848,
+    0.5452,
+    0.2879,
+    -0.0243,
+    -1.0193,
+    4.1537,
 ]
 SCALES = [
-    0.026,
-    0.6081,
-    0.1688,
-    0.7506,
-    0.1796,
-    0.1818,
-    0.2614,
-    0.3083,
-    0.0518,
-    0.1234,
-    0.1583,
+    1.2326,
+    0.9837,
+    1.3123,
+    0.9246,
+    0.2025,
+    0.2058,
     0.315,
-    0.1377,
-    0.7045,
-    0.9434,
-    1.28,
+    0.3316,
+    0.0582,
+    0.1667,
+    0.8829,
+    0.1543,
+    0.1627,
+    1.0419,
+    1.1495,
 ]
 WEIGHTS = [
-    [0.045, -0.932, 0.223, 0.664],  # brighter than the field
-    [1.231, -1.447, 1.016, -0.8],  # strongest stain
-    [-0.233, 0.628, 0.194, -0.589],  # stained share
-    [1.452, 1.317, -1.488, -1.281],  # stain against absorption
-    [0.427, -0.884, -0.318, 0.775],  # red in the stain
-    [-0.189, -0.357, 0.239, 0.307],  # blue in the stain
-    [-0.639, 0.204, 0.768, -0.333],  # red against green
-    [-0.301, -0.091, 0.454, -0.062],  # blue against green
-    [-1.091, -0.142, -0.075, 1.309],  # spread of colours
-    [-0.123, -0.862, 0.906, 0.079],  # greenish share
-    [-0.628, -0.622, 1.137, 0.113],  # orange share
-    [0.904, -2.698, 0.205, 1.588],  # detail
-    [-0.539, -0.859, -0.041, 1.439],  # edges
-    [-1.191, 0.47, 0.221, 0.5],  # border against middle
-    [-1.264, 1.278, -0.19, 0.175],  # detail of field against cells
-    [-0.56, -1.355, -0.039, 1.954],  # number of colours
-    [0.171, -0.015, 0.016, -0.172],  # brighter than the field, squared
-    [-0.173, 0.105, -0.269, 0.337],  # strongest stain, squared
-    [0.05, -0.262, -0.001, 0.212],  # stained share, squared
-    [-0.093, -0.454, 0.308, 0.239],  # stain against absorption, squared
-    [-0.596, -0.098, 0.214, 0.479],  # red in the stain, squared
-    [-1.04, -0.231, 0.621, 0.651],  # blue in the stain, squared
-    [0.007, 0.098, 0.025, -0.13],  # red against green, squared
-    [0.445, -0.206, 0.018, -0.257],  # blue against green, squared
-    [0.343, 0.138, -0.111, -0.37],  # spread of colours, squared
-    [0.064, 0.262, -0.329, 0.003],  # greenish share, squared
-    [-0.049, 0.119, -0.183, 0.113],  # orange share, squared
-    [-0.179, 1.907, -2.824, 1.096],  # detail, squared
-    [0.022, 0.095, -0.128, 0.012],  # edges, squared
-    [0.253, -0.665, 0.648, -0.236],  # border against middle, squared
-    [0.196, -0.415, 0.3, -0.08],  # detail of field against cells, squared
-    [-0.661, 0.158, -0.345, 0.849],  # number of colours, squared
-    [-1.188, -0.472, -0.444, 2.104],  # constant
+    [0.124, 0.859, 0.66, 0.65, -1.383, 2.349, -0.316, 0.361, -0.674, -2.63],  # strongest stain
+    [1.489, -0.49, -0.015, -1.778, -0.154, -0.629, 0.002, 0.146, -0.064, 1.494],  # stain above the rest
+    [0.866, -0.221, -0.566, -1.063, 0.581, 0.117, -1.257, 0.412, 0.331, 0.8],  # violet
+    [0.929, 1.264, -0.168, 1.521, 0.956, -0.774, -2.763, -1.589, -0.352, 0.977],  # stain against absorption
+    [0.175, -0.349, -0.72, -0.2, -0.731, -0.071, 0.047, 0.816, 0.739, 0.292],  # red in the stain
+    [-1.401, -0.573, -0.323, -0.156, 0.866, 0.045, 1.133, 0.289, -0.234, 0.354],  # blue in the stain
+    [-1.538, -0.65, -2.924, 0.762, 3.885, 0.413, 0.966, -0.535, -0.437, 0.056],  # red against green
+    [-0.269, -0.314, 1.472, 3.093, -1.466, -0.392, -0.963, -0.292, -0.755, -0.115],  # blue against green
+    [-0.726, -0.357, -1.307, -0.388, -0.908, 0.845, 0.037, 0.825, 0.83, 1.15],  # spread of colours
+    [-1.072, -1.728, 0.171, 0.005, 0.382, 1.346, -1.277, 0.711, 1.03, 0.432],  # orange share
+    [0.501, -3.502, -1.58, -1.087, -0.954, -1.6, -3.028, 0.781, 4.594, 5.874],  # detail
+    [0.327, -0.384, 0.246, -1.078, -1.816, -0.147, -0.544, 0.973, 2.055, 0.368],  # edges
+    [-1.929, 0.026, -1.143, 1.342, 0.758, 2.053, -0.821, 0.24, -1.033, 0.506],  # stain of border against middle
+    [-0.48, 0.874, -0.593, 0.537, -0.427, 0.865, -0.987, 0.316, -0.745, 0.64],  # detail of field against cells
+    [-1.323, -1.767, 0.287, 0.715, 0.906, -0.294, -0.328, 1.124, -0.033, 0.714],  # number of colours
+    [0.19, -0.524, -0.613, -1.943, -1.173, 0.158, -1.998, 2.669, 2.8, 0.435],  # constant
 ]
