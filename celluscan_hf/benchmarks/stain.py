@@ -24,17 +24,18 @@ from .ood_sets import synthetic_cells
 
 INVERSE_REGULARIZATION = 5.0  # of the logistic regression, for as many images as `_IMAGES`
 CELLS_WEIGH = 2.0  # than each other kind, in the fit
-THRESHOLD = 0.15  # least probability of a stained cell
+THRESHOLD = 0.2  # least probability of a stained cell
 _IMAGES = 1000  # weights of all images of the fit sum to this
 _SEEDS = {"fit": 0, "validation": 1, "test": 2}
-_DRAWN = {"fit": ("shapes", "text", "lines"), "test": ("shapes", "text", "bars", "map")}
+_DRAWN = {"fit": ("shapes", "text", "lines", "bars", "map"), "test": ("shapes", "text", "pie", "points")}
 _TURNED_PHOTOGRAPHS = 3  # part of the photographs that are also fitted with their hue turned
 _COPY = Path(stain_weights_celluscan.__file__)
 
 _HEADER = '''"""The numbers of the check in `stain_celluscan.py`, which `celluscan benchmark stain` fits.
 
 `CENTRES` and `SCALES` standardize the features, in the order of `FEATURES`. `WEIGHTS` has a row for each standardized
-feature and the constant, a column for each kind: {kinds}.
+feature and the constant, a column for each kind of image:
+{kinds}.
 """
 '''
 

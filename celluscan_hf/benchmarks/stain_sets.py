@@ -145,8 +145,8 @@ def store(image: Image.Image, rng: Generator) -> Image.Image:
 
 def middle(image: Image.Image, share: float) -> Image.Image:
     """Cut out the middle, a share of each side."""
-    margins = [round(length * (1 - share) / 2) for length in image.size]
-    return image.crop((*margins, image.width - margins[0], image.height - margins[1]))
+    left, top = (round(length * (1 - share) / 2) for length in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def restain(image: Image.Image, rng: Generator) -> Image.Image:
@@ -289,7 +289,7 @@ def icons(part: str) -> Images:
 
 
 def drawings(count: int, seed: int, kinds: Sequence[str]) -> Images:
-    """Draw images of each of some kinds in turn: `shapes`, `text`, `lines`, `bars`, `map`."""
+    """Draw images of each of some kinds in turn: `shapes`, `text`, `lines`, `bars`, `map`, `pie`, `points`."""
     return [_DRAW[kinds[number % len(kinds)]](np.random.default_rng([seed, number])) for number in range(count)]
 
 
@@ -332,6 +332,10 @@ def _plot(kind: str, rng: Generator) -> Image.Image:
             axes.plot(row)
     elif kind == "bars":
         axes.bar(range(12), np.abs(values[0]), color=[tuple(rng.random(3)) for _ in range(12)])
+    elif kind == "pie":
+        axes.pie(np.abs(values[0]), colors=[tuple(rng.random(3)) for _ in range(12)])
+    elif kind == "points":
+        axes.scatter(values[0], values[1], s=rng.uniform(5, 200, 12), c=values[2], cmap="viridis")
     else:
         axes.imshow(values, cmap=str(rng.choice(("viridis", "magma", "Blues", "coolwarm", "gray"))))
     stream = io.BytesIO()
@@ -342,7 +346,7 @@ def _plot(kind: str, rng: Generator) -> Image.Image:
 _DRAW: dict[str, Callable[[Generator], Image.Image]] = {
     "shapes": _shapes,
     "text": _text,
-    **{kind: partial(_plot, kind) for kind in ("lines", "bars", "map")},
+    **{kind: partial(_plot, kind) for kind in ("lines", "bars", "map", "pie", "points")},
 }
 
 

@@ -7,8 +7,9 @@ question, which the OOD score answers.
 Everything is measured in optical density relative to the field, the light that passes beside the cells: the logarithm
 of a white balance or an exposure is a sum, which cancels. Wright-Giemsa stain absorbs red and green clearly and blue
 less (Ruifrok & Johnston 2001); red cells absorb blue about as much as green. `FEATURES` describe colours and structure;
-a logistic regression on them and their squares (`stain_weights_celluscan.py`) gives a probability to a stained cell and
-to each of the other `KINDS`. `celluscan benchmark stain` fits and measures it.
+a logistic regression on them (`stain_weights_celluscan.py`) gives a probability to a stained cell and to each of the
+other `KINDS`. It has no squares: with them it refused a laboratory whose stain was bluer than any of the fit.
+`celluscan benchmark stain` fits and measures it.
 
 This file is shipped with every checkpoint as remote code, so it stands alone but for the weights beside it.
 """
@@ -133,6 +134,13 @@ def _edges(of: Densities) -> float:
     return float(ordered[-len(ordered) // 20 :].sum() / (ordered.sum() + 1))
 
 
+def _flat(of: Densities) -> float:
+    """Return the share of absorbing pixels that equal their neighbour: a camera gives few, a drawing many."""
+    absorbing = of.green[:, 1:] > 0.2
+    equal = (of.levels[:, 1:] == of.levels[:, :-1]).all(axis=2)
+    return float((equal & absorbing).sum()) / (float(absorbing.sum()) + 20)
+
+
 def _colours(of: Densities) -> float:
     red, green, blue = (of.levels >> 4).astype(np.int64).transpose(2, 0, 1)
     return math.log(np.count_nonzero(np.bincount((red * 256 + green * 16 + blue).ravel(), minlength=4096)))
@@ -153,6 +161,7 @@ FEATURES: dict[str, Callable[[Densities], float]] = {
     "orange share": lambda of: float((of.blue > of.green + 0.25).mean()),
     "detail": lambda of: float(of.steps.mean()) / (float(of.green.std()) + 0.02),
     "edges": _edges,
+    "flat cells": _flat,
     "stain of border against middle": _border,
     "detail of field against cells": _texture,
     "number of colours": _colours,
