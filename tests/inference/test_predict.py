@@ -86,7 +86,7 @@ def test_the_columns_are_as_documented(cells: Path, checkpoint: Path, capsys: py
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint)
     header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_1,score_1,label_2,score_2,"
-    header += "label_3,score_3,abnormal,set,abstain,reason,ood_score,note,error"
+    header += "label_3,score_3,abnormal,set,abstain,reason,hint,ood_score,note,error"
     assert capsys.readouterr().out.splitlines()[0] == header
 
 
