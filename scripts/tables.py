@@ -390,7 +390,7 @@ def ood() -> Table:
     for kind, record in metrics("reliability", "ood_sets").items():
         scores = [f"{record['distance']['0.98']:.0%}", f"{record['distance']['auroc']:.2f}"]
         scores += [f"{record[score]['0.98']:.0%}" for score in ("features", "colours", "energy")]
-        rows.append([kind, f"{record['n']:,}", *scores, f"{record['stain']:.0%}"])
+        rows.append([kind, f"{record['n']:,}", *scores])
     return [
         "images",
         "n",
@@ -399,8 +399,27 @@ def ood() -> Table:
         "by features",
         "by colours",
         "by energy",
-        "stain check of the page",
     ], rows
+
+
+def stain() -> Table:
+    """Share of images refused, by kind and part: smallest and largest over the laboratories, if there are several."""
+    kinds: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for record in metrics("stain", "groups"):
+        laboratory, _, what = record["images"].rpartition(": ")
+        if "another stain" in what or what.startswith("platelets"):
+            continue
+        name = f"{laboratory}: {what}" if record["kind"] == "cell" and laboratory else what
+        kinds.setdefault(name, {}).setdefault(record["part"], []).append((record["n"], record["refused"]))
+    rows = []
+    for name, parts in kinds.items():
+        cells = []
+        for part in ("fit", "validation", "test"):
+            shares = [share for _, share in parts.get(part, [])]
+            spread = f"{min(shares):.1%}–{max(shares):.1%}" if len(shares) > 1 else "".join(f"{x:.1%}" for x in shares)
+            cells.append(f"{spread} of {sum(n for n, _ in parts[part]):,}" if shares else "")
+        rows.append([name, *cells])
+    return ["refused", "fit", "validation", "test"], rows
 
 
 def copies() -> Table:
@@ -455,7 +474,7 @@ TABLES: dict[str, Callable[[], Table]] = {
         recipes, trust, sources, external, leak, leak_short, leak_bias,
         shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
         acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
-        calibration, calibration_external, conformal, conformal_classes, abstention, ood, copies, speed,
+        calibration, calibration_external, conformal, conformal_classes, abstention, ood, stain, copies, speed,
     )
 }  # fmt: skip
 

@@ -18,7 +18,6 @@ from ..evaluation.predictions import FACTS, Predictions
 from ..evaluation.selective_metrics import calibration_metrics, risk_coverage, set_metrics
 from ..inference.loading import load_reliability
 from ..modeling.reliability_celluscan import Reliability
-from ..modeling.stain_celluscan import refusal
 from ..reliability.calibrate import load_folder, run_model
 from ..reliability.examine import SCORES, detection_rates, ood_scores, outputs_of, recalibration_gain
 from . import ood_sets
@@ -73,20 +72,18 @@ def _ood_detection(
         name: ood_scores(outputs_of((cell.read for cell in cells), model, processor), reliability)
         for name, cells in (("validation", validation), ("test", test))
     }
-    rows: dict[str, dict[str, Any]] = {}
+    numbers = {"test": len(test)}
     for name, images in _image_sets(arguments, sample):
         scored[name] = ood_scores(outputs_of((image.copy for image in images), model, processor), reliability)
-        rows[name] = {"n": len(images), "stain": float(np.mean([refusal(image) is not None for image in images]))}
-    stained = float(np.mean([refusal(cell.read()) is not None for cell in test]))
-    rows = {"test": {"n": len(test), "stain": stained}} | rows
+        numbers[name] = len(images)
     names = {"test": "test cells, false alarms"}
     return {
         names.get(name, name): {
             score: detection_rates(scored[name][score], scored["validation"][score], scored["test"][score])
             for score in SCORES
         }
-        | row
-        for name, row in rows.items()
+        | {"n": number}
+        for name, number in numbers.items()
     }
 
 

@@ -18,22 +18,24 @@ from sklearn.linear_model import LogisticRegression
 from ..errors import CelluScanError
 from ..evaluation.intervals import wilson
 from ..modeling import stain_celluscan, stain_weights_celluscan
-from ..modeling.stain_celluscan import CELL, COLOURS, FEATURES, KINDS, STRUCTURE, UNSTAINED, describe, standardized
+from ..modeling.stain_celluscan import FEATURES, KINDS, describe, standardized
 from . import stain_sets
 from .ood_sets import synthetic_cells
 
-INVERSE_REGULARIZATION = 2.0  # of the logistic regression, for as many images as `_IMAGES`
-THRESHOLD = 0.15  # least probability of a stained cell
+INVERSE_REGULARIZATION = 5.0  # of the logistic regression, for as many images as `_IMAGES`
+CELLS_WEIGH = 2.0  # than each other kind, in the fit
+THRESHOLD = 0.2  # least probability of a stained cell
 _IMAGES = 1000  # weights of all images of the fit sum to this
 _SEEDS = {"fit": 0, "validation": 1, "test": 2}
-_DRAWN = {"fit": ("shapes", "text", "lines"), "test": ("shapes", "text", "bars", "map")}
+_DRAWN = {"fit": ("shapes", "text", "lines", "bars", "map"), "test": ("shapes", "text", "pie", "points")}
 _TURNED_PHOTOGRAPHS = 3  # part of the photographs that are also fitted with their hue turned
 _COPY = Path(stain_weights_celluscan.__file__)
 
 _HEADER = '''"""The numbers of the check in `stain_celluscan.py`, which `celluscan benchmark stain` fits.
 
 `CENTRES` and `SCALES` standardize the features, in the order of `FEATURES`. `WEIGHTS` has a row for each standardized
-feature, each square, and the constant; a column for each kind: {kinds}.
+feature and the constant, a column for each kind of image:
+{kinds}.
 """
 '''
 
@@ -58,6 +60,7 @@ def stain(arguments: argparse.Namespace) -> dict[str, Any]:
         "seeds": _SEEDS,
         "threshold": stain_weights_celluscan.THRESHOLD,
         "inverse_regularization": INVERSE_REGULARIZATION,
+        "cells_weigh": CELLS_WEIGH,
         "features": list(FEATURES),
         "numbers": {name: getattr(stain_weights_celluscan, name) for name in ("CENTRES", "SCALES", "WEIGHTS")},
         "groups": [_measured(group) for group in groups],
@@ -82,37 +85,55 @@ Images = tuple[str, str, stain_sets.Images]
 def _of_laboratory(part: str, name: str, folder: Path, count: int) -> Iterator[Images]:
     seed = _SEEDS[part]
     cells = stain_sets.cells(folder, count)
+    yield f"{name}: cells", "cell", cells
+    yield f"{name}: cells in another light", "cell", stain_sets.changed(cells, seed)
+    if part == "fit":
+        yield f"{name}: cells in another stain", "cell", stain_sets.foreign(cells, seed)
+        if platelets := stain_sets.cells(folder, count // 2, only="platelet"):
+            yield f"{name}: platelets in another light", "cell", stain_sets.changed(platelets, seed + 10)
+            yield f"{name}: platelets in another stain", "cell", stain_sets.foreign(platelets, seed + 10)
+            close = [stain_sets.middle(image, 0.45) for image in platelets]
+            yield f"{name}: platelets close by, in another stain", "cell", stain_sets.foreign(close, seed + 20)
+    if part != "fit":
+        for what in ("wbc", "platelet"):
+            if named := stain_sets.cells(folder, count, only=what):
+                yield f"{name}: of these, {what}", "cell", named
     few = cells[:: max(1, len(cells) // (count // 2))]
-    yield f"{name}: cells", CELL, cells
-    yield f"{name}: cells in another light", CELL, stain_sets.changed(cells, seed)
     fields = (folder / "Annotations").is_dir()
     beside = stain_sets.bccd_unstained(folder, seed) if fields else stain_sets.unstained(few, seed)
-    yield f"{name}: red cells or empty field", UNSTAINED, beside
-    yield f"{name}: the same in another light", UNSTAINED, stain_sets.changed(beside, seed)
-    turned = stain_sets.turned(few, seed)
-    yield f"{name}: hue turned by 90 to 270 degrees", COLOURS, turned
-    yield f"{name}: inverted", COLOURS, stain_sets.inverted(few)
-    yield f"{name}: grey", COLOURS, stain_sets.grey(few)
+    others = {"red cells or empty field": ("unstained", beside)}
+    for kind, degrees in stain_sets.HUE_TURNS.items():
+        others[f"hue turned by {degrees[0]} to {degrees[-1]} degrees"] = (kind, stain_sets.turned(few, seed, degrees))
+    others |= {"inverted": ("negative", stain_sets.inverted(few)), "grey": ("grey", stain_sets.grey(few))}
+    for what, (kind, images) in others.items():
+        yield f"{name}: {what}", kind, images
+        yield f"{name}: {what}, in another light", kind, stain_sets.changed(images, seed)
     if part == "fit":
-        yield f"{name}: hue turned, in another light", COLOURS, stain_sets.changed(turned, seed)
-        yield f"{name}: inverted, in another light", COLOURS, stain_sets.changed(stain_sets.inverted(few), seed)
+        stained = stain_sets.foreign(few, seed)
+        yield f"{name}: red cells or empty field, in another stain", "unstained", stain_sets.foreign(beside, seed)
+        yield f"{name}: inverted, in another stain", "negative", stain_sets.inverted(stained)
+        for kind, degrees in stain_sets.HUE_TURNS.items():
+            turned = stain_sets.turned(stained, seed, degrees)
+            yield f"{name}: hue turned by {degrees[0]} to {degrees[-1]} degrees, in another stain", kind, turned
 
 
 def _made(part: str, count: int) -> Iterator[Images]:
     seed = _SEEDS[part]
     synthetic = list(synthetic_cells(-(-count // 14), seed))
-    yield "synthetic cells", CELL, synthetic
-    yield "synthetic cells in another light", CELL, stain_sets.changed(synthetic, seed)
-    yield "uniform", UNSTAINED, stain_sets.uniform(count // 2, seed)
+    yield "synthetic cells", "cell", synthetic
+    yield "synthetic cells in another light", "cell", stain_sets.changed(synthetic, seed)
+    yield "uniform", "unstained", stain_sets.uniform(count // 2, seed)
     photographs = stain_sets.photographs(part, count // 6, seed)
-    yield "photographs", STRUCTURE, photographs
+    yield "photographs", "photograph", photographs
+    yield "photographs in another light", "photograph", stain_sets.changed(photographs, seed)
     if part == "fit":
-        yield "photographs in another light", STRUCTURE, stain_sets.changed(photographs, seed)
         some = photographs[::_TURNED_PHOTOGRAPHS]
-        yield "photographs, hue turned", STRUCTURE, stain_sets.turned(some, seed)
-    yield "drawings", STRUCTURE, stain_sets.drawings(count, seed, _DRAWN[part])
-    yield "icons", STRUCTURE, stain_sets.icons(part)
-    yield "noise", STRUCTURE, stain_sets.noises(count, seed)
+        yield "photographs in another stain", "photograph", stain_sets.foreign(some, seed)
+        turns = [degrees for turns in stain_sets.HUE_TURNS.values() for degrees in turns]
+        yield "photographs, hue turned", "photograph", stain_sets.turned(some, seed, turns)
+    yield "drawings", "drawing", stain_sets.drawings(count, seed, _DRAWN[part])
+    yield "icons", "drawing", stain_sets.icons(part)
+    yield "noise", "noise", stain_sets.noises(count, seed)
 
 
 def _described(part: str, name: str, kind: str, images: stain_sets.Images) -> Group:
@@ -120,9 +141,9 @@ def _described(part: str, name: str, kind: str, images: stain_sets.Images) -> Gr
 
 
 def fit(groups: list[Group]) -> tuple[NDArray[np.float64], ...]:
-    """Fit the regression: centres and scales (features,), weights (2 features + 1, kinds).
+    """Fit the regression: centres and scales (features,), weights (features + 1, kinds).
 
-    Each kind weighs the same, and within it each group.
+    Each kind weighs the same, cells `CELLS_WEIGH` times as much, and within it each group.
     """
     features = np.concatenate([group.features for group in groups])
     kinds = np.concatenate([[list(KINDS).index(group.kind)] * len(group.features) for group in groups])
@@ -130,6 +151,7 @@ def fit(groups: list[Group]) -> tuple[NDArray[np.float64], ...]:
     shares = np.concatenate(
         [np.full(len(group.features), 1 / (number[group.kind] * len(group.features))) for group in groups]
     )
+    shares[kinds == 0] *= CELLS_WEIGH
     centres = np.average(features, axis=0, weights=shares)
     scales = np.sqrt(np.average((features - centres) ** 2, axis=0, weights=shares))
     inputs = standardized(features, centres, scales)
@@ -140,7 +162,7 @@ def fit(groups: list[Group]) -> tuple[NDArray[np.float64], ...]:
 
 def _write(centres: NDArray[np.float64], scales: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
     """Write the numbers into the module that is shipped, and use them from now on."""
-    names = (*FEATURES, *(f"{name}, squared" for name in FEATURES), "constant")
+    names = (*FEATURES, "constant")
     values: dict[str, Any] = {
         "THRESHOLD": THRESHOLD,
         "CENTRES": [round(float(value), 4) for value in centres],

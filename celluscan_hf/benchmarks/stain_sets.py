@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from scipy.ndimage import uniform_filter
 
 from ..curation.decoding import decode
 from ..errors import BadImage, CelluScanError
 from ..modeling.stain_celluscan import Densities
-from ..sources.bccd import other_windows
+from ..sources.bccd import Box, other_cells
 from ..sources.tree import FolderTree
 from .ood_sets import noise, turn_hue
 
@@ -28,7 +29,11 @@ Generator = np.random.Generator
 Item = TypeVar("Item")
 _ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 _STAINED = 0.2  # of the strongest stain of an image: less is no nucleus, granule or platelet
-_HUE_TURNS = (90, 120, 150, 180, 210, 240, 270)  # degrees
+HUE_TURNS = {  # degrees, by what they do to violet
+    "turned to red": (90, 120),
+    "turned to green": (150, 180, 210),
+    "turned to blue": (240, 270),
+}
 # Photographs of installed packages, by what they are for; none is in both
 PHOTOGRAPHS = {
     "fit": (
@@ -56,21 +61,22 @@ ICONS = {"fit": ("matplotlib/mpl-data/images",), "test": ("gradio/media_assets/i
 _ICONS_NAMED = ("logo", "avatar", "page.png", "text.png", "chessboard", "horse")  # of folders that hold more than icons
 
 
-def cells(folder: Path, count: int) -> Images:
-    """Read about `count` cells of a laboratory, evenly over the folders and names of its files.
+def cells(folder: Path, count: int, only: str = "") -> Images:
+    """Read about `count` cells of a laboratory, evenly over the folders and names of its files; `only` if named so.
 
     A folder of BCCD, with boxes in smear fields, gives the windows around its white cells and platelets.
     """
     if (folder / "Annotations").is_dir():
-        windows = [(image, box) for image, boxes in _fields(folder) for box in boxes]
-        return [image.crop(box) for image, box in _spread(windows, count)]
+        boxes = [(image, box) for image, boxes in _fields(folder) for box in boxes if only in box.name.lower()]
+        return [image.crop(box.window) for image, box in _spread(boxes, count)]
     by_kind: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _ENDINGS and not path.name.startswith("."):
+        named = only in str(path.relative_to(folder)).lower()
+        if path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and named:
             by_kind.setdefault(f"{path.parent}/{path.name.partition('_')[0]}", []).append(path)
-    if not by_kind:
+    if not by_kind and not only:
         raise CelluScanError(f"{folder}: no image in it")
-    each = -(-count // len(by_kind))
+    each = -(-count // max(1, len(by_kind)))
     return [image for paths in by_kind.values() for image in _readable(_spread(paths, each))]
 
 
@@ -86,11 +92,11 @@ def _readable(paths: Iterable[Path]) -> Iterator[Image.Image]:
             continue  # PBC's folder holds a file that is not an image
 
 
-def _fields(folder: Path) -> Iterator[tuple[Image.Image, list[tuple[int, int, int, int]]]]:
-    """Yield each field of BCCD with the windows around what is not a red cell."""
+def _fields(folder: Path) -> Iterator[tuple[Image.Image, list[Box]]]:
+    """Yield each field of BCCD with the boxes of what is not a red cell."""
     tree = FolderTree(folder)
-    for member, windows in other_windows(tree):
-        yield decode(tree.read(member)).image, windows
+    for member, boxes in other_cells(tree):
+        yield decode(tree.read(member)).image, boxes
 
 
 def relight(image: Image.Image, rng: Generator) -> Image.Image:
@@ -111,7 +117,7 @@ def relight(image: Image.Image, rng: Generator) -> Image.Image:
 
 
 def reframe(image: Image.Image, rng: Generator) -> Image.Image:
-    """Cut the image closer, and change its size (60 to 500 pixels), sharpness and JPEG quality."""
+    """Cut the image closer, or show more around it, and store it anew."""
     if rng.random() < 0.25:  # more red cells around
         margins = tuple((int(length * rng.uniform(0, 0.25)),) * 2 for length in reversed(image.size))
         image = Image.fromarray(np.pad(np.asarray(image), (*margins, (0, 0)), "reflect"))
@@ -121,6 +127,11 @@ def reframe(image: Image.Image, rng: Generator) -> Image.Image:
             int(np.clip((length - side) / 2 + rng.normal(0, 0.03) * side, 0, length - side)) for length in image.size
         )
         image = image.crop((x, y, x + side, y + side))
+    return store(image, rng)
+
+
+def store(image: Image.Image, rng: Generator) -> Image.Image:
+    """Change size (60 to 500 pixels), sharpness and JPEG quality."""
     side = int(np.exp(rng.uniform(np.log(60), np.log(500))))
     image = image.resize((side, side), Image.Resampling.BILINEAR)
     if rng.random() < 0.3:
@@ -132,9 +143,39 @@ def reframe(image: Image.Image, rng: Generator) -> Image.Image:
     return image
 
 
+def middle(image: Image.Image, share: float) -> Image.Image:
+    """Cut out the middle, a share of each side."""
+    left, top = (round(length * (1 - share) / 2) for length in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
+def restain(image: Image.Image, rng: Generator) -> Image.Image:
+    """Change the colours of stain and red cells, mostly to paler and bluer ones: a gain of density for each channel."""
+    light = np.asarray(image, np.float32) / 255
+    field = np.quantile(light.reshape(-1, 3), 0.9, axis=0).clip(0.05)
+    gains = np.exp(rng.normal((0, 0, -0.2), (0.25, 0.2, 0.4))) * rng.uniform(0.4, 1.2)
+    gains[2] = min(gains[2], 1.2 * gains[1])  # blue is absorbed less than green
+    light = field * ((light + 0.01) / field).clip(0.01) ** gains
+    return Image.fromarray((light.clip(0, 1) * 255).astype(np.uint8))
+
+
+def move(image: Image.Image, rng: Generator) -> Image.Image:
+    """Move the cell away from the middle, in some images with a turn that leaves black corners."""
+    if rng.random() < 0.4:
+        image = image.rotate(rng.uniform(-45, 45), Image.Resampling.BILINEAR)
+    width, height = (int(length * rng.uniform(0.65, 1)) for length in image.size)
+    x, y = (int(rng.integers(0, length - kept + 1)) for length, kept in zip(image.size, (width, height), strict=True))
+    return image.crop((x, y, x + width, y + height))
+
+
 def changed(images: Iterable[Image.Image], seed: int) -> Images:
     """Show each image in another light and frame."""
     return [reframe(relight(image, rng), rng) for image, rng in _seeded(images, seed)]
+
+
+def foreign(images: Iterable[Image.Image], seed: int) -> Images:
+    """Show each image as another laboratory might: another stain, light and frame, the cell not in the middle."""
+    return [store(relight(move(restain(image, rng), rng), rng), rng) for image, rng in _seeded(images, seed)]
 
 
 def _seeded(images: Iterable[Image.Image], seed: int) -> Iterator[tuple[Image.Image, Generator]]:
@@ -152,16 +193,16 @@ def unstained(images: Iterable[Image.Image], seed: int, each: int = 2) -> Images
     ]
 
 
-def _without_stain(image: Image.Image) -> np.ndarray:
+def _without_stain(image: Image.Image) -> NDArray[np.bool_]:
     densities = Densities(image)
     stain = uniform_filter(densities.stain, 3)
-    strong = (stain > _STAINED * np.quantile(stain, 0.99)).astype(np.uint8)
-    unstained: np.ndarray = np.asarray(Image.fromarray(strong).resize(image.size, Image.Resampling.NEAREST)) == 0
-    return unstained
+    strong = Image.fromarray((stain > _STAINED * np.quantile(stain, 0.99)).astype(np.uint8))
+    free: NDArray[np.bool_] = np.asarray(strong.resize(image.size, Image.Resampling.NEAREST)) == 0
+    return free
 
 
 def _beside(
-    image: Image.Image, free: np.ndarray, rng: Generator, each: int, widest: float = 0.45
+    image: Image.Image, free: NDArray[np.bool_], rng: Generator, each: int, widest: float = 0.45
 ) -> Iterator[Image.Image]:
     """Yield up to `each` random squares that are `free` (H, W) all over."""
     found = 0
@@ -178,9 +219,9 @@ def _beside(
 def bccd_unstained(folder: Path, seed: int, each: int = 4) -> Images:
     """Cut squares out of fields of BCCD that touch no window around a white cell or platelet."""
     squares: Images = []
-    for (image, windows), number in zip(_fields(folder), range(10**6), strict=False):
+    for number, (image, boxes) in enumerate(_fields(folder)):
         free = np.ones((image.height, image.width), bool)
-        for left, top, right, bottom in windows:
+        for left, top, right, bottom in (box.window for box in boxes):
             free[top:bottom, left:right] = False
         squares += _beside(image, free, np.random.default_rng([seed, number]), each)
     return squares
@@ -199,9 +240,9 @@ def uniform(count: int, seed: int) -> Images:
     return images
 
 
-def turned(images: Iterable[Image.Image], seed: int) -> Images:
-    """Turn the hue of each image by 90 to 270 degrees."""
-    return [turn_hue(image, float(rng.choice(_HUE_TURNS))) for image, rng in _seeded(images, seed)]
+def turned(images: Iterable[Image.Image], seed: int, degrees: Sequence[float]) -> Images:
+    """Turn the hue of each image by one of some angles."""
+    return [turn_hue(image, float(rng.choice(degrees))) for image, rng in _seeded(images, seed)]
 
 
 def inverted(images: Iterable[Image.Image]) -> Images:
@@ -248,7 +289,7 @@ def icons(part: str) -> Images:
 
 
 def drawings(count: int, seed: int, kinds: Sequence[str]) -> Images:
-    """Draw images of each of some kinds in turn: `shapes`, `text`, `lines`, `bars`, `map`."""
+    """Draw images of each of some kinds in turn: `shapes`, `text`, `lines`, `bars`, `map`, `pie`, `points`."""
     return [_DRAW[kinds[number % len(kinds)]](np.random.default_rng([seed, number])) for number in range(count)]
 
 
@@ -291,6 +332,10 @@ def _plot(kind: str, rng: Generator) -> Image.Image:
             axes.plot(row)
     elif kind == "bars":
         axes.bar(range(12), np.abs(values[0]), color=[tuple(rng.random(3)) for _ in range(12)])
+    elif kind == "pie":
+        axes.pie(np.abs(values[0]), colors=[tuple(rng.random(3)) for _ in range(12)])
+    elif kind == "points":
+        axes.scatter(values[0], values[1], s=rng.uniform(5, 200, 12), c=values[2], cmap="viridis")
     else:
         axes.imshow(values, cmap=str(rng.choice(("viridis", "magma", "Blues", "coolwarm", "gray"))))
     stream = io.BytesIO()
@@ -301,7 +346,7 @@ def _plot(kind: str, rng: Generator) -> Image.Image:
 _DRAW: dict[str, Callable[[Generator], Image.Image]] = {
     "shapes": _shapes,
     "text": _text,
-    **{kind: partial(_plot, kind) for kind in ("lines", "bars", "map")},
+    **{kind: partial(_plot, kind) for kind in ("lines", "bars", "map", "pie", "points")},
 }
 
 

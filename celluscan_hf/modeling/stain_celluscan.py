@@ -7,8 +7,9 @@ question, which the OOD score answers.
 Everything is measured in optical density relative to the field, the light that passes beside the cells: the logarithm
 of a white balance or an exposure is a sum, which cancels. Wright-Giemsa stain absorbs red and green clearly and blue
 less (Ruifrok & Johnston 2001); red cells absorb blue about as much as green. `FEATURES` describe colours and structure;
-a logistic regression on them and their squares (`stain_weights_celluscan.py`) gives a probability to a stained cell and
-to each of the other `KINDS`. `celluscan benchmark stain` fits and measures it.
+a logistic regression on them (`stain_weights_celluscan.py`) gives a probability to a stained cell and to each of the
+other `KINDS`. It has no squares: with them it refused a laboratory whose stain was bluer than any of the fit.
+`celluscan benchmark stain` fits and measures it.
 
 This file is shipped with every checkpoint as remote code, so it stands alone but for the weights beside it.
 """
@@ -18,16 +19,22 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from .stain_weights_celluscan import CENTRES, SCALES, THRESHOLD, WEIGHTS
 
-CELL, UNSTAINED, COLOURS, STRUCTURE = "cell", "unstained", "colours", "structure"
+_TURNED = "its colours are not those of a stained smear"
 KINDS = {  # with the reason to refuse an image, as the end of a sentence
-    CELL: "",
-    UNSTAINED: "nothing in it is stained, as nuclei and platelets are",
-    COLOURS: "its colours are not those of a stained smear",
-    STRUCTURE: "its structure is that of a photograph, a drawing or noise, not of a smear",
+    "cell": "",
+    "unstained": "nothing in it is stained, as nuclei and platelets are",
+    "turned to red": _TURNED,
+    "turned to green": _TURNED,
+    "turned to blue": _TURNED,
+    "negative": "it looks like a negative",
+    "grey": "it has no colours",
+    "photograph": "it looks like a photograph",
+    "drawing": "it looks like a drawing, a plot or text",
+    "noise": "it looks like noise",
 }
 SIDE = 80  # pixels of the copy that is measured
 LIMIT = 4.0  # standard deviations; features further out count as this
@@ -46,19 +53,35 @@ class Densities:
     def __init__(self, image: Image.Image) -> None:
         small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         self.levels: NDArray[np.uint8] = np.asarray(small)
-        light = self.levels.reshape(-1, 3).astype(np.float32) + _DARK  # (pixels, 3)
-        rank = int(_FIELD * len(light))
-        self.field = np.partition(light, rank, axis=0)[rank]
-        self.all: Plane = np.log(self.field / light)  # (pixels, 3)
-        self.all[light.max(axis=1) - _DARK < _BLACK * self.field.max()] = 0
+        smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)))  # camera noise is no colour
+        light = smooth.reshape(-1, 3).astype(np.float32) + _DARK  # (pixels, 3)
+        field = np.partition(light, _rank(light, _FIELD), axis=0)[_rank(light, _FIELD)]
+        black = (self.levels.max(axis=2) < _BLACK * field.max()).reshape(SIDE, SIDE)
+        black = _widened(_widened(black).T).T
+        self.all: Plane = np.log(field / light)  # (pixels, 3)
+        self.all[black.ravel()] = 0
         self.red, self.green, self.blue = (np.ascontiguousarray(part.reshape(SIDE, SIDE)) for part in self.all.T)
         self.stain: Plane = np.minimum(self.red, self.green - self.blue)
         ordered = np.sort(self.stain, axis=None)
-        self.strongest = float(ordered[int(0.995 * len(ordered))])
-        most_stained = self.stain.ravel() >= ordered[int(0.985 * len(ordered))]
+        self.strongest, self.rest = (float(ordered[_rank(ordered, share)]) for share in (0.995, 0.9))
+        most_stained = self.stain.ravel() >= ordered[_rank(ordered, 0.985)]
         self.direction = _direction(self.all[most_stained].mean(axis=0), 0.05)  # (3,)
         self.overall = _direction(self.all.clip(0).mean(axis=0), 0.02)
-        self.steps: Plane = np.abs(np.diff(self.green, axis=1)[:-1]) + np.abs(np.diff(self.green, axis=0)[:, :-1])
+        sharp = np.where(black, 0, np.log(field[1] / (self.levels[..., 1] + np.float32(_DARK))))
+        self.steps: Plane = np.abs(np.diff(sharp, axis=1)[:-1]) + np.abs(np.diff(sharp, axis=0)[:, :-1])
+
+
+def _rank(ordered: NDArray[np.floating], share: float) -> int:
+    return int(share * len(ordered))
+
+
+def _widened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Add two rows on either side of what is set, where a resized edge is blurred."""
+    wide = mask.copy()
+    for rows in (1, 2):
+        wide[rows:] |= mask[:-rows]
+        wide[:-rows] |= mask[rows:]
+    return wide
 
 
 def _direction(densities: Plane, floor: float) -> Plane:
@@ -76,12 +99,25 @@ def _spread(of: Densities) -> float:
     return 1 - float(np.linalg.norm((of.all[strong] / lengths[strong, None]).mean(axis=0)))
 
 
+def _log(density: float) -> float:
+    """Take the logarithm of a density: differences count where there is little."""
+    return math.log(max(density, 0.0) + 0.04)
+
+
+def _violet(of: Densities) -> float:
+    """Measure how much less blue than red and green is absorbed by what absorbs red most, against the whole image."""
+    violet = (of.red + of.green) / 2 - of.blue
+    most = np.partition(of.red, _rank(of.red.ravel(), 0.98), axis=None)[_rank(of.red.ravel(), 0.98)]
+    return _log(float(violet[of.red >= most].mean()) - float(np.median(violet)))
+
+
 def _border(of: Densities) -> float:
-    """Compare the border of the image with its middle; positive if the border absorbs more."""
+    """Compare the stain at the border of the image with that in its middle; positive if the border has more."""
     edge, middle = SIDE // 12, SIDE // 4
-    inner, centre = of.green[edge:-edge, edge:-edge], of.green[middle:-middle, middle:-middle]
-    border = (float(of.green.sum()) - float(inner.sum())) / (of.green.size - inner.size)
-    return (border - float(centre.mean())) / (float(of.green.std()) + 0.05)
+    stain = of.stain.clip(0)
+    inner, centre = stain[edge:-edge, edge:-edge], stain[middle:-middle, middle:-middle]
+    border = (float(stain.sum()) - float(inner.sum())) / (stain.size - inner.size)
+    return (border - float(centre.mean())) / (max(of.strongest, 0.0) + 0.1)
 
 
 def _texture(of: Densities) -> float:
@@ -98,15 +134,22 @@ def _edges(of: Densities) -> float:
     return float(ordered[-len(ordered) // 20 :].sum() / (ordered.sum() + 1))
 
 
+def _flat(of: Densities) -> float:
+    """Return the share of absorbing pixels that equal their neighbour: a camera gives few, a drawing many."""
+    absorbing = of.green[:, 1:] > 0.2
+    equal = (of.levels[:, 1:] == of.levels[:, :-1]).all(axis=2)
+    return float((equal & absorbing).sum()) / (float(absorbing.sum()) + 20)
+
+
 def _colours(of: Densities) -> float:
     red, green, blue = (of.levels >> 4).astype(np.int64).transpose(2, 0, 1)
     return math.log(np.count_nonzero(np.bincount((red * 256 + green * 16 + blue).ravel(), minlength=4096)))
 
 
 FEATURES: dict[str, Callable[[Densities], float]] = {
-    "brighter than the field": lambda of: float((of.all.min(axis=1) < -0.15).mean()),
-    "strongest stain": lambda of: of.strongest,
-    "stained share": lambda of: float((of.stain > 0.5 * max(of.strongest, 0.15)).mean()),
+    "strongest stain": lambda of: _log(of.strongest),
+    "stain above the rest": lambda of: _log(of.strongest - of.rest),
+    "violet": _violet,
     "stain against absorption": lambda of: (
         of.strongest / (float(np.partition(of.green, -SIDE * SIDE // 10, axis=None)[-SIDE * SIDE // 10]) + 0.1)
     ),
@@ -115,11 +158,11 @@ FEATURES: dict[str, Callable[[Densities], float]] = {
     "red against green": lambda of: float(of.overall[0] - of.overall[1]),
     "blue against green": lambda of: float(of.overall[2] - of.overall[1]),
     "spread of colours": _spread,
-    "greenish share": lambda of: float((of.green < np.minimum(of.red, of.blue) - 0.1).mean()),
     "orange share": lambda of: float((of.blue > of.green + 0.25).mean()),
     "detail": lambda of: float(of.steps.mean()) / (float(of.green.std()) + 0.02),
     "edges": _edges,
-    "border against middle": _border,
+    "flat cells": _flat,
+    "stain of border against middle": _border,
     "detail of field against cells": _texture,
     "number of colours": _colours,
 }
@@ -132,9 +175,9 @@ def describe(image: Image.Image) -> NDArray[np.float64]:
 
 
 def standardized(features: NDArray[np.float64], centres: object, scales: object) -> NDArray[np.float64]:
-    """Standardize features (n, features), limit them, and add their squares and a constant: (n, 2 features + 1)."""
+    """Standardize features (n, features), limit them, and add a constant: (n, features + 1)."""
     scaled = ((features - np.asarray(centres)) / np.asarray(scales)).clip(-LIMIT, LIMIT)
-    return np.hstack((scaled, scaled**2 - 1, np.ones((len(scaled), 1))))
+    return np.hstack((scaled, np.ones((len(scaled), 1))))
 
 
 def probabilities(features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,7 +190,10 @@ def probabilities(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def refusal(image: Image.Image) -> str | None:
     """Return why an image does not show a stained single cell; None if it does."""
-    shares = probabilities(describe(image)[None])[0]
+    shares = probabilities(describe(image)[None])[0].tolist()
     if shares[0] >= THRESHOLD:
         return None
-    return list(KINDS.values())[1 + int(shares[1:].argmax())]
+    reasons: dict[str, float] = {}
+    for reason, share in list(zip(KINDS.values(), shares, strict=True))[1:]:
+        reasons[reason] = reasons.get(reason, 0) + share
+    return max(reasons, key=reasons.__getitem__)

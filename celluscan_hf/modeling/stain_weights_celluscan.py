@@ -1,78 +1,63 @@
 """The numbers of the check in `stain_celluscan.py`, which `celluscan benchmark stain` fits.
 
 `CENTRES` and `SCALES` standardize the features, in the order of `FEATURES`. `WEIGHTS` has a row for each standardized
-feature, each square, and the constant; a column for each kind: cell, unstained, colours, structure.
+feature and the constant, a column for each kind of image:
+cell, unstained, turned to red, turned to green, turned to blue, negative, grey, photograph, drawing, noise.
 """
 
-THRESHOLD = 0.15  # least probability of a stained cell
+THRESHOLD = 0.2  # least probability of a stained cell
 CENTRES = [
-    0.0126,
-    0.541,
-    0.1266,
-    0.6486,
-    0.5031,
-    0.2524,
-    -0.0746,
-    -0.1282,
-    0.0312,
-    0.0448,
-    0.0705,
-    0.3187,
-    0.277,
-    -0.2738,
-    -0.9209,
-    3.8983,
+    -1.5955,
+    -2.061,
+    -1.9388,
+    0.5072,
+    0.4709,
+    0.2448,
+    -0.0272,
+    -0.0444,
+    0.0333,
+    0.0833,
+    0.5384,
+    0.287,
+    0.073,
+    -0.0259,
+    -1.0227,
+    4.1569,
 ]
 SCALES = [
-    0.026,
-    0.6081,
-    0.1688,
-    0.7506,
-    0.1796,
-    0.1818,
-    0.2614,
-    0.3083,
-    0.0518,
-    0.1234,
-    0.1583,
-    0.315,
-    0.1377,
-    0.7045,
-    0.9434,
-    1.28,
+    1.2434,
+    1.0011,
+    1.3204,
+    0.9247,
+    0.202,
+    0.2041,
+    0.3154,
+    0.3295,
+    0.0576,
+    0.1631,
+    0.8813,
+    0.1502,
+    0.1331,
+    0.1637,
+    1.0506,
+    1.1462,
 ]
 WEIGHTS = [
-    [0.045, -0.932, 0.223, 0.664],  # brighter than the field
-    [1.231, -1.447, 1.016, -0.8],  # strongest stain
-    [-0.233, 0.628, 0.194, -0.589],  # stained share
-    [1.452, 1.317, -1.488, -1.281],  # stain against absorption
-    [0.427, -0.884, -0.318, 0.775],  # red in the stain
-    [-0.189, -0.357, 0.239, 0.307],  # blue in the stain
-    [-0.639, 0.204, 0.768, -0.333],  # red against green
-    [-0.301, -0.091, 0.454, -0.062],  # blue against green
-    [-1.091, -0.142, -0.075, 1.309],  # spread of colours
-    [-0.123, -0.862, 0.906, 0.079],  # greenish share
-    [-0.628, -0.622, 1.137, 0.113],  # orange share
-    [0.904, -2.698, 0.205, 1.588],  # detail
-    [-0.539, -0.859, -0.041, 1.439],  # edges
-    [-1.191, 0.47, 0.221, 0.5],  # border against middle
-    [-1.264, 1.278, -0.19, 0.175],  # detail of field against cells
-    [-0.56, -1.355, -0.039, 1.954],  # number of colours
-    [0.171, -0.015, 0.016, -0.172],  # brighter than the field, squared
-    [-0.173, 0.105, -0.269, 0.337],  # strongest stain, squared
-    [0.05, -0.262, -0.001, 0.212],  # stained share, squared
-    [-0.093, -0.454, 0.308, 0.239],  # stain against absorption, squared
-    [-0.596, -0.098, 0.214, 0.479],  # red in the stain, squared
-    [-1.04, -0.231, 0.621, 0.651],  # blue in the stain, squared
-    [0.007, 0.098, 0.025, -0.13],  # red against green, squared
-    [0.445, -0.206, 0.018, -0.257],  # blue against green, squared
-    [0.343, 0.138, -0.111, -0.37],  # spread of colours, squared
-    [0.064, 0.262, -0.329, 0.003],  # greenish share, squared
-    [-0.049, 0.119, -0.183, 0.113],  # orange share, squared
-    [-0.179, 1.907, -2.824, 1.096],  # detail, squared
-    [0.022, 0.095, -0.128, 0.012],  # edges, squared
-    [0.253, -0.665, 0.648, -0.236],  # border against middle, squared
-    [0.196, -0.415, 0.3, -0.08],  # detail of field against cells, squared
-    [-0.661, 0.158, -0.345, 0.849],  # number of colours, squared
-    [-1.188, -0.472, -0.444, 2.104],  # constant
+    [0.621, 0.984, 0.798, 0.632, -1.322, 2.515, -0.34, 0.323, -1.638, -2.572],  # strongest stain
+    [1.449, -0.532, -0.454, -1.911, -0.274, -0.81, -0.13, 0.262, 1.056, 1.345],  # stain above the rest
+    [0.798, -0.22, -0.426, -1.01, 0.57, 0.203, -1.332, 0.553, 0.009, 0.853],  # violet
+    [0.72, 1.229, -0.089, 1.634, 0.999, -0.746, -2.663, -1.874, -0.344, 1.135],  # stain against absorption
+    [0.395, -0.353, -0.671, -0.183, -0.73, -0.088, 0.085, 0.725, 0.59, 0.231],  # red in the stain
+    [-1.542, -0.564, -0.12, 0.042, 0.987, 0.148, 1.244, 0.211, -0.447, 0.04],  # blue in the stain
+    [-1.884, -0.582, -3.144, 0.775, 4.005, 0.536, 0.947, -0.451, -0.202, 0.001],  # red against green
+    [-0.182, -0.361, 1.434, 3.125, -1.477, -0.429, -1.039, -0.186, -0.487, -0.397],  # blue against green
+    [-0.606, -0.32, -0.98, -0.29, -0.751, 0.877, 0.144, 0.665, 0.306, 0.954],  # spread of colours
+    [-1.232, -1.604, 0.25, 0.082, 0.441, 1.443, -1.111, 0.695, 0.494, 0.542],  # orange share
+    [0.089, -3.529, -2.2, -1.007, -0.764, -1.795, -2.747, 1.415, 4.858, 5.679],  # detail
+    [0.74, -0.343, 0.277, -1.116, -1.631, 0.135, -0.56, 0.887, 1.77, -0.159],  # edges
+    [-0.761, 0.195, -1.743, -0.831, -0.218, 0.036, -0.41, 1.045, 1.744, 0.942],  # flat cells
+    [-1.959, -0.023, -1.134, 1.417, 0.872, 1.951, -0.793, 0.29, -1.455, 0.833],  # stain of border against middle
+    [-0.272, 0.929, -0.612, 0.474, -0.37, 1.061, -1.187, 0.29, -0.695, 0.383],  # detail of field against cells
+    [-1.804, -1.987, 0.088, 0.641, 0.786, -0.294, -0.619, 1.371, 0.722, 1.095],  # number of colours
+    [-0.343, -0.42, -1.119, -2.066, -0.989, 0.302, -1.924, 3.024, 2.658, 0.877],  # constant
 ]

@@ -153,10 +153,10 @@ def _window(corners: list[int], width: int, height: int) -> tuple[int, int, int,
     return x, y, x + side, y + side
 
 
-def other_windows(tree: Tree) -> Iterator[tuple[str, list[tuple[int, int, int, int]]]]:
-    """Yield the path of each field and the windows around its white cells and platelets."""
+def other_cells(tree: Tree) -> Iterator[tuple[str, list[Box]]]:
+    """Yield the path of each field and the boxes of its white cells (WBC) and platelets (Platelets)."""
     for path, boxes in _annotated(tree):
-        yield path, [box.window for box in boxes if box.name != "RBC"]
+        yield path, [box for box in boxes if box.name != "RBC"]
 
 
 def red_cells(tree: Tree) -> Iterator[tuple[str, list[tuple[int, int, int, int]]]]:

@@ -88,7 +88,7 @@ def test_the_columns_are_as_documented(cells: Path, checkpoint: Path, capsys: py
     capsys.readouterr()
     predict([cells / "0.jpg"], checkpoint)
     header = "image,label,score,code,lineage,stage,parent,abnormal_in_blood,label_1,score_1,label_2,score_2,"
-    header += "label_3,score_3,abnormal,set,abstain,reason,ood_score,note,error"
+    header += "label_3,score_3,abnormal,set,abstain,reason,hint,ood_score,note,error"
     assert capsys.readouterr().out.splitlines()[0] == header
 
 
@@ -108,7 +108,7 @@ def test_a_calibrated_model_gives_set_and_abstention_in_both_formats(
         assert value == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float | list) else expected), name
     assert table[0]["set"] == "; ".join(answer["set"])
     assert table[0]["abstain"] == str(answer["abstain"]).lower()
-    assert [bad[name] for name in module.CALIBRATED_FIELDS] == [None] * 5
+    assert [bad[name] for name in module.CALIBRATED_FIELDS] == [None] * 6
     assert table[1]["set"] == ""
     with pytest.raises(CelluScanError, match=r"--coverage 90: expected a share"):
         predict([cells / "0.jpg"], calibrated, coverage=90)
@@ -147,10 +147,20 @@ def test_facts_of_the_taxonomy_stand_beside_the_label() -> None:
         "set": None,
         "abstain": None,
         "reason": None,
+        "hint": None,
         "ood_score": None,
         "note": None,
         "error": None,
     }
+
+
+def test_what_is_no_stained_cell_is_said_of_any_model(checkpoint: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    predict([tmp_path / "white.png"], checkpoint, tmp_path / "rows.jsonl")
+    (fields,) = read_json((tmp_path / "rows.jsonl").read_text())
+    assert (fields["abstain"], fields["reason"]) == (True, "not a stained cell")
+    assert fields["hint"] == "nothing in it is stained, as nuclei and platelets are"
+    assert fields["label"]
 
 
 def test_a_model_with_other_labels_has_no_facts(

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 from celluscan_hf.inference.inputs import find_images
+from celluscan_hf.sources.drawing import draw_cell
 from celluscan_hf.taxonomy import lookup
 
 TASK = "wbc-classification"
@@ -54,6 +55,17 @@ def test_an_answer_has_the_facts_of_its_label(classify: Any, cells: list[Image.I
     assert (answer["code"], answer["lineage"], answer["stage"]) == (cell.code, cell.lineage, cell.stage)
     assert answer["abstain"] == (answer["reason"] is not None)
     assert json.loads(json.dumps(answer)) == answer
+
+
+def test_what_is_no_stained_cell_is_named(classify: Any, cells: list[Image.Image]) -> None:
+    answers = classify([Image.new("RGB", (64, 64), "white"), cells[0].convert("L"), draw_cell_image()])
+    assert [answer["reason"] == "not a stained cell" for answer in answers] == [True, True, False]
+    assert answers[0]["hint"] == "nothing in it is stained, as nuclei and platelets are"
+    assert all(answer["abstain"] for answer in answers[:2])
+
+
+def draw_cell_image() -> Image.Image:
+    return draw_cell("Basophil", np.random.default_rng(0), 128)
 
 
 def test_coverage_is_chosen_by_the_call_or_with_the_pipeline(

@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 
 from celluscan_hf.modeling.reliability_celluscan import (
     COLOURS,
+    NOT_A_CELL,
     MahalanobisScorer,
     Reliability,
     colours,
@@ -119,7 +120,7 @@ def test_colours_do_not_depend_on_orientation_but_on_stain() -> None:
     ("shares", "features", "label", "reason"),
     [
         ({"BA": 0.9, "LY": 0.1}, 0.1, "Basophil", None),
-        ({"BA": 0.9, "LY": 0.1}, 9.0, "Basophil", "out of distribution"),
+        ({"BA": 0.9, "LY": 0.1}, 9.0, "Basophil", None),
         ({"BNE": 0.5, "SNE": 0.4, "LY": 0.1}, 0.1, "Neutrophil", "children of Neutrophil compete"),
         ({"MO": 0.5, "LY": 0.5}, 0.1, "Lymphocyte", "low confidence"),
     ],
@@ -133,6 +134,7 @@ def test_an_answer_abstains_with_its_reason(
     assert answer["code"] == lookup(label).code
     assert len(answer["top"]) == 2
     assert answer["set"][0] == answer["top"][0]["label"]  # also out of distribution: coverage is over all cells
+    assert (answer["hint"] is not None) == (answer["ood_score"] > 1) == (features == 9.0)
     if label == "Neutrophil":
         assert answer["score"] == pytest.approx(0.9)
 
@@ -145,6 +147,12 @@ def test_an_image_that_is_out_of_distribution_gets_a_lower_score_and_the_same_cl
     assert outside["score"] == pytest.approx(3 / 4)  # sqrt(0.9) : sqrt(0.1) = 3 : 1
     assert inside["hint"] is None
     assert "microscope" in outside["hint"]
+
+
+def test_what_is_no_stained_cell_has_its_reason_and_hint() -> None:
+    probabilities = np.array([float(cell.code == "BA") for cell in CLASSES])
+    answer = fitted(*simulated(600, 0)).answer(probabilities, np.full(3, 9.0), refusal="it has no colours")
+    assert (answer["abstain"], answer["reason"], answer["hint"]) == (True, NOT_A_CELL, "it has no colours")
 
 
 def test_the_confidence_threshold_is_that_of_the_model() -> None:

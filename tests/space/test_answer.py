@@ -6,7 +6,7 @@ from celluscan_hf.space.answer import answer
 from celluscan_hf.space.page import record
 from celluscan_hf.space.pictures import maturation
 from celluscan_hf.space.recogniser import Result
-from celluscan_hf.space.texts import background, card
+from celluscan_hf.space.texts import background, card, table
 from celluscan_hf.taxonomy import CLASSES
 
 
@@ -99,19 +99,26 @@ def test_the_maturation_stages_have_a_text_alternative() -> None:
     assert "lymphoid lineage, not a stage" in maturation(answer(shares(LY=1.0)))
 
 
-def test_an_out_of_distribution_image_gets_no_class_no_flag_and_no_set() -> None:
+def test_a_cell_unlike_those_of_the_training_laboratories_gets_its_class_with_a_hint() -> None:
     cell_answer = answer(shares(ERB=0.9, LY=0.1), RELIABILITY, np.array([3.0, 0.0]))
-    assert cell_answer.certainty is Certainty.OUT_OF_DISTRIBUTION
-    assert cell_answer.headline == "Unlike the cells the model knows"
-    assert "Erythroblast" in cell_answer.sentence
-    assert not cell_answer.flagged
-    assert cell_answer.prediction_set == ()
+    assert (cell_answer.certainty, cell_answer.headline) == (Certainty.CLASS, "Erythroblast")
+    assert cell_answer.hint.startswith("Other microscope or stain than the model was trained on: adapt it")
+    assert cell_answer.flagged
+    assert cell_answer.prediction_set == ()  # its coverage holds for cells like those of the calibration
     result = Result("cell.png", answer=cell_answer)
-    assert background(result) == ""
-    assert "Lineage" not in card(result)
+    assert background(result)
+    assert cell_answer.hint in card(result)
+    assert cell_answer.hint in table([result])
     row = record(result)
-    assert (row["certainty"], row["code"], row["set"]) == ("out of distribution", None, [])
-    assert row["note"] == cell_answer.sentence
+    assert (row["answer"], row["code"], row["set"], row["hint"]) == ("Erythroblast", "ERB", [], cell_answer.hint)
+
+
+def test_no_class_is_shown_for_what_is_no_stained_cell() -> None:
+    result = Result("cat.png", answer=answer(shares(ERB=0.9, LY=0.1)), doubt="it looks like a photograph")
+    assert "No class is given, because it looks like a photograph." in card(result)
+    for text in (card(result), table([result]), background(result)):
+        assert "Erythroblast" not in text
+    assert record(result)["answer"] is None
 
 
 def test_the_maturation_stages_are_drawn_if_the_cell_may_be_one() -> None:
