@@ -109,11 +109,17 @@ class Augmentation:
                     "smaller one first; 1 changes nothing"
                 )
 
-    def __call__(self, pixels: torch.Tensor, draws: Sequence[int], view: View) -> torch.Tensor:
-        """Images (B, 3, resized, resized) uint8 with their B draw numbers -> (B, 3, side, side) float32."""
+    def __call__(
+        self, pixels: torch.Tensor, draws: Sequence[int], view: View, at_home: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Images (B, 3, resized, resized) uint8 with their B draw numbers -> (B, 3, side, side) float32.
+
+        `at_home` (B,) bool: images that are never shown as from another laboratory, whatever `augmented_share` says.
+        """
         numbers = uniform(torch.tensor(draws), sum(_LANES.values()), self.seed)
         on_device = _by_name(numbers.to(pixels.device, non_blocking=True))
         strong = on_device["strong"][:, 0] < self.augmented_share  # (B,)
+        strong = strong if at_home is None else strong & ~at_home
         crops = self._views(on_device, strong, view) if self._any_view else self._squares(_by_name(numbers), view)
         changes = self._changes(on_device, strong)
         factors, channels = self._color_factors(on_device, strong)

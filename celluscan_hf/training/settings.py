@@ -56,6 +56,13 @@ class TrainingSettings(TrainingArguments):
     augmented_share: float = field(
         default=1.0, metadata={"help": "share of images that the following seven, up to blur, are applied to"}
     )
+    augment_parents: bool = field(
+        default=True,
+        metadata={
+            "help": "whether these apply to cells labelled by a parent class, such as Neutrophil for a band; if not, "
+            "an image as from another laboratory is never of a parent class, and the model names a finer one"
+        },
+    )
     zoom: list[float] = field(
         default_factory=list,
         metadata={"help": "range of the view's side as a share of the image's, instead of --crop_pct: 0.4 1.0"},

@@ -29,6 +29,7 @@ from .sampling import CellSampler
 from .settings import TrainingSettings
 from .streaming import StreamedCells
 
+_PARENTS = torch.tensor(sorted({taxonomy.LABEL2ID[parent] for parent in taxonomy.PARENTS.values()}))
 SCALARS = ("n", *wbc_metrics.SCALARS)
 
 
@@ -119,7 +120,8 @@ class CellTrainer(Trainer):
         pixels, labels = batch["pixels"], batch["labels"]
         if "draws" not in batch:
             return {"pixel_values": self.view(pixels), "labels": labels}
-        pixel_values = self.augmentation(pixels, batch["draws"], self.view)
+        at_home = None if self.args.augment_parents else torch.isin(labels, _PARENTS.to(labels.device))
+        pixel_values = self.augmentation(pixels, batch["draws"], self.view, at_home)
         if self.mixing is not None:
             pixel_values, labels = self.mixing(pixel_values, labels)
         return {"pixel_values": pixel_values, "labels": labels}

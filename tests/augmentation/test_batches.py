@@ -134,6 +134,15 @@ def test_a_share_of_the_images_looks_as_if_from_another_laboratory(pixels: torch
     assert 20 < changed.sum() < 44
 
 
+def test_an_image_at_home_is_never_shown_as_from_another_laboratory(pixels: torch.Tensor) -> None:
+    everything = dataclasses.replace(STRONG, augmented_share=1.0)
+    at_home = torch.arange(64) < 10
+    values = everything(pixels, range(64), VIEW, at_home)
+    mild = dataclasses.replace(STRONG, augmented_share=0.0)(pixels, range(64), VIEW)
+    assert torch.allclose(values[:10], mild[:10], atol=1e-5)
+    assert torch.allclose(values[10:], everything(pixels, range(64), VIEW)[10:], atol=1e-5)
+
+
 def test_any_angle_of_rotation_is_drawn() -> None:
     ramp = torch.arange(40, dtype=torch.uint8).expand(1, 3, 40, 40) * 6  # brighter to the right
     augmentation = dataclasses.replace(STILL, rotate="any")
