@@ -169,6 +169,8 @@ def test_other_light_and_gamma_change_colours_as_a_camera_would() -> None:
     assert 79 < lamp.min() < 83
     assert 120 < lamp.max() < 126
     assert np.abs(np.corrcoef(lamp.T.numpy()) - np.eye(3)).max() < 0.2  # each channel by itself
+    brighter = dataclasses.replace(STILL, white_balance=(1.0, 1.25))(grey, range(300), PLAIN)
+    assert brighter.min() * 255 > 99.5
     power = dataclasses.replace(STILL, gamma=(0.5, 2.0))(grey, range(300), PLAIN)[:, 0, 0, 0]
     assert abs(power.min() - (101 / 256) ** 2) < 0.02
     assert abs(power.max() - (101 / 256) ** 0.5) < 0.02
@@ -196,6 +198,16 @@ def test_grayscale_takes_all_colour_and_a_mix_of_channels_none_of_the_grey(pixel
     channels = STRONG._channels({"channels": torch.rand(64, 6)}, torch.ones(64, dtype=torch.bool))
     assert (channels.sum(2) - 1).abs().max() < 1e-6
     assert 0.2 < (channels - torch.eye(3)).abs().max() < 0.24
+
+
+def test_channels_are_mixed_before_contrast_and_saturation(pixels: torch.Tensor) -> None:
+    images, channels = pixels[:4].float(), torch.eye(3) + torch.tensor([[-0.1, 0.1, 0], [0, 0, 0], [0.05, 0, -0.05]])
+    factors = torch.tensor([[1.1, 0.9, 1.2]] * 4)
+    mix, offset = color_matrix(images, factors, channels.expand(4, 3, 3))
+    mixed = torch.einsum("ij,bjhw->bihw", channels, images)
+    expected, expected_offset = color_matrix(mixed, factors, torch.eye(3).expand(4, 3, 3))
+    assert torch.allclose(mix @ images.flatten(2), expected @ mixed.flatten(2), atol=1e-2)
+    assert torch.allclose(offset, expected_offset, atol=1e-5)
 
 
 def test_blur_takes_detail_and_leaves_what_is_even(pixels: torch.Tensor) -> None:

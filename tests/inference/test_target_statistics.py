@@ -51,6 +51,17 @@ def test_few_images_move_the_statistics_a_little() -> None:
     torch.testing.assert_close(share, torch.full_like(share, 4 / (4 + PRIOR)))
 
 
+def test_mixed_statistics_are_those_of_training_and_target_images_together() -> None:
+    model = build()
+    layer = model.vit.embeddings.projection[1]
+    channels = model.vit.embeddings.projection[0](IMAGES[:8]).detach()
+    layer.running_mean += 2.0
+    use_target_statistics(model, lambda: [IMAGES[:8]], prior=8)
+    mean, variance = channels.mean((0, 2, 3)), channels.var((0, 2, 3), unbiased=False)
+    torch.testing.assert_close(layer.running_mean, (mean + 2.0) / 2)
+    torch.testing.assert_close(layer.running_var, (variance + 1) / 2 + (mean - 2.0) ** 2 / 4)
+
+
 def test_a_model_without_batch_norm_is_refused() -> None:
     with pytest.raises(CelluScanError, match="has no batch norm"):
         use_target_statistics(build("linear"), lambda: [IMAGES])
