@@ -64,8 +64,9 @@ class TrainedModel:
         model = self.metrics["model"]
         if model["sha256"] != weights:
             raise CelluScanError(
-                f"{self.evaluation} evaluates other weights ({model['name']}) than those of {self.run}: run "
-                "celluscan evaluate on this run"
+                f"{self.evaluation} evaluates other weights ({model['name']}) than {self.run} has now: they changed after "
+                "this evaluation (calibrated or trained again?), or it is of another run; run celluscan evaluate on "
+                "this run"
             )
         processor = AutoImageProcessor.from_pretrained(self.run)
         if model.get("preparation") != preparation(processor):

@@ -92,7 +92,7 @@ def test_a_model_that_is_not_a_plain_vit_is_refused_as_one_with_advice(convoluti
 
 
 def test_the_evaluation_of_another_model_is_refused(plain: Trained, convolution: Trained) -> None:
-    with pytest.raises(CelluScanError, match=r"evaluates other weights .*celluscan evaluate on this run"):
+    with pytest.raises(CelluScanError, match=r"other weights .*calibrated or trained again.*celluscan evaluate on"):
         TrainedModel(plain.run, convolution.evaluation)
 
 
