@@ -115,6 +115,20 @@ def test_an_unknown_command_is_one_line(arguments: list[str], hint: str, capsys:
     assert hint in fails(capsys, *arguments)
 
 
+@pytest.mark.parametrize(("arguments", "status"), [(["push"], 2), (["push", "--dry-run"], 2), (["push", "--help"], 0)])
+def test_push_alone_lists_what_can_be_pushed(
+    arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    printed = capsys.readouterr()
+    help_text = printed.err if status else printed.out
+    assert help_text.startswith("usage: celluscan push dataset|model|space|metric ")
+    assert [line.split()[1] for line in help_text.splitlines() if line.startswith("  push ")] == [
+        "dataset", "model", "space", "metric",
+    ]
+    assert "\n  train " not in help_text
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
