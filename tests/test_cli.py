@@ -124,7 +124,10 @@ def test_push_alone_lists_what_can_be_pushed(
     help_text = printed.err if status else printed.out
     assert help_text.startswith("usage: celluscan push dataset|model|space|metric ")
     assert [line.split()[1] for line in help_text.splitlines() if line.startswith("  push ")] == [
-        "dataset", "model", "space", "metric",
+        "dataset",
+        "model",
+        "space",
+        "metric",
     ]
     assert "\n  train " not in help_text
 

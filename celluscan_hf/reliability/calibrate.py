@@ -68,7 +68,8 @@ class ModelOutputs:
 def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str = "") -> dict[str, Any]:
     """Calibrate a checkpoint folder on validation cells of a built dataset; return the content of `reliability.json`.
 
-    A second calibration leaves the weights as they are: its temperature is 1. Class centres are fitted on a sample of train cells.
+    A second calibration leaves the weights as they are: its temperature is 1. Class centres are fitted on a
+    sample of train cells.
 
     Raises:
         CelluScanError: The folder does not hold a classifier of our 14 classes that ends in one linear layer, or the

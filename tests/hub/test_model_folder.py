@@ -126,6 +126,25 @@ def test_no_path_of_the_machine_is_published(copy: TrainedModel, plain: Trained,
             assert "/home/someone" not in text, path
 
 
+@pytest.mark.parametrize(
+    ("name", "local", "dataset"), [("lab/cells", False, "lab/cells"), ("out/mine", True, None), ("cells", False, None)]
+)
+def test_the_dataset_is_that_of_the_run_if_it_came_from_the_hub(
+    copy: TrainedModel, name: str, local: bool, dataset: str | None
+) -> None:
+    assert copy.settings["data"]["local"]
+    assert copy.dataset is None
+    edit(copy.run / "settings.json", data=copy.settings["data"] | {"name": name, "local": local})
+    assert TrainedModel(copy.run, copy.evaluation).dataset == dataset
+
+
+def test_a_folder_that_is_not_published_is_named_without_its_path(copy: TrainedModel) -> None:
+    command = f"celluscan evaluate --dataset {copy.data}"
+    assert (
+        public(command, copy, replace(NATIVE, dataset=None)) == f"celluscan evaluate --dataset {Path(copy.data).name}"
+    )
+
+
 def test_records_name_the_hub_and_keep_what_is_no_path(copy: TrainedModel) -> None:
     record = {
         "data": copy.settings["data"]["name"],
