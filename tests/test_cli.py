@@ -186,8 +186,12 @@ def test_a_missing_image(model: str, capsys: pytest.CaptureFixture[str]) -> None
     assert "there is no such image" in fails(capsys, "explain", "missing.jpg", "--model", model)
 
 
-def test_a_missing_model(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "does not exist; expected a checkpoint" in fails(capsys, "explain", cell, "--model", "./missing")
+@pytest.mark.parametrize("name", ["./missing", "missing", "out/a/missing"])
+def test_a_missing_model_is_not_looked_up_on_the_hub(
+    name: str, cell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoModelForImageClassification.from_pretrained", None)
+    assert f"{name} does not exist; expected a checkpoint" in fails(capsys, "explain", cell, "--model", name)
 
 
 def test_a_layer_that_does_not_exist(cell: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
