@@ -8,7 +8,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -80,9 +80,14 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for what cannot be done, 130 after an interruption."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in (["-h"], ["--help"]) or words in (["push", "-h"], ["push", "--help"]):
-        print(_help())
+    if words[:1] in (["-h"], ["--help"]):
+        print(_help(COMMANDS))
         return 0
+    if words[:1] == ["push"] and all(word.startswith("-") for word in words[1:2]):
+        asked = words[1:2] in (["-h"], ["--help"])
+        kinds = [name for name in COMMANDS if name.startswith("push ")]
+        print(_help(kinds, "push dataset|model|space|metric"), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else _FAILED
     if words == ["--version"]:
         print(f"celluscan {__version__}")
         return 0
@@ -127,10 +132,10 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _help() -> str:
+def _help(names: Iterable[str], usage: str = "COMMAND") -> str:
     width = max(map(len, COMMANDS)) + 2
-    rows = "\n".join(f"  {name:{width}}{command.help}" for name, command in COMMANDS.items())
-    return f"usage: celluscan COMMAND … [--help]\n\n{_DESCRIPTION}\n\ncommands:\n{rows}"
+    rows = "\n".join(f"  {name:{width}}{COMMANDS[name].help}" for name in names)
+    return f"usage: celluscan {usage} … [--help]\n\n{_DESCRIPTION}\n\ncommands:\n{rows}"
 
 
 def _unknown(name: str) -> str:

@@ -19,7 +19,7 @@ from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassifica
 from celluscan_hf.modeling.processor import build_image_processor
 
 PROJECT = Path(__file__).resolve().parents[1]
-NOT_A_COMMAND = {"overview", "screenshots", "tables"}
+NOT_A_COMMAND = {"augmentations", "overview", "screenshots", "tables"}
 EXPLAIN = "celluscan_hf.inference.explain.explain"
 
 
@@ -115,6 +115,23 @@ def test_an_unknown_command_is_one_line(arguments: list[str], hint: str, capsys:
     assert hint in fails(capsys, *arguments)
 
 
+@pytest.mark.parametrize(("arguments", "status"), [(["push"], 2), (["push", "--dry-run"], 2), (["push", "--help"], 0)])
+def test_push_alone_lists_what_can_be_pushed(
+    arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    printed = capsys.readouterr()
+    help_text = printed.err if status else printed.out
+    assert help_text.startswith("usage: celluscan push dataset|model|space|metric ")
+    assert [line.split()[1] for line in help_text.splitlines() if line.startswith("  push ")] == [
+        "dataset",
+        "model",
+        "space",
+        "metric",
+    ]
+    assert "\n  train " not in help_text
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
@@ -169,8 +186,12 @@ def test_a_missing_image(model: str, capsys: pytest.CaptureFixture[str]) -> None
     assert "there is no such image" in fails(capsys, "explain", "missing.jpg", "--model", model)
 
 
-def test_a_missing_model(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "does not exist; expected a checkpoint" in fails(capsys, "explain", cell, "--model", "./missing")
+@pytest.mark.parametrize("name", ["./missing", "missing", "out/a/missing"])
+def test_a_missing_model_is_not_looked_up_on_the_hub(
+    name: str, cell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoModelForImageClassification.from_pretrained", None)
+    assert f"{name} does not exist; expected a checkpoint" in fails(capsys, "explain", cell, "--model", name)
 
 
 def test_a_layer_that_does_not_exist(cell: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:

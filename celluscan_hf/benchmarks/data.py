@@ -224,4 +224,4 @@ def check_needs(arguments: argparse.Namespace) -> None:
         raise CelluScanError(f"{pbc} does not exist; give the folder of PBC with --pbc")
     for module in {"curation": ["cleanvision"], "duplicates": ["faiss"], "memory": ["psutil"]}.get(arguments.what, []):
         if find_spec(module) is None:
-            raise CelluScanError(f'{module} is not installed; pip install -e ".[benchmark]"')
+            raise CelluScanError(f'{module} is not installed: pip install "celluscan_hf[benchmark]"')

@@ -153,6 +153,6 @@ def _imports(rounds: int) -> dict[str, float]:
 def check_needs(arguments: argparse.Namespace) -> None:
     """Exit if timm or the GPU is missing."""
     if find_spec("timm") is None:
-        raise CelluScanError('timm is not installed; pip install -e ".[benchmark]"')
+        raise CelluScanError('timm is not installed: pip install "celluscan_hf[benchmark]"')
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise CelluScanError("--device cuda: torch sees no GPU")

@@ -180,4 +180,4 @@ def _wait_for(port: int, page: "subprocess.Popen[bytes]", seconds: int = 120) ->
 def check_needs(arguments: argparse.Namespace) -> None:
     """Exit if gradio is missing."""
     if find_spec("gradio") is None:
-        raise CelluScanError('gradio is not installed; pip install -e ".[demo]"')
+        raise CelluScanError('gradio is not installed: pip install "celluscan_hf[demo]"')

@@ -21,7 +21,6 @@ from . import shortcuts
 from .features import CONFIGS, FEATURES, HELD_OUT, Part
 from .inspection import FileReport
 
-REPOSITORY = "celluscan/wbc"  # where `celluscan push dataset` publishes by default
 GRID = "assets/classes.jpg"
 _TEMPLATE = "dataset_card.md"
 GRID_COLUMNS = 8

@@ -31,6 +31,11 @@ class CellDataset:
     name: str
     folder: Path
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine, not a download from the Hub."""
+        return self.folder == Path(self.name)
+
     def split(self, config: str, split: str) -> Dataset:
         """Load the rows of one split with the columns `dataset.features.FEATURES`; images stay {"bytes", "path"}.
 

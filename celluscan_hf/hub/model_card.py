@@ -42,7 +42,7 @@ class ModelFacts:
     - `repository`: its Hub id; `counterpart`: that of the other variant of the same weights, if both are published.
     - `hand_built`: our own architecture with its Python files; else the library's ViT.
     - `revision`: the tag pinned in the loading example of the hand-built variant.
-    - `dataset`: Hub id of the dataset it was trained on.
+    - `dataset`: Hub id of the dataset it was trained on; None if it is not published.
     - `settings`, `training`: the `settings.json` and `training.json` of the run.
     - `metrics`, `examples`: the `metrics.json` and `examples.json` of the evaluation.
     - `config`, `parameters`: the `config.json` of the model, and its number of parameters.
@@ -52,7 +52,7 @@ class ModelFacts:
     hand_built: bool
     counterpart: str | None
     revision: str
-    dataset: str
+    dataset: str | None
     settings: Mapping[str, Any]
     training: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -73,6 +73,16 @@ class ModelFacts:
         return "dataset" in self.metrics["data"]
 
     @property
+    def dataset_link(self) -> str:
+        """The dataset in a sentence."""
+        return f"[{self.dataset}]({HUB}/datasets/{self.dataset})" if self.dataset else "a dataset that is not published"
+
+    @property
+    def dataset_argument(self) -> str:
+        """The dataset in a command."""
+        return self.dataset or "DATASET"
+
+    @property
     def external(self) -> Mapping[str, Mapping[str, Any]]:
         """Metrics of external sources by name; empty for evaluations without or older than them."""
         return self.metrics.get("external") or {}
@@ -87,7 +97,9 @@ def render(facts: ModelFacts) -> str:
     body = jinja.from_string(template_path(_TEMPLATE, __file__).read_text("utf-8")).render(
         context,
         trained=training,
-        command=training.command(facts.dataset),
+        dataset_link=facts.dataset_link,
+        dataset_argument=facts.dataset_argument,
+        command=training.command(facts.dataset_argument),
         data=facts.metrics["data"],
         of_split=facts.of_split,
         same_data=facts.metrics["data"]["fingerprint"] == facts.settings["data"]["fingerprint"],
@@ -113,7 +125,7 @@ def _home(facts: ModelFacts) -> str:
     """Return the name of the evaluated cells in the table of the main results."""
     data = facts.metrics["data"]
     if facts.of_split:
-        return f"the {data['split']} split of [{facts.dataset}]({HUB}/datasets/{facts.dataset})"
+        return f"the {data['split']} split of {facts.dataset_link}"
     return ", ".join(source["title"] for source in _sources(data["sources"]))
 
 
@@ -124,7 +136,7 @@ def metadata(facts: ModelFacts) -> ModelCardData:
         library_name="transformers",
         pipeline_tag=TASK,
         tags=_TAGS,
-        datasets=[facts.dataset],
+        datasets=[facts.dataset] if facts.dataset else None,
         metrics=sorted({_METRICS[name][0] for name in _measured(facts.metrics)}),
         base_model=TrainingFacts(facts.settings).base_model,
         widget=[
@@ -146,7 +158,7 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
     """Return the results of the evaluated cells, then those of each external source."""
     data = facts.metrics["data"]
     dataset: dict[str, Any]
-    if facts.of_split:
+    if facts.of_split and facts.dataset:
         dataset = {"dataset_type": facts.dataset, "dataset_name": facts.dataset}
         dataset |= {"dataset_config": CONFIG, "dataset_split": data["split"]}
     else:
@@ -174,11 +186,11 @@ def _results(metrics: Mapping[str, Any], **dataset: Any) -> list[EvalResult]:
 
 
 def evaluation_results(facts: ModelFacts) -> str:
-    """Return the YAML of `.eval_results/celluscan.yaml`; an empty list for raw sources, which are not on the Hub.
+    """Return the YAML of `.eval_results/celluscan.yaml`; an empty list for data that is not on the Hub.
 
     https://huggingface.co/docs/hub/eval-results
     """
-    if not facts.of_split:
+    if not (facts.of_split and facts.dataset):
         return yaml.safe_dump([])
     data, intervals = facts.metrics["data"], facts.metrics.get("ci95") or {}
     entries = []

@@ -42,6 +42,7 @@ _QUOTED_PATH = re.compile(rf"(['\"]){_PATH_START}[^'\"]*?([^'\"/\\]+)[/\\]*\1")
 _BARE_PATH = re.compile(
     rf"(?<![\w./\\~-])(?:file://|(?<!:)|(?<=\w:)(?!//)){_PATH_START}(?:[^\s'\"/\\]+[/\\]+)*([^\s'\"/\\]+)[/\\]*"
 )
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _ONLY_PATH = re.compile(rf"^{_PATH_START}(?!.*\s--)(?:.*[/\\])?([^/\\]+)[/\\]*$")
 
 
@@ -64,7 +65,8 @@ class TrainedModel:
         model = self.metrics["model"]
         if model["sha256"] != weights:
             raise CelluScanError(
-                f"{self.evaluation} evaluates other weights ({model['name']}) than those of {self.run}: run "
+                f"{self.evaluation} evaluates other weights ({model['name']}) than {self.run} has: they changed "
+                "after this evaluation (calibrated or trained again?) or are of another run; run "
                 "celluscan evaluate on this run"
             )
         processor = AutoImageProcessor.from_pretrained(self.run)
@@ -92,6 +94,17 @@ class TrainedModel:
         return _read(self.evaluation / METRICS)
 
     @property
+    def data(self) -> str:
+        """The dataset as the training was given it."""
+        return str(self.settings["data"]["name"])
+
+    @property
+    def dataset(self) -> str | None:
+        """The Hub id of the dataset; None for a local folder."""
+        local = self.settings["data"].get("local", Path(self.data).exists())  # runs of version 0.1 do not say
+        return None if local or not _HUB_ID.fullmatch(self.data) else self.data
+
+    @property
     def examples(self) -> list[Mapping[str, Any]]:
         return list(_read(self.evaluation / EXAMPLES))
 
@@ -107,14 +120,14 @@ class Variant:
 
     - `hand_built`: our own architecture with its Python files; else the library's ViT.
     - `counterpart`: the repository of the other variant, if both are published.
-    - `dataset`: the Hub id of the dataset it was trained on.
+    - `dataset`: the Hub id of the dataset it was trained on; None if it is not published.
     - `revision`: the tag to publish under; by default the hand-built variant gets a tag derived from its files.
     """
 
     repository: str
     hand_built: bool
     counterpart: str | None
-    dataset: str
+    dataset: str | None
     revision: str | None
 
 
@@ -188,7 +201,8 @@ def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, 
 
 def public(record: Any, trained: TrainedModel, variant: Variant) -> Any:
     """Remove paths of this machine from a record of a run: folders become Hub ids, or are dropped."""
-    hub_ids = {trained.settings["data"]["name"]: variant.dataset, str(trained.run): variant.repository}
+    dataset = variant.dataset or Path(trained.data).name
+    hub_ids = {trained.data: dataset, str(trained.run): variant.repository}
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):

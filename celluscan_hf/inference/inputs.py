@@ -101,14 +101,18 @@ class ImageTable:
 class Images:
     """Named images in the given order, each once; `len` reads no image.
 
-    `skipped` counts files in folders and patterns without an image ending, by ending.
+    `skipped` counts files in folders and patterns without an image ending, by ending; `repeated` the files that were
+    named again.
     """
 
     def __init__(self, places: Iterable[ImageFile | ImageTable], others: Iterable[Path] = ()) -> None:
         unique: dict[tuple[str, str], ImageFile | ImageTable] = {}
         real = lru_cache(os.path.realpath)
+        self.repeated = 0
         for place in places:  # the file itself is not resolved: in the Hub's cache, equal files are links to one blob
-            unique.setdefault((real(place.path.parent), place.path.name), place)
+            key = real(place.path.parent), place.path.name
+            self.repeated += key in unique
+            unique.setdefault(key, place)
         self._places = list(unique.values())
         self.skipped = _endings({(real(path.parent), path.name) for path in others})
 

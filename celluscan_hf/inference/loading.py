@@ -1,5 +1,6 @@
 """Load a trained classifier with its image processor and calibration; explain failed loads."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -24,6 +25,8 @@ from ..modeling.reliability_celluscan import Reliability, find_reliability
 
 _SAVE = "save it with model.save_pretrained(folder) and processor.save_pretrained(folder)"
 
+_ABSENT = "does not exist; expected a checkpoint folder, or the name of a model on the Hub, owner/name"
+
 # Words of the library's message -> our explanation.
 _KNOWN_FAILURES = {
     "trust_remote_code": "needs code from the checkpoint; if you trust its author, allow it with "
@@ -33,7 +36,7 @@ _KNOWN_FAILURES = {
     "pip install --upgrade transformers",
     "unrecognized model": "has a config.json without model_type; " + _SAVE,
     "valid json": "has a configuration file that is not valid JSON; " + _SAVE,
-    "repo id must": "does not exist; expected a checkpoint folder, or the name of a model on the Hub",
+    "repo id must": _ABSENT,
     "not a local folder": "is neither a folder here nor a model on the Hub; check the name (and, for a private model, "
     "log in: hf auth login)",
     "couldn't connect": "is not a folder here, and the Hub could not be reached; check the path, or the connection",
@@ -42,6 +45,7 @@ _KNOWN_FAILURES = {
     "load image processor": "has no preprocessor_config.json, which says how to prepare an image; " + _SAVE,
 }
 _ONE_SIZE = (CelluScanConfig.model_type, ViTConfig.model_type)  # other models may take images of any size
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _DAMAGED = (SafetensorError, StrictDataclassError, JSONDecodeError, UnicodeDecodeError)
 
 
@@ -115,6 +119,8 @@ def _check_name(name: str | Path) -> None:
             raise CelluScanError(f"{name} is not a checkpoint: it has no config.json; {_SAVE}")
     elif folder.exists():
         raise CelluScanError(f"{name} is a file; expected a checkpoint folder, or the name of a model on the Hub")
+    elif not _HUB_NAME.fullmatch(str(name)):  # the library would ask the Hub for it, several times if that is far
+        raise CelluScanError(f"{name} {_ABSENT}")
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def image_shape(config: Any) -> tuple[int, int, int]:
 
 def _require_packages() -> None:
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise CelluScanError(f"ONNX export needs {', '.join(missing)}: pip install onnx onnxruntime onnxscript")
+        raise CelluScanError(f'ONNX export needs {", ".join(missing)}: pip install "celluscan_hf[onnx]"')
 
 
 def _require_free(folder: Path) -> None:

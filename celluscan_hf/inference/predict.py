@@ -62,17 +62,21 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may run a cel
 class Summary:
     """Number of images, number of unusable ones, and seconds without loading the model.
 
-    `skipped` counts files in folders and patterns without an image ending, by ending.
+    `skipped` counts files in folders and patterns without an image ending, by ending; `repeated` the files that were
+    named again, which have one row.
     """
 
     images: int
     unusable: int
     seconds: float
     skipped: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
 
     def __str__(self) -> str:
         noun, rate = "image" if self.images == 1 else "images", self.images / self.seconds
         text = f"{self.images} {noun}, {self.unusable} could not be used, {rate:.1f} images/s"
+        if self.repeated:
+            text += f"; files named more than once, used once: {self.repeated}"
         return f"{text}; files skipped: {counted(self.skipped)}" if self.skipped else text
 
 
@@ -122,7 +126,7 @@ def predict(
             summary, first_error = _write(bar, file, form, min(top_k, classifier.config.num_labels))
     if summary.unusable == summary.images:
         raise CelluScanError(f"no image could be used, of {summary.images}; the first, {first_error}")
-    return replace(summary, skipped=named.skipped)
+    return replace(summary, skipped=named.skipped, repeated=named.repeated)
 
 
 def row(

@@ -88,7 +88,7 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise WeightsError("timm is not installed: pip install timm") from error
+        raise WeightsError('timm is not installed: pip install "celluscan_hf[timm]"') from error
     pooling = next(theirs for theirs, name in POOLING.items() if name == ours.pooling)
     options: dict[str, Any] = {}
     if ours.layer_norm_eps != TIMM.layer_norm_eps:  # only if needed: timm's config file cannot hold a function

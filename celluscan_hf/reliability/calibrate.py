@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 PLOT = "calibration.png"
 RIGHT = 0.95  # target accuracy of confident answers, on validation
 _DECIMALS = 6
+_UNCHANGED = 1e-4  # a temperature this near to 1 is that of a model that is calibrated already
 _SOFTWARE = ("celluscan_hf", "numpy", "scipy", "torch", "transformers")
 
 
@@ -68,7 +69,8 @@ class ModelOutputs:
 def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str = "") -> dict[str, Any]:
     """Calibrate a checkpoint folder on validation cells of a built dataset; return the content of `reliability.json`.
 
-    A second calibration changes nothing: its temperature is 1. Class centres are fitted on a sample of train cells.
+    A second calibration leaves the weights as they are: its temperature is 1. Class centres are fitted on a
+    sample of train cells.
 
     Raises:
         CelluScanError: The folder does not hold a classifier of our 14 classes that ends in one linear layer, or the
@@ -80,6 +82,8 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
     outputs = run_model(cells.kept, classifier, processor, batch_size)
     train_outputs = run_model([train.kept[row] for row in sample.tolist()], classifier, processor, batch_size)
     temperature = fit_temperature(outputs.logits, outputs.labels)
+    if abs(temperature - 1) < _UNCHANGED:
+        temperature = 1.0
     adjustment = Adjustment(temperature, np.zeros(outputs.logits.shape[1]))
     adjusted = adjustment(outputs.logits)
     before, after = (calibration_metrics(logits, outputs.labels) for logits in (outputs.logits, adjusted))
@@ -91,7 +95,8 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
         "command": command or f"celluscan calibrate {model} --dataset {dataset}",
     }
     calibration_change(outputs.logits, adjusted, outputs.labels, "validation", model / PLOT)
-    fold(model, adjustment)
+    if temperature != 1:  # else the file stays, and with it the evaluations of these weights
+        fold(model, adjustment)
     scorers = fit_scorers(train_outputs.features, train_outputs.labels, outputs.features)
     elsewhere = run_model(as_from_elsewhere(cells.kept), classifier, processor, batch_size)
     other_temperature = max(1.0, fit_temperature(adjustment(elsewhere.logits), elsewhere.labels))
@@ -104,7 +109,13 @@ def calibrate(model: Path, dataset: str, *, batch_size: int = 64, command: str =
 def summary(record: dict[str, Any]) -> str:
     """Summarize a calibration in a few lines."""
     validation = record["validation"]
+    weights = (
+        "unchanged: they were calibrated already"
+        if record["temperature"] == 1
+        else "changed: evaluations made before are out of date"
+    )
     return (
+        f"weights {weights}\n"
         f"temperature {record['temperature']:.3f} (in total {record['total_temperature']:.3f})\n"
         f"{validation['n']:,} validation cells: {metric_changes(validation)}\n"
         f"confidence threshold {record['confidence_threshold']['threshold']:.2f}; below it the model abstains"

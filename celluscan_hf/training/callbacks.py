@@ -1,10 +1,12 @@
 """Progress bar and table of validation metrics during training, and a check of the chosen trackers."""
 
+import sys
 import time
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import integration_utils as trackers
 from transformers.trainer_callback import ProgressCallback
@@ -40,18 +42,29 @@ def check_trackers(names: Sequence[str]) -> None:
 class TrainingTable(ProgressCallback):
     """Replace the library's lines of raw metrics by a table; the bar shows the last loss, the table its mean.
 
-    A step gets one row: the evaluation at the end of training would repeat an earlier one.
+    In a log file or a pipe there is no bar. A step gets one row: the evaluation at the end of training would repeat an
+    earlier one.
     """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
+        if sys.stderr.isatty():
+            super().on_train_begin(args, state, control, **kwargs)
+        else:
+            self.current_step = 0
+            self.training_bar = tqdm(disable=True) if state.is_world_process_zero else None
         self.started = time.monotonic()
         self.losses: list[float] = []  # logged in this epoch
         self.last_step = -1  # step of the last row
         if self.training_bar is not None:
-            self.training_bar.write("".join(["  epoch", *(f"{name:>12}" for name in _HEADINGS)]))
+            self._write("".join(["  epoch", *(f"{name:>12}" for name in _HEADINGS)]))
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if sys.stderr.isatty():
+            super().on_prediction_step(args, state, control, **kwargs)
 
     def on_log(
         self,
@@ -73,4 +86,10 @@ class TrainingTable(ProgressCallback):
             cells = [f"{metrics[name]:12.4f}" if name in metrics else f"{'–':>12}" for name in _COLUMNS]
             self.losses.clear()
             minutes = (time.monotonic() - self.started) / 60
-            self.training_bar.write("".join([f"{logs['epoch']:7.2f}", *cells, f"{minutes:12.1f}"]))
+            self._write("".join([f"{logs['epoch']:7.2f}", *cells, f"{minutes:12.1f}"]))
+
+    def _write(self, line: str) -> None:
+        """Print a line above the bar, at once also into a file."""
+        if self.training_bar is not None:
+            self.training_bar.write(line)
+        sys.stdout.flush()

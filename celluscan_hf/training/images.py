@@ -67,7 +67,8 @@ class CellImages(torch.utils.data.Dataset[Any]):
 
     def _decode_all(self, progress: bool) -> torch.Tensor:
         cached = torch.empty((len(self), 3, self.side, self.side), dtype=torch.uint8)
-        bar = tqdm(total=len(self), desc="decoding", unit="image", disable=not progress)
+        disable = None if progress else True  # None: no bar outside a terminal
+        bar = tqdm(total=len(self), desc="decoding", unit="image", disable=disable)
         with bar, ThreadPoolExecutor(cores()) as threads:
             for start in range(0, len(self), _CHUNK):
                 stored = self.rows[start : start + _CHUNK]

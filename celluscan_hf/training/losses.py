@@ -20,10 +20,11 @@ from .. import taxonomy
 # (classes, classes): whether a class (column) is right for a label (row): the label's class itself or a child of it
 _IS_RIGHT = torch.tensor([[name in (cell.name, cell.parent) for cell in taxonomy.CLASSES] for name in taxonomy.NAMES])
 _HAS_STAGE = torch.tensor([cell.stage is not None for cell in taxonomy.CLASSES])  # (classes,): not so the parents
-# (classes, steps): share of the label's possible stages that lie before each of the five steps between stages
+_STAGES = range(1, 1 + max(cell.stage or 0 for cell in taxonomy.CLASSES))
+# (classes, steps): share of the label's possible stages that lie before each of the steps between stages
 _BEFORE = torch.tensor(
     [
-        [sum(stage <= step for stage in possible) / max(len(possible), 1) for step in range(1, 6)]
+        [sum(stage <= step for stage in possible) / max(len(possible), 1) for step in _STAGES[:-1]]
         for possible in map(taxonomy.stages, taxonomy.NAMES)
     ]
 )

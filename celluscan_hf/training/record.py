@@ -63,6 +63,7 @@ def describe(
         "seed": settings.seed,
         "data": {
             "name": data.name,
+            "local": data.is_local,
             "config": settings.dataset_config,
             "sources": data.sources,
             "fingerprint": data.fingerprint,

@@ -8,6 +8,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from celluscan_hf.dataset import card
+from celluscan_hf.hub.command import DATASET
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +27,7 @@ def test_nothing_of_the_template_is_left(text):
 
 
 def test_a_build_that_is_not_published_names_no_repository(text):
-    assert card.REPOSITORY not in text and 'load_dataset("path/to/this/folder")' in text
+    assert DATASET not in text and 'load_dataset("path/to/this/folder")' in text
 
 
 def test_template_has_measured_values_in_generated_tables_only():

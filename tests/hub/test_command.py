@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from celluscan_hf.cli import main
-from celluscan_hf.hub import command
+from celluscan_hf.hub import publish
 from celluscan_hf.hub.data_folder import VERSIONS
 from tests.hub.conftest import Trained
 from tests.hub.loopback import Hub
@@ -26,7 +26,7 @@ def push(
         "model": [plain.run, "lab/vit", "--handbuilt", "lab/vit-handbuilt", "--evaluation", plain.evaluation],
         "metric": ["lab/wbc_metrics"],
     }[request.param]
-    monkeypatch.setattr(command, f"verify_{request.param}", lambda *_: "not verified")
+    monkeypatch.setattr(publish, f"verify_{request.param}", lambda *_: "not verified")
     return lambda *options: main(["push", request.param, *map(str, arguments), *options])
 
 
@@ -95,3 +95,13 @@ def test_a_page_for_a_model_that_is_not_published_is_refused(
     assert main(["push", "space", "lab/page", "--model", "lab/nothing"]) == 2
     assert "lab/nothing is not a model on the Hub that you can read: publish it first" in capsys.readouterr().err
     assert not hub.repositories
+
+
+def test_a_page_whose_model_cannot_be_looked_up_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["push", "space", "lab/page", "--model", "lab/vit", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "the Hub could not be reached to look up the model lab/vit" in error
+    assert "push to" not in error

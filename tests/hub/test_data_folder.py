@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import DatasetCard
 
-from celluscan_hf.dataset.card import REPOSITORY
 from celluscan_hf.errors import CelluScanError
+from celluscan_hf.hub.command import DATASET
 from celluscan_hf.hub.data_folder import VERSIONS, assemble, check_licenses, with_version
 from celluscan_hf.hub.upload import Target, listing
 
@@ -46,7 +46,7 @@ def test_a_closed_source_without_images_stops_nothing(built: Path) -> None:
 
 
 def test_all_files_are_those_of_the_build_but_for_the_card(built: Path, tmp_path: Path) -> None:
-    assemble(built, Target(REPOSITORY, "dataset"), [], tmp_path / "folder")
+    assemble(built, Target(DATASET, "dataset"), [], tmp_path / "folder")
     assembled, original = dict(listing(tmp_path / "folder")), dict(listing(built))
     assert assembled.keys() == original.keys()
     others = [path for path in assembled if path != "README.md"]
@@ -58,13 +58,13 @@ def test_the_card_names_its_repository_and_the_build_keeps_its_own(built: Path, 
     assemble(built, Target("someone/cells", "dataset", revision="v1.0"), [], tmp_path / "folder")
     text = (tmp_path / "folder/README.md").read_text()
     assert 'load_dataset("someone/cells", revision="v1.0")' in text
-    assert REPOSITORY not in text
+    assert DATASET not in text
     assert (built / "README.md").read_bytes() == before
 
 
 def test_the_change_log_has_every_version_and_the_newest_first(built: Path, tmp_path: Path) -> None:
     old = with_version([], "v1.0", "a" * 64, STATISTICS)
-    assemble(built, Target(REPOSITORY, "dataset", revision="v1.1"), old, tmp_path / "folder")
+    assemble(built, Target(DATASET, "dataset", revision="v1.1"), old, tmp_path / "folder")
     log = (tmp_path / "folder/README.md").read_text().partition("## Change log")[2]
     assert 0 < log.index("v1.1") < log.index("v1.0")
     assert [version["revision"] for version in json.loads((tmp_path / "folder" / VERSIONS).read_text())] == [
@@ -75,7 +75,7 @@ def test_the_change_log_has_every_version_and_the_newest_first(built: Path, tmp_
 
 def test_a_folder_that_lists_versions_itself_is_not_written_to(built: Path, tmp_path: Path) -> None:
     (built / VERSIONS).write_text("[]")  # as in a folder that was fetched from the Hub
-    assemble(built, Target(REPOSITORY, "dataset", revision="v1.0"), [], tmp_path / "folder")
+    assemble(built, Target(DATASET, "dataset", revision="v1.0"), [], tmp_path / "folder")
     assert (built / VERSIONS).read_text() == "[]"
     assert len(json.loads((tmp_path / "folder" / VERSIONS).read_text())) == 1
 
@@ -91,7 +91,7 @@ def test_a_version_whose_data_changed_before_it_was_tagged_is_written_anew() -> 
 
 
 def test_recipe_only_has_every_row_and_no_image(built: Path, tmp_path: Path) -> None:
-    assemble(built, Target(REPOSITORY, "dataset"), [], tmp_path / "folder", recipe_only=True)
+    assemble(built, Target(DATASET, "dataset"), [], tmp_path / "folder", recipe_only=True)
     paths = [path for path, _ in listing(tmp_path / "folder")]
     assert not [path for path in paths if path.endswith((".parquet", ".jpg", ".png"))]
     with (tmp_path / "folder/curation/rows.csv").open() as stream:
@@ -104,7 +104,7 @@ def test_recipe_only_has_every_row_and_no_image(built: Path, tmp_path: Path) -> 
 
 
 def test_recipe_only_tells_how_to_build_and_declares_no_rows(built: Path, tmp_path: Path) -> None:
-    assemble(built, Target(REPOSITORY, "dataset"), [], tmp_path / "folder", recipe_only=True)
+    assemble(built, Target(DATASET, "dataset"), [], tmp_path / "folder", recipe_only=True)
     card = DatasetCard.load(tmp_path / "folder/README.md")
     assert "celluscan build --source synthetic=FOLDER" in card.text
     assert "load_dataset(" not in card.text

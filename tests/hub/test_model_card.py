@@ -243,6 +243,18 @@ def test_the_metadata_is_what_the_hub_reads(facts):
     assert (f1.dataset_type, f1.dataset_config, f1.dataset_split) == (DATASET, "originals", "test")
 
 
+def test_a_dataset_that_is_not_published_is_not_named(facts):
+    local = dataclasses.replace(facts, dataset=None)
+    text = render(local)
+    assert DATASET not in text
+    assert "Trained on a dataset that is not published" in text
+    assert "--dataset DATASET" in text
+    data = ModelCard(text).data
+    assert data.datasets is None
+    assert {result.dataset_name for result in data.eval_results} == {"Synthetic cells"}
+    assert yaml.safe_load(evaluation_results(local)) == []
+
+
 def test_results_for_the_hub_are_entries_with_what_they_are_of(facts):
     entries = parse_eval_result_entries(yaml.safe_load(evaluation_results(facts)))
     assert [entry.task_id for entry in entries] == ["accuracy", "balanced_accuracy", "macro_f1"]

@@ -92,7 +92,7 @@ def test_a_model_that_is_not_a_plain_vit_is_refused_as_one_with_advice(convoluti
 
 
 def test_the_evaluation_of_another_model_is_refused(plain: Trained, convolution: Trained) -> None:
-    with pytest.raises(CelluScanError, match=r"evaluates other weights .*celluscan evaluate on this run"):
+    with pytest.raises(CelluScanError, match=r"other weights .*calibrated or trained again.*celluscan evaluate on"):
         TrainedModel(plain.run, convolution.evaluation)
 
 
@@ -124,6 +124,25 @@ def test_no_path_of_the_machine_is_published(copy: TrainedModel, plain: Trained,
             text = file.read_text()
             assert str(plain.run.parent) not in text, path
             assert "/home/someone" not in text, path
+
+
+@pytest.mark.parametrize(
+    ("name", "local", "dataset"), [("lab/cells", False, "lab/cells"), ("out/mine", True, None), ("cells", False, None)]
+)
+def test_the_dataset_is_that_of_the_run_if_it_came_from_the_hub(
+    copy: TrainedModel, name: str, local: bool, dataset: str | None
+) -> None:
+    assert copy.settings["data"]["local"]
+    assert copy.dataset is None
+    edit(copy.run / "settings.json", data=copy.settings["data"] | {"name": name, "local": local})
+    assert TrainedModel(copy.run, copy.evaluation).dataset == dataset
+
+
+def test_a_folder_that_is_not_published_is_named_without_its_path(copy: TrainedModel) -> None:
+    command = f"celluscan evaluate --dataset {copy.data}"
+    assert (
+        public(command, copy, replace(NATIVE, dataset=None)) == f"celluscan evaluate --dataset {Path(copy.data).name}"
+    )
 
 
 def test_records_name_the_hub_and_keep_what_is_no_path(copy: TrainedModel) -> None:

@@ -95,7 +95,7 @@ def test_the_page_is_published_with_the_package_it_runs_on(
     variant = Variant("lab/vit", False, None, "lab/wbc", None)
     assemble(TrainedModel(plain.run, plain.evaluation), variant, tmp_path / "model")
     hub.put("lab/vit", {path: file.read_bytes() for path, file in listing(tmp_path / "model")})
-    done = script("push_space.py", "lab/page", "--model", "lab/vit", "--dataset", "lab/wbc")
+    done = script("push_space.py", "lab/page", "--model", "lab/vit")
     assert done.returncode == 0, done.stderr
     assert "after: the app starts and answers" in done.stdout
     files = hub.files("lab/page", "space")
@@ -103,6 +103,7 @@ def test_the_page_is_published_with_the_package_it_runs_on(
     assert f'"lab/vit", revision="{hub.commits("lab/vit")[-1].id}"'.encode() in files["app.py"]
     assert not [path for path in files if "__pycache__" in path]
     assert b"transformers" in files["requirements.txt"]
+    assert all(b"lab/wbc" in files[name] for name in ("app.py", "README.md"))  # as the model's card says
 
 
 def test_the_metric_is_published_and_loaded(script: Script) -> None:

@@ -161,6 +161,11 @@ def test_a_name_with_brackets_is_not_a_pattern_where_it_exists(write_image: Writ
     assert names(write_image(Path("cell[1].png"), 1)) == ["cell[1].png"]
 
 
+def test_files_named_again_are_counted(tree: Path, here: Path) -> None:
+    assert find_images([tree]).repeated == 0
+    assert find_images(["cells/a.png", tree, here / "cells/a.png"]).repeated == 2
+
+
 def test_what_is_named_twice_comes_once(tree: Path, here: Path, table: Callable[..., Path]) -> None:
     cells = table()
     named = ["cells/b/c.tif", tree, here / "cells/a.png", "./cells/../cells/a.png", "cells/*.png", cells, here / cells]

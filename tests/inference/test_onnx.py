@@ -174,5 +174,5 @@ def test_a_model_other_than_a_vision_transformer(tmp_path: Path, processor: Llav
 
 def test_a_missing_package_is_named_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(CelluScanError, match="needs onnxscript: pip install onnx onnxruntime onnxscript"):
+    with pytest.raises(CelluScanError, match=r'needs onnxscript: pip install "celluscan_hf\[onnx\]"'):
         export_onnx("no/matter", tmp_path / "exported")

@@ -48,3 +48,21 @@ def test_the_evaluation_at_the_end_of_training_gets_no_second_line(table: Traini
     for _ in range(2):
         log(table, 4, epoch=2.0, **EVALUATED)
     assert len(written) == 1
+
+
+def test_a_log_file_gets_the_table_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing: Any = SimpleNamespace()
+    state: Any = SimpleNamespace(is_world_process_zero=True, max_steps=2, global_step=0)
+    table = TrainingTable()
+    table.on_train_begin(nothing, state, nothing)
+    for step in (1, 2):
+        state.global_step = step
+        table.on_step_end(nothing, state, nothing)
+        table.on_log(nothing, state, nothing, logs={"loss": 1.0})
+        table.on_prediction_step(nothing, state, nothing, eval_dataloader=[0, 1])
+        table.on_evaluate(nothing, state, nothing)
+        table.on_log(nothing, state, nothing, logs={"epoch": float(step), **EVALUATED})
+    table.on_train_end(nothing, state, nothing)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert [line.split()[0] for line in printed.out.splitlines()] == ["epoch", "1.00", "2.00"]
