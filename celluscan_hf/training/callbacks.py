@@ -90,5 +90,6 @@ class TrainingTable(ProgressCallback):
 
     def _write(self, line: str) -> None:
         """Print a line above the bar, at once also into a file."""
-        self.training_bar.write(line)
-        sys.stdout.flush()
+        if self.training_bar is not None:
+            self.training_bar.write(line)
+            sys.stdout.flush()
