@@ -51,8 +51,27 @@ ID2LABEL: dict[int, str] = dict(enumerate(NAMES))
 
 PARENTS: dict[str, str] = {cell.name: cell.parent for cell in CLASSES if cell.parent}  # by the finer name
 
-# File prefixes of the first collection of images that differ from the code.
-FILE_PREFIXES: dict[str, str] = {"NGS": "Segmented Neutrophil"}
+# Labels of the published datasets of `sources` that differ from our names and codes, and mean one class in all of them.
+PUBLISHED_LABELS: dict[str, str] = {
+    "BAS": "Basophil",
+    "BASO": "Basophil",
+    "EBO": "Erythroblast",
+    "EOS": "Eosinophil",
+    "EOSI": "Eosinophil",
+    "LYMP": "Lymphocyte",
+    "LYT": "Lymphocyte",
+    "MMZ": "Metamyelocyte",
+    "MON": "Monocyte",
+    "MONO": "Monocyte",
+    "MYB": "Myelocyte",
+    "NEUT": "Neutrophil",
+    "NGB": "Band Neutrophil",
+    "NGS": "Segmented Neutrophil",
+    "PMO": "Promyelocyte",
+    "neutrophil band": "Band Neutrophil",
+    "neutrophil segmented": "Segmented Neutrophil",
+    "normoblast": "Erythroblast",
+}
 
 
 def _key(text: str) -> str:
@@ -63,12 +82,13 @@ def _key(text: str) -> str:
 
 _BY_KEY: dict[str, CellClass] = {
     **{_key(text): cell for cell in CLASSES for text in (cell.name, cell.code)},
-    **{_key(prefix): CLASSES[LABEL2ID[name]] for prefix, name in FILE_PREFIXES.items()},
+    **{_key(label): CLASSES[LABEL2ID[name]] for label, name in PUBLISHED_LABELS.items()},
 }
+_PUBLISHED_KEYS = frozenset(map(_key, PUBLISHED_LABELS))
 
 
 def lookup(text: str) -> CellClass:
-    """Return the class that `text` names: a name, code or file prefix, in any case, plural and separators.
+    """Return the class that `text` names: a name, code or published label, in any case, plural and separators.
 
     Raises `KeyError` with the nearest names if none matches.
     """
@@ -76,6 +96,11 @@ def lookup(text: str) -> CellClass:
         return _BY_KEY[_key(text)]
     except KeyError:
         raise KeyError(_unknown_class(text)) from None
+
+
+def is_published_label(text: str) -> bool:
+    """Whether `lookup` knows a text from published datasets alone."""
+    return _key(text) in _PUBLISHED_KEYS
 
 
 def _unknown_class(text: str) -> str:

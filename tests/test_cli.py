@@ -86,6 +86,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert printed.endswith("set()\n")
 
 
+@pytest.mark.parametrize("command", ["audit leak", "convert", "push model", "predict", "calibrate"])
+def test_help_of_a_command_imports_no_library_of_models(command: str) -> None:
+    script = (
+        "import sys\nfrom celluscan_hf.cli import main\n"
+        f"try:\n    main([*{command.split()!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith(f"usage: celluscan {command} ")
+    assert printed.endswith("set()\n")
+
+
 def test_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "celluscan_hf.cli", "--version"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -26,7 +26,7 @@ WORK = {  # what each command hands its options to
     "evaluate": "celluscan_hf.evaluation.command.run_evaluation",
     "predict": "celluscan_hf.inference.predict.predict",
     "explain": "celluscan_hf.inference.explain.explain",
-    "convert": "celluscan_hf.modeling.command.read_checkpoint",
+    "convert": "celluscan_hf.modeling.checkpoints.read_checkpoint",
     "demo": "celluscan_hf.space.demo.run",
     "recalibrate": "celluscan_hf.reliability.recalibrate.recalibrate",
 }

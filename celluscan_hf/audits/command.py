@@ -1,30 +1,17 @@
-"""The command `celluscan audit`: its metrics go to a file, a table to the terminal."""
+"""The command `celluscan audit`; see `runs`."""
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..dataset.build import build
-from ..dataset.card import table
-from ..dataset.reading import CellDataset, open_dataset
-from ..dataset.settings import BuildSettings, cores
+from ..curation.splits import MIN_GROUPS
+from ..dataset.settings import cores
 from ..errors import CelluScanError
 from ..evaluation.folder import check_outside
 from ..processes import number_of_processes
 from ..training.memory import keep_freed_memory
-from . import labels, leak, left_out, losses, result, shortcut, shortcut_plots
 
-_NO_SETTINGS = (
-    "run",
-    "source",
-    "dataset",
-    "output",
-    "json",
-    "seed",
-    "num_proc",
-)  # recorded elsewhere in the result
 _RENAMED = {  # options of version 0.1: new names
     "--as-stored": "--no-online-augmentation",
     "--background_randomization": "--background-randomization",
@@ -45,26 +32,32 @@ def audit(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         raise CelluScanError(f"{processes} processes were started, an audit takes one: run it without a launcher")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
-    data = _data(options)
+
+    from . import runs
+
+    data = runs.load_data(options)
     check_outside(options.output, [data.folder])
-    print(options.run(data, options))
+    print(getattr(runs, options.run)(data, options))
 
 
 def _add_audits(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="audits", required=True, metavar="AUDIT")
     leaking = _add(
-        commands, "leak", "compare splitting before and after augmentation: how much a leak adds to a result", _leak
+        commands,
+        "leak",
+        "compare splitting before and after augmentation: how much a leak adds to a result",
+        "run_leak",
     )
     _leak_options(leaking)
     text = "measure what predicts the class without the cell, and how far models rely on it"
-    shortcuts = _add(commands, "shortcut", text, _shortcut)
+    shortcuts = _add(commands, "shortcut", text, "run_shortcut")
     shortcuts.add_argument("--model", action="append", default=[], help="a trained model to test; repeatable")
     text = "train without one source or acquisition, and evaluate on it"
-    _left_out_options(_add(commands, "left-out", text, _left_out))
+    _left_out_options(_add(commands, "left-out", text, "run_left_out"))
     text = "compare losses on validation: flat, hierarchical, with a maturation term"
-    _losses_options(_add(commands, "losses", text, _losses))
+    _losses_options(_add(commands, "losses", text, "run_losses"))
     text = "list labels that are likely wrong, with images for review; needs the extra labels"
-    _labels_options(_add(commands, "labels", text, _labels))
+    _labels_options(_add(commands, "labels", text, "run_labels"))
 
 
 def _leak_options(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +133,7 @@ def _add(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     text: str,
-    run: Callable[[CellDataset, argparse.Namespace], str],
+    run: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
@@ -173,78 +166,6 @@ def _count(text: str) -> int:
 
 
 def _folds(text: str) -> int:
-    if not 2 <= int(text) <= labels.MOST_FOLDS:
-        raise argparse.ArgumentTypeError(f"{text}: expected 2 to {labels.MOST_FOLDS}")
+    if not 2 <= int(text) <= MIN_GROUPS:
+        raise argparse.ArgumentTypeError(f"{text}: expected 2 to {MIN_GROUPS}")
     return int(text)
-
-
-def _data(options: argparse.Namespace) -> CellDataset:
-    if options.dataset:
-        return open_dataset(options.dataset)
-    folder = (options.output / "cells").resolve()
-    build(BuildSettings(tuple(options.source), folder, target_per_class=0, num_proc=options.num_proc, resume=True))
-    return open_dataset(folder)
-
-
-def _write(what: str, data: CellDataset, options: argparse.Namespace, metrics: dict[str, Any], draw: Any) -> None:
-    settings = {name: value for name, value in vars(options).items() if name not in _NO_SETTINGS}
-    path = options.json or options.output / f"{what}.json"
-    result.write(result.result(what, data, options.seed, settings, metrics), path)
-    draw(metrics, path.with_suffix(".png"))
-
-
-def _leak(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "share", "target_per_class", "steps", "no_online_augmentation", "seed", "num_proc")
-    metrics = leak.audit(data, leak.LeakSettings(**{name: getattr(options, name) for name in names}))
-    _write("leak", data, options, metrics, leak.draw)
-    rows = [
-        [name, run["train_images"], f"{run['related_share']:.0%}"]
-        + [f"{run[test][metric]:.3f}" for metric in ("accuracy", "macro_f1") for test in leak.TESTS]
-        for name, run in metrics.items()
-    ]
-    heads = [f"{metric}, {words}" for metric in ("accuracy", "macro-F1") for words in leak.TESTS.values()]
-    return table(["protocol", "train images", "test images with their group in train", *heads], rows)
-
-
-def _left_out(data: CellDataset, options: argparse.Namespace) -> str:
-    if options.as_recipe and options.background_randomization:
-        raise CelluScanError("--as-recipe trains as the recipe says: leave --background-randomization out")
-    names = ("output", "recipe", "by", "steps", "background_randomization", "seed", "as_recipe")
-    given = {name: getattr(options, name) for name in names}
-    metrics = left_out.audit(data, left_out.LeftOutSettings(**given, only=tuple(options.only)))
-    _write("left-out", data, options, metrics, left_out.draw)
-    rows = [
-        [value, name]
-        + [f"{runs[name][part][metric]:.3f}" for metric in ("accuracy", "balanced_accuracy") for part in left_out.PARTS]
-        for value, runs in metrics.items()
-        for name in left_out.TRAININGS
-        if name in runs
-    ]
-    heads = [f"{metric}, {words}" for metric in ("accuracy", "balanced accuracy") for words in left_out.PARTS.values()]
-    return table(["left out", "training", *heads], rows)
-
-
-def _losses(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "steps", "seeds", "coarse_labels", "seed")
-    metrics = losses.audit(data, losses.LossesSettings(**{name: getattr(options, name) for name in names}))
-    _write("losses", data, options, metrics, losses.draw)
-    means = {loss: [run[name]["mean"] for name in losses.METRICS] for loss, run in metrics.items()}
-    rows = [[loss, *("–" if mean is None else f"{mean:.3f}" for mean in values)] for loss, values in means.items()]
-    return table(["loss", *(name.replace("_", " ") for name in losses.METRICS)], rows)
-
-
-def _labels(data: CellDataset, options: argparse.Namespace) -> str:
-    names = ("output", "recipe", "steps", "folds", "corrupt_labels", "seed")
-    settings = labels.LabelsSettings(**{name: getattr(options, name) for name in names})
-    metrics = labels.audit(data, settings)
-    _write("labels", data, options, metrics, labels.draw)
-    heads = ["class", "cells", "likely errors", "most often suggested"]
-    return table(heads, labels.table_rows(metrics)) + "\n\n" + labels.in_words(metrics, settings.folder)
-
-
-def _shortcut(data: CellDataset, options: argparse.Namespace) -> str:
-    metrics = shortcut.audit(data, options.model, options.seed, options.num_proc)
-    _write("shortcut", data, options, metrics, shortcut.draw)
-    text = table(["classified from", "balanced accuracy on test", "chance"], shortcut_plots.background_rows(metrics))
-    models = shortcut_plots.model_rows(metrics)
-    return text + ("\n\n" + table(["balanced accuracy", *shortcut_plots.MODEL_COLUMNS], models) if models else "")

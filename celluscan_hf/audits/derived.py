@@ -20,9 +20,9 @@ from PIL import Image
 from .. import taxonomy
 from ..curation.splits import SPLITS, TIERS, Groups, Integers, assign_groups, seeded_order
 from ..dataset.augment import one_thread, variants
-from ..dataset.features import SCHEMA, Part
 from ..dataset.plan import SHARD_ROWS, variants_per_parent
 from ..dataset.reading import CellDataset, open_dataset
+from ..dataset.schema import SCHEMA, Part
 from ..dataset.shards import ROW_GROUP, write_groups
 from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
@@ -33,7 +33,7 @@ _RECORD, _PARTIAL = "derived.json", "derived.partial"  # its settings, written l
 
 
 def originals(data: CellDataset, *splits: str) -> pa.Table:
-    """Read the original rows of some splits, columns of `dataset.features.SCHEMA`, images encoded."""
+    """Read the original rows of some splits, columns of `dataset.schema.SCHEMA`, images encoded."""
     files = [file for split in splits for file in data.files(CONFIG, split)]
     return pa.concat_tables([pq.read_table(file, schema=SCHEMA) for file in files])
 

@@ -39,7 +39,7 @@ def write_list(listed: Sequence[Suspect], path: Path) -> None:
 
 
 def write_page(listed: Sequence[Suspect], rows: pa.Table, path: Path) -> None:
-    """Write `review.html`, one self-contained file; `rows` hold the images (columns of `dataset.features.SCHEMA`)."""
+    """Write `review.html`, one self-contained file; `rows` hold the images (columns of `dataset.schema.SCHEMA`)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ranks = {suspect.image_id: rank for rank, suspect in enumerate(listed, 1)}
     shown = first(listed)

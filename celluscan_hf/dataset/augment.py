@@ -21,7 +21,7 @@ from ..curation.fingerprints import background_colour, perceptual_hashes
 from ..curation.splits import seeded_order
 from ..curation.squares import content_box
 from ..errors import CelluScanError
-from .features import SCHEMA
+from .schema import SCHEMA
 from .shards import ROW_GROUP, ShardTask, encode, stored, write_groups
 
 _DRAWS_PER_DEPTH = 8

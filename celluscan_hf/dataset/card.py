@@ -18,8 +18,9 @@ from .. import taxonomy
 from ..curation.splits import SPLITS
 from ..sources.licenses import hub_name
 from . import shortcuts
-from .features import CONFIGS, FEATURES, HELD_OUT, Part
+from .features import FEATURES
 from .inspection import FileReport
+from .schema import CONFIGS, HELD_OUT, Part
 
 GRID = "assets/classes.jpg"
 _TEMPLATE = "dataset_card.md"

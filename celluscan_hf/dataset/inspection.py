@@ -16,7 +16,7 @@ from ..curation import squares
 from ..curation.fingerprints import perceptual_hashes, pixel_digest
 from ..curation.orientation import ORIENTATIONS
 from ..errors import CelluScanError
-from .features import SCHEMA, Part
+from .schema import SCHEMA, Part
 from .shortcuts import RING_FEATURES, ring
 
 _NAME = re.compile(r"(?P<kind>originals|augmented)/(?P<split>[a-z]+)(?:-(?P<tier>tier\d+))?-\d{5}-of-\d{5}\.parquet$")

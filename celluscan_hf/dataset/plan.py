@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .. import taxonomy
 from ..curation.scan import write_table
 from ..curation.splits import SPLITS, TIERS, seeded_order
-from .features import SCHEMA, Part
+from .schema import SCHEMA, Part
 
 SHARD_ROWS = 2048  # 40 MB at 224 px: fits in memory for shuffling, and gives enough files for all processes
 _LOCATION = pa.schema({"chunk": pa.int32(), "position": pa.int32(), "variants": pa.int32()})

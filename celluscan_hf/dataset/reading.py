@@ -17,8 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from .. import taxonomy
 from ..curation.splits import MIN_GROUPS, SPLITS
 from ..errors import CelluScanError
-from .features import CONFIGS, FEATURES, Part
+from .features import FEATURES
 from .inspection import parquet_files
+from .schema import CONFIGS, Part
 
 _CURATION_TABLES = ("curation/label_conflicts.csv", "curation/duplicates.csv")
 _BUILD = "build it with celluscan build"

@@ -13,8 +13,8 @@ from PIL import Image
 from ..atomic_io import atomic_write
 from ..curation import squares
 from ..curation.scan import PixelReader
-from .features import SCHEMA
 from .plan import Shard
+from .schema import SCHEMA
 
 ROW_GROUP = 128  # rows; 2.5 MB at 224 px, what a streaming reader fetches at a time
 _PIXELS = ["image_id", "chunk", "position", "width", "height"]

@@ -15,9 +15,9 @@ from ..curation.splits import MIN_GROUPS, SPLITS, TIERS
 from ..sources import Dropped, Source
 from ..versions import versions
 from . import shortcuts, unusable
-from .features import SCHEMA
 from .inspection import FileReport, channel_statistics
 from .listing import Listing
+from .schema import SCHEMA
 
 _MORE_GROUPS = f"give more cells: a class is in every split from {MIN_GROUPS} groups (patients, or single images) on"
 _MANY_GROUPS, _LARGE_GROUP = 4, 0.4  # from so many groups on, one with such a share of the images is worth a look

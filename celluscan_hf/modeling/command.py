@@ -4,22 +4,17 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from transformers import BaseImageProcessor
-
-from .checkpoints import read_checkpoint
-from .configuration_celluscan import LABELS
-from .conversion import Checkpoint
 from .errors_celluscan import CelluScanError
-from .exporting import EXPORTS
-from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
-from .processor import build_image_processor
 
-NORMALIZATIONS = {
-    "imagenet": {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
-    "inception": {"image_mean": HALF, "image_std": HALF},
-}
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+    from .conversion import Checkpoint
+
+FORMATS = ("celluscan", "transformers", "torchvision", "timm")
+NORMALIZATIONS = ("imagenet", "inception")
 _DESCRIPTION = """Convert the weights of a ViT between torchvision, transformers, timm and ours.
 
 FROM is `torchvision:vit_b_16`, a Hub repository or a folder with a ViT of transformers, timm or ours, a `.safetensors`
@@ -32,13 +27,21 @@ def convert(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Read a checkpoint of one library and write it for another, with equal logits."""
     _add_arguments(parser)
     options = parser.parse_args(arguments)
+
+    from safetensors import SafetensorError
+
+    from .checkpoints import read_checkpoint
+    from .configuration_celluscan import LABELS
+    from .exporting import EXPORTS
+    from .key_mapping import WeightsError
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     overrides = {
         name: value
         for name in ("num_attention_heads", "layer_norm_eps", "key")
         if (value := getattr(options, name)) is not None
     }
-    overrides |= NORMALIZATIONS.get(options.normalization, {})
+    overrides |= _statistics(options.normalization)
     try:
         if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
             raise WeightsError(f"{options.to} exists and is not empty: give a new folder")
@@ -57,8 +60,20 @@ def convert(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     )
 
 
-def _processor(checkpoint: Checkpoint) -> BaseImageProcessor | None:
+def _statistics(normalization: str | None) -> dict[str, Any]:
+    """Mean and standard deviation of a normalization."""
+    from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD
+
+    if normalization is None:
+        return {}
+    mean, std = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "inception": (HALF, HALF)}[normalization]
+    return {"image_mean": mean, "image_std": std}
+
+
+def _processor(checkpoint: "Checkpoint") -> "BaseImageProcessor | None":
     """The image processor for this checkpoint; none, and a word on it, where the model takes no colour images."""
+    from .processor import build_image_processor
+
     config = checkpoint.config
     if config.num_channels != 3:
         print(f"no image processor is written: ours makes 3 channels, this model takes {config.num_channels}")
@@ -70,7 +85,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="FROM")
     parser.add_argument("to", metavar="TO", type=Path)
-    parser.add_argument("--format", choices=EXPORTS, default="celluscan", help="output format (default: celluscan)")
+    parser.add_argument("--format", choices=FORMATS, default="celluscan", help="output format (default: celluscan)")
     parser.add_argument("--revision", help="commit, branch or tag of a Hub repository")
     parser.add_argument(
         "--celluscan-labels",

@@ -6,11 +6,12 @@ published layout, `decisions` map each label to a class or drop it, and `code_of
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from .. import taxonomy
 from ..errors import BadImage, CelluScanError
 from .entries import EMPTY_FOLDER, Entry, Tree
 from .groups import shown
@@ -41,6 +42,12 @@ class Source(ABC):
     def location(self) -> Path | None:
         """The path of its files; None if it has none."""
         return None
+
+    def note_published_labels(self, labels: Iterable[str]) -> None:
+        """Note which labels are read as in published datasets, since their owner may mean something else."""
+        if known := sorted({label for label in labels if taxonomy.is_published_label(label)}):
+            meanings = ", ".join(f"{label} as {taxonomy.lookup(label).name}" for label in known)
+            self.notes.append(f"labels that are read as in the published datasets: {meanings}")
 
     @abstractmethod
     def records(self) -> Iterator[Record | Dropped]:

@@ -191,6 +191,7 @@ class HFDataset(Source):
                 unknown[label] = counts[label]
         if unknown:
             raise self._unknown_labels(unknown)
+        self.note_published_labels(set(counts) - set(meanings))
         return classes
 
     def _unknown_labels(self, labels: dict[str, int]) -> CelluScanError:

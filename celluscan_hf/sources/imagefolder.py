@@ -16,12 +16,13 @@ from .. import taxonomy
 from ..errors import BadImage, CelluScanError
 from .base import File, TreeSource, folder_of
 from .entries import Entry, Tree
-from .groups import FolderGroups, groups_of_folders, place_of, shown
+from .groups import FolderGroups, groups_of_folders, is_class, place_of, shown
 from .matching import Description, Descriptions, describe
 from .metadata import NAMES, Table, is_other_table, is_table, parse
 from .records import Dropped, Record, SourceInfo
 
 _TABLES = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
+_LISTED = 30  # unknown labels in a message
 _EMPTY = Description("", "", "")
 
 
@@ -64,6 +65,9 @@ class ImageFolder(TreeSource):
         labelled = [path for path in images if self._description(path).label or place_of(folder_of(path)).classes]
         self._folders = self._read_folders(labelled)
         self._note_tables(tables)
+        self.note_published_labels(
+            self._description(path).label or place_of(folder_of(path)).classes[-1] for path in labelled
+        )
         self._explain_groups(tables, labelled)
 
     @contextmanager
@@ -140,13 +144,16 @@ class ImageFolder(TreeSource):
         path = file.member
         if is_table(path):
             return
-        text = self._description(path).label or self._label_of_folder(path)
+        text = self._label(path)
         if not text:
             yield Record(file.image_id, path, None, text, file.image_id)
             return
         group = self._group(path)
         group_id = f"{self.name}/group:{group}" if group else file.image_id
         yield Record(file.image_id, path, self._class(text, path), text, group_id)
+
+    def _label(self, path: str) -> str:
+        return self._description(path).label or self._label_of_folder(path)
 
     def _label_of_folder(self, path: str) -> str:
         """Return the innermost class folder of a path; if it has none, a misspelt one, or else all folders."""
@@ -174,9 +181,16 @@ class ImageFolder(TreeSource):
                     f"hf_dataset={self.tree.location}"
                 ) from None
             raise CelluScanError(
-                f"source {self.name}: the label of {member}: {error.args[0]}; rename it, move it out of "
-                f"{self.tree.location}, or give the label in {_TABLES}"
+                f"source {self.name}: the label of {member}: {error.args[0]}{self._also_unknown(text)}; rename it, "
+                f"move it out of {self.tree.location}, or give the label in {_TABLES}"
             ) from None
+
+    def _also_unknown(self, text: str) -> str:
+        """List the other labels that name no class."""
+        labels = {self._label(path) for path in self.members if not is_table(path)} - {text, ""}
+        unknown = sorted(label for label in labels if not is_class(label))
+        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+        return f"; nor are {', '.join(map(repr, unknown[:_LISTED]))}{more}" if unknown else ""
 
     def root_of(self, path: str) -> str | None:
         """Return the folder of the table that names the file, or else the folder that holds its class folder."""

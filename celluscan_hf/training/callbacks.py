@@ -92,4 +92,4 @@ class TrainingTable(ProgressCallback):
         """Print a line above the bar, at once also into a file."""
         if self.training_bar is not None:
             self.training_bar.write(line)
-        sys.stdout.flush()
+            sys.stdout.flush()

@@ -2,12 +2,16 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
 from celluscan_hf.dataset import card
+from celluscan_hf.dataset.features import FEATURES
+from celluscan_hf.dataset.schema import SCHEMA
 from celluscan_hf.hub.command import DATASET
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -84,3 +88,14 @@ def test_a_missing_value_is_an_error_not_a_gap(built):
 
 def test_numbers_in_a_table_are_right_aligned():
     assert card.table(["a", "n"], [["x", 12345]]).splitlines()[1:] == ["|---|---:|", "| x | 12,345 |"]
+
+
+def test_the_schema_is_what_datasets_writes_for_the_features():
+    assert FEATURES.arrow_schema.equals(SCHEMA, check_metadata=True)
+
+
+def test_a_worker_does_not_import_datasets():
+    program = "import sys, celluscan_hf.dataset.shards, celluscan_hf.dataset.inspection, celluscan_hf.curation.scan\n"
+    program += "print({'datasets', 'pandas', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

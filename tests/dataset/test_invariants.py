@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from celluscan_hf.dataset.features import SCHEMA
 from celluscan_hf.dataset.inspection import FileTask, inspect, parquet_files
 from celluscan_hf.dataset.invariants import check
+from celluscan_hf.dataset.schema import SCHEMA
 from celluscan_hf.errors import CelluScanError
 
 FILES, TARGET, SIZE = 14 * 20, 28, 48

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 
 from celluscan_hf import modeling
 from celluscan_hf.modeling.checkpoints import read_checkpoint
+from celluscan_hf.modeling.command import FORMATS
 from celluscan_hf.modeling.conversion import from_model
 from celluscan_hf.modeling.exporting import (
     EXPORTS,
@@ -222,3 +223,7 @@ def test_timm_that_is_not_installed_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(WeightsError, match=r"pip install .*timm"):
         to_timm(tiny_model())
+
+
+def test_the_command_offers_every_format():
+    assert tuple(EXPORTS) == FORMATS

@@ -26,6 +26,10 @@ def labels(records):
     return {record.image_id.partition("/")[2]: record.label for record in records}
 
 
+def same_text(code, label):
+    return code.casefold().replace("_", " ") == label.casefold()
+
+
 def assert_one_line(error):
     assert "\n" not in str(error.value)
 
@@ -81,6 +85,25 @@ def test_unknown_class_folder_is_an_error_with_the_nearest_names(folder, lay_out
     with pytest.raises(CelluScanError, match=f"source imagefolder: .*'{folder}'.*nearest: .*Neutrophil") as error:
         lay_out({"Basophil/1.png": b"x", f"{folder}/2.png": b"y"})
     assert_one_line(error)
+
+
+def test_all_unknown_folders_are_named_in_one_error(lay_out):
+    with pytest.raises(CelluScanError, match=r"'Neutrofil' is not one of .*; nor are 'beads', 'dust'; rename"):
+        lay_out({f"{folder}/1.png": b"x" for folder in ("Basophil", "beads", "dust", "Neutrofil")})
+
+
+@pytest.mark.parametrize("label", taxonomy.PUBLISHED_LABELS)
+def test_a_published_label_means_one_class_wherever_it_is_used(label):
+    tables = [getattr(reader, "decisions", {}) for reader in READERS.values()]
+    meanings = {decision.label for table in tables for code, decision in table.items() if same_text(code, label)}
+    assert meanings == {taxonomy.PUBLISHED_LABELS[label]}
+
+
+def test_published_labels_are_accepted_and_noted(tmp_path, write_files):
+    folder = write_files(tmp_path / "data", {"EOS/1.png": b"x", "MYB/2.png": b"y", "BA/3.png": b"z"})
+    source = open_source(f"imagefolder={folder}", tmp_path / "scratch", seed=0)
+    assert labels(source.records()) == {"EOS/1.png": "Eosinophil", "MYB/2.png": "Myelocyte", "BA/3.png": "Basophil"}
+    assert source.notes == ["labels that are read as in the published datasets: EOS as Eosinophil, MYB as Myelocyte"]
 
 
 def test_folder_of_no_class_at_all_is_an_error_of_one_line(lay_out):
