@@ -28,7 +28,7 @@ from .experiment import evaluate_on, summary, train_recipe, training_seconds
 TEST_SHARE = 0.2
 PROTOCOLS = ("random", "grouped")
 NO_AUGMENTATION = (
-    *("--rotate", "none", "--shift", "0", "--color_jitter", "0"),
+    *("--rotate", "none", "--shift", "0", "--color_jitter", "0", "--augmented_share", "0"),
     *("--mixup_alpha", "0", "--cutmix_alpha", "0"),
 )
 TESTS = {"own": "its own test", "own_originals": "originals of its own test", "held_out": "held-out cells"}

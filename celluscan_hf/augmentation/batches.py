@@ -139,7 +139,7 @@ class Augmentation:
     @property
     def _any_view(self) -> bool:
         """Whether views are sampled between pixels, instead of cropped."""
-        return self.rotate == "any" or bool(self.zoom)
+        return self.rotate == "any" or bool(self.zoom and self.augmented_share)
 
     def _squares(self, chances: Chances, view: View) -> Crops:
         """Crop at whole pixels."""

@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from celluscan_hf.audits import derived, leak
-from celluscan_hf.augmentation.batches import Augmentation
+from celluscan_hf.augmentation.view import View
 from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.training import recipes
@@ -87,8 +88,11 @@ def test_an_output_inside_the_data_set_is_refused(data_set: Path, capsys: pytest
 def test_as_stored_leaves_no_augmentation_on(data_set: Path, tmp_path: Path) -> None:
     given = ["--dataset", str(data_set), "--output_dir", str(tmp_path), *leak.NO_AUGMENTATION]
     (settings,) = recipes.stages("finetune", given)
-    seed = settings.augmentation.seed
-    assert settings.augmentation == Augmentation(False, 0.0, 0.0, 0.0, seed)
+    augmentation = settings.augmentation
+    assert augmentation.background_randomization == 0
+    view = View(32, 0.8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    pixels = torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8)
+    assert (augmentation(pixels, range(20), view) - view(pixels)).abs().max() < 1e-5
     assert (settings.mixup_alpha, settings.cutmix_alpha) == (0, 0)
 
 

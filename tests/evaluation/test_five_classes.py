@@ -34,7 +34,7 @@ def test_finer_labels_and_answers_count_as_their_parent(predicted: Callable[...,
 
 def test_told_that_it_is_one_of_five_other_answers_do_not_count(predicted: Callable[..., Predictions]) -> None:
     cells = predicted([("BA", "PLT", 0.9), ("LY", "LY", 0.9)])
-    cells.probabilities[0, 1] += 0.05  # Basophil before the other four
+    cells.probabilities[0, [1, 11]] += (0.05, -0.05)  # Basophil before the other four, and after Platelet
     metrics = five_classes(cells, resamples=0)
     assert metrics is not None
     assert metrics["any_answer"]["accuracy"] == 0.5
