@@ -1,7 +1,7 @@
 """Draw the image of celluscan_hf/training/README.md: one synthetic cell under sixteen draws of each augmentation.
 
-`python scripts/augmentations.py` writes `results/augmentations.png`, with the ranges of the recipe `cpu-robust`.
-`python scripts/augmentations.py CELL.jpg OUTPUT.png` does so for an image of your own.
+`python scripts/augmentations.py` writes `results/augmentations.jpg`, with the ranges of the recipe `cpu-robust`.
+`python scripts/augmentations.py CELL.jpg OUTPUT.jpg` does so for an image of your own.
 """
 
 import sys
@@ -20,7 +20,7 @@ sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the l
 
 from celluscan_hf.augmentation.batches import RANGES, Augmentation  # noqa: E402
 from celluscan_hf.augmentation.view import View  # noqa: E402
-from celluscan_hf.evaluation.plots import save  # noqa: E402
+from celluscan_hf.evaluation.plots import RESOLUTION  # noqa: E402
 from celluscan_hf.modeling.decoding_celluscan import decode  # noqa: E402
 from celluscan_hf.sources.drawing import draw_cell  # noqa: E402
 from celluscan_hf.training import recipes  # noqa: E402
@@ -61,4 +61,5 @@ def draws(cell: Image.Image) -> Figure:
 if __name__ == "__main__":
     image, output = (*map(Path, sys.argv[1:]), None, None)[:2]
     cell = decode(image.read_bytes()).image if image else draw_cell("Eosinophil", np.random.default_rng(3), 256)
-    save(draws(cell), output or ROOT / "results" / "augmentations.png")
+    path = output or ROOT / "results" / "augmentations.jpg"
+    draws(cell).savefig(path, dpi=RESOLUTION, pil_kwargs={"quality": 80})

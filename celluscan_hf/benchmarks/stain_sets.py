@@ -28,7 +28,7 @@ Images = list[Image.Image]
 Generator = np.random.Generator
 Item = TypeVar("Item")
 _ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
-_STAINED = 0.2  # of the strongest stain of an image: less is no nucleus, granule or platelet
+_STAINED = 0.2  # of the strongest stain of an image: less is not a nucleus, granule or platelet
 HUE_TURNS = {  # degrees, by what they do to violet
     "turned to red": (90, 120),
     "turned to green": (150, 180, 210),

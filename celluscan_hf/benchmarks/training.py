@@ -69,7 +69,7 @@ def loader(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _augmentation_of(recipe: str) -> Augmentation:
-    """The augmentation of a recipe, without its shift: there is no margin around whole images."""
+    """The augmentation of a recipe, without its shift: whole images have no margin."""
     settings = recipes.load(recipe)[-1]
     given = {item.name: settings[item.name] for item in fields(Augmentation) if item.name in settings}
     return Augmentation(**given | {"shift": 0.0})

@@ -9,12 +9,9 @@ import numpy as np
 
 from .. import taxonomy
 from .predictions import Predictions
-from .wbc_metrics.wbc_metrics import RESAMPLES, TINY, compute_metrics
+from .wbc_metrics.wbc_metrics import RESAMPLES, TINY, compute_metrics, merge_children
 
 FIVE = ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil")
-_LEVEL = [name for name in taxonomy.NAMES if name not in taxonomy.PARENTS]  # FIVE and four others
-_PARENT = np.array([_LEVEL.index(taxonomy.PARENTS.get(name, name)) for name in taxonomy.NAMES])
-_AMONG = np.array([_LEVEL.index(name) for name in FIVE])
 
 
 def five_classes(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any] | None:
@@ -25,17 +22,20 @@ def five_classes(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, An
     are what `wbc_metrics` gives: the scalars, `ci95` and `per_class`, over the classes that have cells. `resamples` 0
     leaves `ci95` out.
     """
-    chosen = cells.where(np.isin(_PARENT[cells.labels], _AMONG).tolist())
-    if not len(chosen):
+    merged, parents, level = merge_children(
+        cells.probabilities.astype(np.float64), cells.labels, taxonomy.NAMES, taxonomy.PARENTS
+    )
+    among = np.array([level.index(name) for name in FIVE])
+    chosen = np.isin(parents, among)
+    if not chosen.any():
         return None
-    labels, groups = _PARENT[chosen.labels], chosen.groups.tolist()
-    probabilities = chosen.probabilities.astype(np.float64) @ np.eye(len(_LEVEL))[_PARENT]  # (n, 9), children summed
-    five = probabilities[:, _AMONG] + TINY
+    probabilities, labels, groups = merged[chosen], parents[chosen], cells.groups[chosen].tolist()
+    five = probabilities[:, among] + TINY
     readings = {
-        "any_answer": (probabilities, labels, _LEVEL),
-        "told_five": (five / five.sum(axis=1, keepdims=True), np.searchsorted(_AMONG, labels), FIVE),
+        "any_answer": (probabilities, labels, level),
+        "told_five": (five / five.sum(axis=1, keepdims=True), np.searchsorted(among, labels), FIVE),
     }
-    metrics: dict[str, Any] = {"n": len(chosen)}
+    metrics: dict[str, Any] = {"n": len(labels)}
     for name, (values, true, classes) in readings.items():
         metrics[name] = compute_metrics(values, true, classes, groups=groups, resamples=resamples)
         del metrics[name]["confusion_matrix"], metrics[name]["n"]

@@ -53,7 +53,7 @@ class Densities:
     def __init__(self, image: Image.Image) -> None:
         small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         self.levels: NDArray[np.uint8] = np.asarray(small)
-        smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)))  # camera noise is no colour
+        smooth = np.asarray(small.filter(ImageFilter.BoxBlur(1)))  # without the camera's noise
         light = smooth.reshape(-1, 3).astype(np.float32) + _DARK  # (pixels, 3)
         field = np.partition(light, _rank(light, _FIELD), axis=0)[_rank(light, _FIELD)]
         black = (self.levels.max(axis=2) < _BLACK * field.max()).reshape(SIDE, SIDE)

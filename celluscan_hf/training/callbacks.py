@@ -42,7 +42,7 @@ def check_trackers(names: Sequence[str]) -> None:
 class TrainingTable(ProgressCallback):
     """Replace the library's lines of raw metrics by a table; the bar shows the last loss, the table its mean.
 
-    In a log file or a pipe there is no bar. A step gets one row: the evaluation at the end of training would repeat an
+    A log file or a pipe gets no bar. A step gets one row: the evaluation at the end of training would repeat an
     earlier one.
     """
 

@@ -54,7 +54,7 @@ class TrainingSettings(TrainingArguments):
         default=0.0, metadata={"help": "share of images whose background is randomized"}
     )
     augmented_share: float = field(
-        default=1.0, metadata={"help": "share of images that the following seven, up to blur, are applied to"}
+        default=1.0, metadata={"help": "share of images that the options from zoom to blur apply to"}
     )
     augment_parents: bool = field(
         default=True,

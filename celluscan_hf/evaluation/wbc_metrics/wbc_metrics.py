@@ -127,13 +127,13 @@ def compute_metrics(
             for members in [None if groups is None else np.asarray(groups)[inside].tolist()]
         }
     if parents is not None:
-        merged, true, classes = _merge_children(predictions, references, label_names, parents)
+        merged, true, classes = merge_children(predictions, references, label_names, parents)
         coarse = compute_metrics(merged, true, classes, groups, resamples=resamples, seed=seed)
         result["parent_level"] = {"classes": classes} | coarse
     return result
 
 
-def _merge_children(
+def merge_children(
     predictions: NDArray[Any], references: NDArray[np.int64], label_names: Sequence[str], parents: Mapping[str, str]
 ) -> tuple[NDArray[Any], NDArray[np.int64], list[str]]:
     """Replace each class by its parent: predictions, references, and the remaining classes in their order."""
