@@ -159,6 +159,7 @@ def test_a_script_is_a_command(script: Path) -> None:
     assert script.stem in NOT_A_COMMAND or (called and called[1] in COMMANDS)
 
 
+@pytest.mark.slow
 def test_a_script_named_as_a_library_does_not_hide_it(tmp_path: Path) -> None:
     code = "import sys, runpy\nsys.argv = [sys.argv[1], '--help']\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
     code += "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit:\n    pass\n"
@@ -210,6 +211,7 @@ def test_a_layer_that_does_not_exist(cell: str, model: str, capsys: pytest.Captu
     assert "layer 7 does not exist" in fails(capsys, "explain", cell, "--model", model, "--layer", "7")
 
 
+@pytest.mark.slow
 def test_export_onnx_says_how_close_it_is(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     capsys.readouterr()
@@ -278,6 +280,7 @@ def test_predict_fails_where_no_image_can_be_used(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 300])  # less and more than is gathered before it is printed
 def test_a_closed_pipe_ends_it_quietly(rows: int, cell: str, model: str, tmp_path: Path) -> None:
     for copy in range(rows):

@@ -13,6 +13,8 @@ import pytest
 from celluscan_hf import cli
 from celluscan_hf.processes import left_to_first_process
 
+pytestmark = pytest.mark.slow  # each starts processes that import the libraries
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 

@@ -79,6 +79,7 @@ def test_the_view_of_other_stock_processors_is_known() -> None:
     assert view_share(CLIPImageProcessor(do_center_crop=False)) == 1
 
 
+@pytest.mark.slow
 def test_the_command_tells_of_data_and_model(
     data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

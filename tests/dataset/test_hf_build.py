@@ -29,6 +29,7 @@ def parquet(tmp_path, write_image):
 MAPPED = Selection(group="patient", labels=(("smudge", "Monocyte"),))
 
 
+@pytest.mark.slow
 def test_the_command_and_two_processes_give_the_same_bytes(parquet, tmp_path):
     options = {"target_per_class": 0, "selections": (("hf_dataset", MAPPED),)}
     statistics = build_small(tmp_path / "one", f"hf_dataset={parquet}", **options)

@@ -25,12 +25,14 @@ def expected(plain: Trained) -> Reference:
     return reference(plain.run, TrainedModel(plain.run, plain.evaluation).images[:1])
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_otherwise_than_its_checkpoint_is_refused(folder: Path, expected: Reference) -> None:
     other = replace(expected, logits=expected.logits + 0.01)
     with pytest.raises(CelluScanError, match=r"its logits differ from those of the training checkpoint by 0\.01"):
         verify_model(Place(str(folder)), other, hand_built=False)
 
 
+@pytest.mark.slow
 def test_a_model_that_sees_images_otherwise_than_its_checkpoint_is_refused(folder: Path, expected: Reference) -> None:
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     processor["image_mean"][0] += 0.01
@@ -52,6 +54,7 @@ def metric(tmp_path: Path) -> Path:
     return tmp_path / "wbc_metrics"
 
 
+@pytest.mark.slow
 def test_what_needs_our_package_is_refused(metric: Path) -> None:
     with (metric / "wbc_metrics.py").open("a") as file:
         file.write("\nimport celluscan_hf\n")
@@ -59,6 +62,7 @@ def test_what_needs_our_package_is_refused(metric: Path) -> None:
         verify_metric(Place(str(metric)))
 
 
+@pytest.mark.slow
 def test_a_metric_that_counts_otherwise_is_refused(metric: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celluscan_hf.hub.verification.ORIGINAL_ACCURACY", 0.9)
     with pytest.raises(CelluScanError, match=r"the metric gives 0\.889.*, expected 0\.9"):

@@ -23,6 +23,8 @@ from celluscan_hf.modeling.processor import build_image_processor
 
 from .conftest import images, tiny_model
 
+pytestmark = pytest.mark.slow  # each starts processes that import the libraries
+
 MEAN, STD = (0.7, 0.6, 0.65), (0.2, 0.21, 0.22)
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 OURS = {"layer_norm_eps": 1e-2, "pooling": "mean", "patch_stem": "convolution"}  # not possible in a plain ViT

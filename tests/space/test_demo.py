@@ -12,6 +12,7 @@ from celluscan_hf.errors import CelluScanError
 from celluscan_hf.space.demo import examples, page_of
 
 
+@pytest.mark.slow
 def test_the_command_serves_the_page(checkpoint: Path) -> None:
     code = "import sys; from celluscan_hf.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-u", "-c", code, "demo", "--model", str(checkpoint)]

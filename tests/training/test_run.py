@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_trained_plain_vit_needs_transformers_alone(run: Path, tmp_path: Path) -> None:
     cell = tmp_path / "cell.png"
     Image.new("RGB", (50, 60), (200, 180, 190)).save(cell)
@@ -137,6 +138,7 @@ def test_a_frozen_model_trains_its_head_alone(run: Path, data_set: Path, tmp_pat
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.slow
 def test_fewer_classes_than_fourteen_train_a_head_of_fourteen(
     recipe: Recipe, trained: Trained, tmp_path: Path, write_image: Callable[..., Path]
 ) -> None:
@@ -274,6 +276,7 @@ def test_a_folder_without_splits_is_refused(
     assert "has no data/originals/train-*.parquet" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_accelerate_launches_the_script(recipe: Recipe, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "train.py"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(script)]

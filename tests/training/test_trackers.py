@@ -40,6 +40,7 @@ def test_the_last_evaluation_is_logged_before_a_tracker_closes_its_run(
     assert Recorder.calls == ["begin", "evaluation", "log", "evaluation", "end"]
 
 
+@pytest.mark.slow
 def test_mlflow_gets_one_run(recipe: Recipe, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
