@@ -18,6 +18,7 @@ from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.target_statistics import adapted_copy
+from ..modeling.reliability_celluscan import Reliability
 from ..sources import READERS, Dropped, Source, open_sources
 from .cells import CONFIG, SOURCE_FACTS, Cells, load_cells
 from .measure import measure_external
@@ -95,10 +96,12 @@ def evaluate_external(
     dataset: str,
     batch_size: int,
     resamples: int,
+    reliability: Reliability | None = None,
     target_statistics: bool = False,
 ) -> ExternalResults:
     """Predict and measure each source of `load_external_cells`. Raises `CelluScanError` if one has no usable cell.
 
+    With the `reliability` of the model, probabilities are those of its answers, lower for images unlike the training's.
     With `target_statistics` each is predicted with the batch-norm statistics of its own images. A class without a train
     cell in the built dataset `dataset` counts as not learned.
     """
@@ -109,7 +112,9 @@ def evaluate_external(
             reads = [cell.read for cell in of_source.kept]
             used = adapted_copy(model, processor, reads, batch_size) if target_statistics else model
             with progress(f"predicting {name}", len(of_source.kept), "cell") as advance:
-                predictions, bad = predict(of_source, used, processor, batch_size=batch_size, advance=advance)
+                predictions, bad = predict(
+                    of_source, used, processor, batch_size=batch_size, reliability=reliability, advance=advance
+                )
         except CelluScanError as error:
             raise CelluScanError(f"{OPTION} {name}: {error}") from error
         dropped = [*of_source.dropped, *bad]
@@ -118,6 +123,7 @@ def evaluate_external(
             **{key: facts[key] for key in SOURCE_FACTS},
             "fingerprint": of_source.described["fingerprint"],
             "target_statistics": target_statistics,
+            "other_temperature": reliability.other_temperature if reliability else None,
             "dropped": dict(Counter(item.reason for item in dropped)),
         }
         results.predictions.append(predictions)

@@ -117,6 +117,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         external_cells = load_external_cells(settings.external, settings.dataset or "", building.scratch)
         with progress("predicting", len(cells.kept), "cell") as advance:
             predictions, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
+        reliability = load_reliability(model)
         external = evaluate_external(
             external_cells,
             model,
@@ -124,10 +125,11 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
             dataset=settings.dataset or "",
             batch_size=settings.batch_size,
             resamples=settings.resamples,
+            reliability=reliability,
             target_statistics=settings.target_statistics,
         )
         dropped = [*cells.dropped, *bad]
-        metrics = measure(predictions, settings.resamples, load_reliability(model)) | {
+        metrics = measure(predictions, settings.resamples, reliability) | {
             "model": describe_model(settings.model, model, processor),
             "data": {**cells.described, "n": len(predictions), "dropped": _reasons(dropped)},
             "external": external.metrics,

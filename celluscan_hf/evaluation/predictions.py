@@ -25,7 +25,8 @@ from .. import taxonomy
 from ..atomic_io import atomic_write
 from ..dataset.unusable import explain
 from ..errors import BadImage, CelluScanError
-from ..inference.prediction import ReadImage, probabilities
+from ..inference.prediction import Output, ReadImage, outputs
+from ..modeling.reliability_celluscan import Reliability
 from ..sources import Dropped
 from .cells import Cell, Cells
 
@@ -121,12 +122,16 @@ def predict(
     processor: BaseImageProcessor,
     *,
     batch_size: int = 64,
+    reliability: Reliability | None = None,
     advance: Callable[[int], object] = lambda done: None,
 ) -> tuple[Predictions, list[Dropped]]:
     """Predict all cells; return predictions, and the cells whose image could not be used, each with its reason.
 
-    `advance` is called with 1 after each cell. Raises `CelluScanError` if the model has other classes than ours, no
-    cell is left, or the model does not give probabilities.
+    With the `reliability` of the model, probabilities are those of its answers: lower where an image is out of
+    distribution. `advance` is called with 1 after each cell.
+
+    Raises:
+        CelluScanError: The model has other classes than ours, no cell is left, or it does not give probabilities.
     """
     columns = columns_of(model)
     waiting: deque[Cell] = deque()
@@ -139,17 +144,24 @@ def predict(
     done: list[Cell] = []
     rows: list[NDArray[np.float32]] = []
     bad: list[Dropped] = []
-    for outcome in probabilities(images(), model, processor, batch_size=batch_size):
+    for outcome in outputs(images(), model, processor, batch_size=batch_size, with_features=reliability is not None):
         cell = waiting.popleft()
         if isinstance(outcome, BadImage):
             bad.append(Dropped(cell.image_id, outcome.reason, outcome.detail, cell.source_label))
         else:
             done.append(cell)
-            rows.append(outcome[columns])
+            rows.append(_answered(outcome, reliability)[columns])
         advance(1)
     if not done:
         raise CelluScanError(f"no cell is left to evaluate; {explain([*cells.dropped, *bad])}")
     return _checked(done, np.stack(rows)), bad
+
+
+def _answered(output: Output, reliability: Reliability | None) -> NDArray[np.float32]:
+    """Probabilities (classes,) of one image, as the answer has them."""
+    if reliability is None or output.features is None:
+        return output.probabilities
+    return reliability.adjust(output.probabilities, output.features)[0].astype(np.float32)
 
 
 def columns_of(model: PreTrainedModel) -> list[int]:

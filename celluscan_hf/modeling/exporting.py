@@ -29,7 +29,7 @@ def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassi
         WeightsError: It does not support the patch stem or the pooling of this model.
     """
     ours = model.config
-    plain = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",)}
+    plain = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",), "views": (1,)}
     _refuse(ours, "ViTForImageClassification of transformers", **plain)
     same = set(ViTConfig().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
     native = ViTForImageClassification(ViTConfig(**{name: getattr(ours, name) for name in same}))
@@ -50,6 +50,7 @@ def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
         patch_stem=("linear",),
         pooling=("cls",),
         input_norm=("none",),
+        views=(1,),
         hidden_act=("gelu",),
         num_channels=(3,),
     )
@@ -83,6 +84,7 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
         "VisionTransformer of timm",
         patch_stem=("linear",),
         input_norm=("none",),
+        views=(1,),
         hidden_act=("gelu", *activations),
     )
     try:

@@ -78,6 +78,17 @@ def standardize_colors(pixel_values: torch.Tensor) -> torch.Tensor:
     return contrast / contrast.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
 
 
+def symmetries(images: torch.Tensor, views: int) -> torch.Tensor:
+    """The first `views` of the eight symmetries of a square: (B, C, H, W) -> (views * B, C, H, W).
+
+    Raises a `ValueError` for images that are not square, if the transposed ones are among the views.
+    """
+    if views > 4 and images.shape[2] != images.shape[3]:
+        raise ValueError(f"views={views} needs square images, got {images.shape[2]} x {images.shape[3]}; give 4")
+    flipped = [images, images.flip(3), images.flip(2), images.flip((2, 3))]
+    return torch.cat((flipped + [image.mT for image in flipped])[:views])
+
+
 def linear_stem(config: CelluScanConfig) -> nn.Module:
     """One linear map for every patch, (B, C, H, W) -> (B, D, H/P, W/P): a convolution that steps by its own size."""
     return nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size)
@@ -361,7 +372,8 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
 
         The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`. `pooled_only` is
         True by default, so that a hook on the last block sees one token, unless hidden states or attentions are
-        requested.
+        requested. With `views` in the config, the classifier reads the mean over the views of each image, except in
+        training; hidden states and attentions are those of the image as it is.
 
         Raises:
             ValueError: `pixel_values` or `labels` do not fit the model.
@@ -369,6 +381,10 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         if pooled_only is None:
             flags = ("output_hidden_states", "output_attentions")
             pooled_only = not any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
+        views = 1 if self.training else self.config.views
+        if views > 1:
+            check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
+            pixel_values = symmetries(pixel_values, views)
         outputs = self.vit(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -377,15 +393,18 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(outputs.pooler_output)
+        pooled = outputs.pooler_output  # (views * B, D)
+        logits = self.classifier(pooled.unflatten(0, (views, -1)).mean(dim=0) if views > 1 else pooled)
         loss = None
         if labels is not None:
             check_labels(labels, logits)
             # the library's loss handles how Trainer counts images under gradient accumulation
             loss = self.loss_function(labels.long(), logits, self.config, **kwargs)
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        hidden_states, attentions = outputs.hidden_states, outputs.attentions
+        if views > 1:  # keep those of the first view, the image as it is
+            hidden_states = hidden_states and tuple(states[: len(logits)] for states in hidden_states)
+            attentions = attentions and tuple(weights[: len(logits)] for weights in attentions)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
 
 
 __all__ = ["CelluScanForImageClassification", "CelluScanModel", "CelluScanPreTrainedModel"]

@@ -12,6 +12,7 @@ from celluscan_hf import taxonomy
 from celluscan_hf.errors import BadImage, CelluScanError
 from celluscan_hf.evaluation.cells import Cell, Cells
 from celluscan_hf.evaluation.predictions import FACTS, Predictions, columns_of, predict
+from celluscan_hf.modeling.reliability_celluscan import COLOURS, MahalanobisScorer, Reliability
 
 from .conftest import save_checkpoint
 
@@ -37,6 +38,19 @@ def test_probabilities_are_those_of_the_model_in_the_order_of_the_cells(checkpoi
         expected = model(**processor(images=images, return_tensors="pt")).logits.softmax(-1).numpy()
     assert np.allclose(predictions.probabilities, expected, atol=1e-5)
     assert (predictions.image_ids, bad) == ([f"drawn/{number}" for number in range(5)], [])
+
+
+@pytest.mark.parametrize(("limit", "temperature"), [(1e-9, 3.0), (1e9, 1.0)])
+def test_with_its_reliability_an_image_unlike_the_training_gets_the_lower_probabilities_of_its_answer(
+    limit, temperature, checkpoint, cell_image
+):
+    model, processor = classifier(checkpoint)
+    scorers = tuple(MahalanobisScorer(np.zeros((1, n)), np.eye(n)) for n in (model.config.hidden_size, COLOURS))
+    known = Reliability(taxonomy.CLASSES, np.zeros(1), np.zeros(1, int), scorers, limit, 0.7, other_temperature=3.0)
+    reads = cells(lambda: cell_image(0), lambda: cell_image(1))
+    plain, answered = (predict(reads, model, processor, reliability=given)[0] for given in (None, known))
+    cooled = plain.probabilities ** (1 / temperature)
+    assert np.allclose(answered.probabilities, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-5)
 
 
 def test_a_bad_image_is_left_out_and_the_others_keep_their_place(checkpoint, cell_image):

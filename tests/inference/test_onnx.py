@@ -28,7 +28,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 Build = Callable[..., PreTrainedModel]
-KINDS = {"linear": {}, "convolution": {"pooling": "mean", "input_norm": "image"}, "native": {}}
+KINDS = {"linear": {}, "convolution": {"pooling": "mean", "input_norm": "image", "views": 8}, "native": {}}
 
 
 def run(file: Path, images: torch.Tensor) -> Any:

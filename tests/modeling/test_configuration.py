@@ -37,6 +37,7 @@ VIT_B16 = {
     "pooling": "cls",
     "patch_stem": "linear",
     "input_norm": "none",
+    "views": 1,
 }
 OTHERS = {
     "hidden_size": 64,
@@ -56,6 +57,7 @@ OTHERS = {
     "pooling": "mean",
     "patch_stem": "convolution",
     "input_norm": "image",
+    "views": 8,
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_celluscan.CelluScanConfig",

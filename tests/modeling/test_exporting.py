@@ -180,17 +180,21 @@ def test_timm_prepares_an_image_as_we_do(size, levels, written, cell_image):
 
 CONVOLUTION = {"patch_stem": "convolution"}
 STANDARDIZED = {"input_norm": "image"}
+VIEWS = {"views": 4}
 REFUSED = {
     "torchvision: patch_stem": CONVOLUTION,
     "torchvision: input_norm": STANDARDIZED,
+    "torchvision: views": VIEWS,
     "torchvision: pooling": {"pooling": "mean"},
     "torchvision: hidden_act": {"hidden_act": "quick_gelu"},
     "torchvision: num_channels": {"num_channels": 1},
     "transformers: patch_stem": CONVOLUTION,
     "transformers: input_norm": STANDARDIZED,
+    "transformers: views": VIEWS,
     "transformers: pooling": {"pooling": "mean"},
     "timm: patch_stem": CONVOLUTION,
     "timm: input_norm": STANDARDIZED,
+    "timm: views": VIEWS,
     "timm: hidden_act": {"hidden_act": "relu"},
 }
 

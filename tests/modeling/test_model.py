@@ -338,6 +338,9 @@ def test_fsdp_shards_block_by_block_and_gives_the_same_logits(tmp_path):
         destroy_process_group()
 
 
+FLIPS = (lambda x: x, lambda x: x.flip(3), lambda x: x.flip(2), lambda x: x.flip((2, 3)))
+
+
 def test_an_image_under_another_lamp_or_contrast_gets_the_same_logits():
     model = tiny_model(input_norm="image")
     lamp = torch.tensor([0.3, -0.2, 0.5])[:, None, None]
@@ -352,3 +355,37 @@ def test_standardized_colours_have_the_background_at_zero_and_unit_variance():
     assert (standardized[:, :, 20:, 20:] == 0).all()
     assert abs(standardized.std() - 1) < 1e-5
     assert standardize_colors(torch.full((2, 3, 8, 8), 0.3)).isfinite().all()  # nothing to divide by
+
+
+@pytest.mark.parametrize("views", [2, 4, 8])
+def test_the_answer_is_that_of_the_mean_over_symmetric_copies(views):
+    model, plain = tiny_model(views=views), tiny_model()
+    copies = [flip(image) for image in (images(), images().mT) for flip in FLIPS][:views]
+    features = torch.stack([plain.vit(copy).pooler_output for copy in copies]).mean(dim=0)
+    assert_close(model(images()).logits, plain.classifier(features), rtol=0, atol=1e-5)
+
+
+def test_with_eight_views_a_turned_or_mirrored_image_gets_the_same_logits():
+    model = tiny_model(views=8)
+    for turned in (images().rot90(1, (2, 3)), images().flip(3), images().mT):
+        assert_close(model(turned).logits, model(images()).logits, rtol=0, atol=1e-5)
+
+
+def test_states_and_attention_are_those_of_the_image_as_it_is():
+    wanted = {"output_hidden_states": True, "output_attentions": True}
+    ours, plain = (tiny_model(views=views, attention="eager")(images(), **wanted) for views in (4, 1))
+    for name in ("hidden_states", "attentions"):
+        for mine, expected in zip(ours[name], plain[name], strict=True):
+            assert_close(mine, expected, rtol=0, atol=1e-5)
+
+
+def test_in_training_there_is_one_view():
+    model, plain = (tiny_model(views=views, hidden_dropout_prob=0.0).train() for views in (8, 1))
+    assert_close(model(images()).logits, plain(images()).logits, rtol=0, atol=1e-5)
+
+
+def test_images_that_are_not_square_cannot_be_transposed():
+    wide = torch.randn(1, 3, 32, 64)
+    assert tiny_model(views=4)(wide, interpolate_pos_encoding=True).logits.shape == (1, 14)
+    with pytest.raises(ValueError, match="views=8 needs square images, got 32 x 64"):
+        tiny_model(views=8)(wide, interpolate_pos_encoding=True)

@@ -17,7 +17,7 @@ IN_WORDS = {
     "here": "ALL_ATTENTION_FUNCTIONS.get_interface",
     "attention": "self.attention(self.layernorm_before(hidden_states)",
     "MLP": "self.mlp(self.layernorm_after(hidden_states))",
-    "classifier": "self.classifier(outputs.pooler_output)",
+    "classifier": "logits = self.classifier(pooled",
 }
 
 
