@@ -19,7 +19,13 @@ from .conversion import POOLING, TIMM_ACT_LAYERS
 from .key_mapping import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, KeyMapping, WeightsError
 from .modeling_celluscan import CelluScanForImageClassification
 
+_PLAIN = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",), "views": (1,)}  # as in transformers
 TIMM_ARCHITECTURE = "vit_base_patch16_224"  # its sizes are overridden
+
+
+def is_plain(config: CelluScanConfig) -> bool:
+    """Whether `to_transformers` can express a model."""
+    return all(getattr(config, name) in values for name, values in _PLAIN.items())
 
 
 def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassification:
@@ -29,8 +35,7 @@ def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassi
         WeightsError: It does not support the patch stem or the pooling of this model.
     """
     ours = model.config
-    plain = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",), "views": (1,)}
-    _refuse(ours, "ViTForImageClassification of transformers", **plain)
+    _refuse(ours, "ViTForImageClassification of transformers", **_PLAIN)
     same = set(ViTConfig().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
     native = ViTForImageClassification(ViTConfig(**{name: getattr(ours, name) for name in same}))
     native.load_state_dict(_their_weights(model, TRANSFORMERS_CLASSIFIER))

@@ -18,7 +18,7 @@ from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
 from ..modeling.checkpoints import start_model
-from ..modeling.exporting import export_hand_built, export_native
+from ..modeling.exporting import export_hand_built, export_native, is_plain
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
@@ -193,6 +193,5 @@ def publish(trained: Path, processor: BaseImageProcessor, folder: Path) -> None:
     for name in (FACTS, ARRAYS):
         (folder / name).unlink(missing_ok=True)
     model = start_model(str(trained), taxonomy.ID2LABEL)
-    plain = model.config.patch_stem == "linear" and model.config.pooling == "cls"
-    (export_native if plain else export_hand_built)(model, folder, processor)
+    (export_native if is_plain(model.config) else export_hand_built)(model, folder, processor)
     shutil.rmtree(trained)

@@ -107,14 +107,15 @@ def test_a_checkpoint_holds_the_averages_and_no_pickled_arguments(run: Path) -> 
     assert (last / "preprocessor_config.json").is_file()
 
 
+@pytest.mark.parametrize("model", [{"patch_stem": "convolution"}, {"input_norm": "image"}, {"views": 2}], ids=str)
 def test_a_model_that_is_not_a_plain_vit_is_published_with_its_code(
-    recipe: Recipe, trained: Trained, tmp_path: Path
+    model: dict[str, Any], recipe: Recipe, trained: Trained, tmp_path: Path
 ) -> None:
-    chosen = recipe(model={"patch_stem": "convolution"}, max_steps=2)
+    chosen = recipe(model=model, max_steps=2)
     assert trained(chosen, tmp_path / "run") == 0
     assert (tmp_path / "run" / "modeling_celluscan.py").is_file()
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
-    assert type(model).__name__ == "CelluScanForImageClassification"
+    published = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert type(published).__name__ == "CelluScanForImageClassification"
 
 
 def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
