@@ -62,6 +62,7 @@ COMMANDS = {
         "calibrate probabilities and fit an abstention threshold",
         "run the same command again",
     ),
+    "adapt": Command("adaptation.command:adapt", "adapt a model to another microscope by some of its cells"),
     "recalibrate": Command("reliability.command:recalibrate", "fit a calibrated model to cells of another microscope"),
     "audit": Command("audits.command:audit", "test results for leaks, shortcuts and label errors", _SAME, quiet=False),
     "convert": Command("modeling.command:convert", "convert ViT weights from and to torchvision, transformers, timm"),

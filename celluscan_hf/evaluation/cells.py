@@ -94,8 +94,13 @@ def load_cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
     return load_cells(open_sources(specs, scratch, seed=0, licenses={}))
 
 
-def load_cells(sources: Sequence[Source], dataset_files: Collection[str] = frozenset()) -> Cells:
+def load_cells(
+    sources: Sequence[Source], dataset_files: Collection[str] = frozenset(), own_names: list[str] | None = None
+) -> Cells:
     """Load the cells of opened sources.
+
+    With `own_names`, cells that are of none of our classes are kept too, by the name that their source has for them.
+    Labels are then numbers of that list, to which new names are appended.
 
     Left out, each with a reason: files that are not a cell of a known class, copies that the publisher made of other
     images, files whose SHA-256 is among `dataset_files`, all but one of equal files, and equal files with labels that
@@ -109,7 +114,7 @@ def load_cells(sources: Sequence[Source], dataset_files: Collection[str] = froze
     for source in sources:
         with progress(f"listing {source.name}", None, "record") as advance:
             for item in source.records():
-                outcome = _load_cell(source, item, dataset_files, samples, bits)
+                outcome = _load_cell(source, item, dataset_files, samples, bits, own_names)
                 if isinstance(outcome, Dropped):
                     dropped.append(outcome)
                 else:
@@ -118,7 +123,7 @@ def load_cells(sources: Sequence[Source], dataset_files: Collection[str] = froze
         log_notes(source)
         if samples[source.name]:
             bits[source.name] = common_depth(source.name, samples[source.name])
-    kept, copies = _deduplicate(loaded)
+    kept, copies = _deduplicate(loaded, taxonomy.NAMES if own_names is None else own_names)
     return Cells(kept, dropped + copies, _described(sources, kept))
 
 
@@ -128,6 +133,7 @@ def _load_cell(
     dataset_files: Collection[str],
     samples: dict[str, dict[str, int]],
     bits: Mapping[str, int],
+    own_names: list[str] | None,
 ) -> tuple[Cell, str] | Dropped:
     """Return the cell of a record and a digest of its content, or why there is none.
 
@@ -140,7 +146,8 @@ def _load_cell(
     try:
         data = source.read(item)
         sample = largest_sample(data)
-        if item.label is None:
+        name = item.label or (item.source_label if own_names is not None else "")
+        if not name:
             decode(data)  # names the fault of a file that is not an image
             raise BadImage(f"unknown_label:{item.source_label}", "expected a label that maps to one of our classes")
     except BadImage as bad:
@@ -157,10 +164,18 @@ def _load_cell(
         license=source.license,
         group_id=item.group,
         sha256=digest,
-        label=taxonomy.LABEL2ID[item.label],
+        label=_number(name, own_names),
         read=partial(_raw, source, item, bits),
     )
     return cell, f"{digest}{item.box or ''}"
+
+
+def _number(name: str, own_names: list[str] | None) -> int:
+    if own_names is None:
+        return taxonomy.LABEL2ID[name]
+    if name not in own_names:
+        own_names.append(name)
+    return own_names.index(name)
 
 
 def _raw(source: Source, record: Record, bits: Mapping[str, int]) -> Image.Image:
@@ -168,12 +183,12 @@ def _raw(source: Source, record: Record, bits: Mapping[str, int]) -> Image.Image
     return image if record.box is None else crop(image, record.box)
 
 
-def _deduplicate(loaded: Sequence[tuple[Cell, str]]) -> tuple[list[Cell], list[Dropped]]:
+def _deduplicate(loaded: Sequence[tuple[Cell, str]], names: Sequence[str]) -> tuple[list[Cell], list[Dropped]]:
     """Keep one of the cells with equal digests, by the rule of the build; the others are dropped."""
     if not loaded:
         return [], []
     cells = [cell for cell, _ in loaded]
-    labels = [taxonomy.NAMES[cell.label] for cell in cells]
+    labels = [names[cell.label] for cell in cells]
     exact = exact_duplicates(np.array([digest for _, digest in loaded], np.bytes_), labels, [False] * len(cells))
     reasons: dict[int, tuple[str, str]] = {}
     for best, copies in exact.kept.items():

@@ -100,6 +100,13 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device supports bfloat16 natively: half the time, and probabilities up to 0.03 off."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
 @contextmanager
 def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     """Start threads that prepare images for a model on `device`.

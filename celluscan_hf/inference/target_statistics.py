@@ -41,7 +41,12 @@ def adapted_copy(
     return adapted
 
 
-@torch.inference_mode()
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the batch norms of a model, in the order in which they run."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+@torch.no_grad()
 def use_target_statistics(
     model: nn.Module, batches: Callable[[], Iterable[torch.Tensor]], prior: float = PRIOR
 ) -> None:
@@ -57,7 +62,7 @@ def use_target_statistics(
     Raises:
         CelluScanError: The model has no batch norm, or there are no images.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = batch_norms(model)
     if not layers:
         raise CelluScanError(
             "the model has no batch norm whose statistics could be those of other images: a model with the patch stem "

@@ -7,6 +7,8 @@ If no table gives the group of a file, it is the folder between the class folder
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -171,7 +173,7 @@ class ImageFolder(TreeSource):
             )
         return place.classes[-1]
 
-    def _class(self, text: str, member: str) -> str:
+    def _class(self, text: str, member: str) -> str | None:
         try:
             return taxonomy.lookup(text).name
         except KeyError as error:
@@ -201,3 +203,30 @@ class ImageFolder(TreeSource):
         folders = path.split("/")[:-1]
         place = place_of(folder_of(path))
         return "".join(f"{folder}/" for folder in folders[: folders.index(place.classes[0])]) if place.classes else None
+
+
+class OwnFolder(ImageFolder):
+    """The same with classes of one's own: a label that names no class of ours stays as it is written.
+
+    The class is the outermost folder that differs between the images, the group the folder below it, if there is one.
+    """
+
+    def _label_of_folder(self, path: str) -> str:
+        return next(iter(self._parts(path)), "")
+
+    def _group(self, path: str) -> str:
+        return self._description(path).group_id or "/".join(self._parts(path)[1:2])
+
+    def _parts(self, path: str) -> tuple[str, ...]:
+        """The folders of a path below those that all images share."""
+        return PurePosixPath(path).parts[self._shared : -1]
+
+    @cached_property
+    def _shared(self) -> int:
+        """Number of folders that all images share."""
+        folders = {PurePosixPath(path).parts[:-1] for path in self.members if not is_table(path)}
+        levels = zip(*folders, strict=False)  # as deep as the shallowest
+        return len(list(takewhile(lambda names: len(set(names)) == 1, levels)))
+
+    def _class(self, text: str, member: str) -> str | None:
+        return taxonomy.lookup(text).name if is_class(text) else None

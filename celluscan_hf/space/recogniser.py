@@ -18,7 +18,7 @@ from ..errors import BadImage, CelluScanError
 from ..inference.attention import record_attention
 from ..inference.explain import MIN_SCALE, TINT, displayed, smooth
 from ..inference.loading import load_classifier, load_reliability
-from ..inference.prediction import best_device
+from ..inference.prediction import best_device, computes_bfloat16
 from ..modeling.reliability_celluscan import capture_features, colours
 from ..modeling.stain_celluscan import refusal
 from .answer import Answer, answer
@@ -134,13 +134,6 @@ class Recogniser:
         tint = TINT[(strength.clip(0, 1) * (len(TINT) - 1)).astype(int)]
         colour, opacity = tint[..., :3], tint[..., 3:]
         return _to_image(pixels), _to_image(pixels * (1 - opacity) + colour * opacity)
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device supports bfloat16 natively: half the time, and probabilities up to 0.03 off."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _to_image(pixels: np.ndarray) -> Image.Image:

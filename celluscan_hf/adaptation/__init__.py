@@ -1,0 +1,1 @@
+"""A trained model for another microscope, from a few of its cells."""

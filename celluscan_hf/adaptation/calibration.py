@@ -1,0 +1,87 @@
+"""What an adapted model knows of its own reliability, from the answers that were held out in its trial."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from .. import taxonomy
+from ..evaluation.selective_metrics import fit_confidence_threshold
+from ..modeling.reliability_celluscan import COLOURS, CellFacts, MahalanobisScorer, Reliability, StoredFacts, conformity
+from ..reliability.calibrate import RIGHT
+from ..reliability.outliers import QUANTILE
+from .trials import Trial
+
+Floats = NDArray[np.float64]
+
+
+def facts_on(names: Sequence[str]) -> tuple[CellFacts, ...]:
+    """What the taxonomy knows of each class; of a class of one's own it says nothing."""
+    known = {cell.name: cell for cell in taxonomy.CLASSES}
+    return tuple(known.get(name) or StoredFacts(name, name, None, "", None, False) for name in names)
+
+
+def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], features: Floats) -> Reliability:
+    """Fit prediction sets, abstention and the OOD score to held-out answers.
+
+    `features` with colours (n, D + 9) of all cells, by the adapted model. If no cell was held out, prediction sets hold
+    all classes, and the thresholds are those of `source`.
+    """
+    rows = trial.held_out
+    probabilities = softmax(trial.logits[rows] / trial.temperature, axis=1)
+    labels = trial.labels[rows]
+    scorers = tuple(
+        scaled_scorer(part, values, held_out, trial)
+        for part, values, held_out in zip(source.scorers, _parts(features), _parts(trial.features), strict=True)
+    )
+    fitted = replace(
+        source,
+        classes=facts_on(names),
+        scores=conformity(probabilities)[np.arange(len(labels)), labels] if len(labels) else np.empty(0),
+        labels=labels,
+        scorers=scorers,
+        confidence_threshold=fit_confidence_threshold(probabilities, labels, RIGHT)
+        if len(labels)
+        else source.confidence_threshold,
+        record={},
+    )
+    return replace(fitted, ood_threshold=1.0)
+
+
+def scaled_scorer(source: MahalanobisScorer, values: Floats, held_out: Floats, trial: Trial) -> MahalanobisScorer:
+    """Fit a scorer to the `values` (n, D) of all cells; its scale is such that few held-out ones exceed 1."""
+    limits = [
+        fit_scorer(source, held_out[trial.fold != fold], trial.labels[trial.fold != fold]).distance(
+            held_out[trial.fold == fold]
+        )
+        for fold in np.unique(trial.fold[trial.held_out])
+        if (trial.fold != fold).any()
+    ]
+    scorer = fit_scorer(source, values, trial.labels)
+    distances = np.concatenate(limits) if limits else scorer.distance(values)
+    limit = max(float(np.quantile(distances, QUANTILE)), 1e-12)
+    return replace(scorer, whitening=scorer.whitening / limit**0.5)
+
+
+def fit_scorer(source: MahalanobisScorer, values: Floats, labels: NDArray[np.int64]) -> MahalanobisScorer:
+    """Class centres of new cells beside those of the source; the covariance of few cells is filled up by the source's.
+
+    The source's counts as many cells as there are features, scaled to the variance of the new cells.
+    """
+    found, class_of = np.unique(labels, return_inverse=True)
+    centres = np.stack([values[labels == label].mean(axis=0) for label in found])
+    residuals = values - centres[class_of]
+    freedom = max(len(values) - len(centres), 1)
+    width = values.shape[1]
+    known = np.linalg.inv(source.whitening @ source.whitening.T)
+    variance = (residuals**2).sum() / freedom
+    known *= max(variance, 1e-12) / np.trace(known)
+    covariance = (residuals.T @ residuals + width * known) / (freedom + width)
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+    return MahalanobisScorer(np.vstack((source.centres, centres)), whitening)
+
+
+def _parts(features: Floats) -> tuple[Floats, Floats]:
+    return features[:, :-COLOURS], features[:, -COLOURS:]
