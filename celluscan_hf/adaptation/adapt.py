@@ -6,6 +6,7 @@ is fitted to all cells, calibrated on the held-out answers, and written as a mod
 
 import json
 import shlex
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -30,8 +31,18 @@ from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native, is_plain
 from ..modeling.reliability_celluscan import FACTS, Reliability
 from ..reliability.calibrate import write
+from ..training.record import ASKED, CURVES, DONE
 from .calibration import fitted_reliability
-from .cells import LabelledCells, check_output, processors, read_cells, unlabelled_reads, usable_pixels, view_of
+from .cells import (
+    LabelledCells,
+    TrainedOn,
+    check_output,
+    processors,
+    read_cells,
+    unlabelled_reads,
+    usable_pixels,
+    view_of,
+)
 from .expectation import expected, what_helps
 from .head import DEFAULT_STRENGTH, LinearHead
 from .layers import Schedule, low_rank, merged, train_layers
@@ -40,6 +51,7 @@ from .trials import Floats, Trial, Trials, Way, batches, head_for, with_head
 RECORD = "adaptation.json"
 METHODS = ("auto", "calibration", "head", "lora", "full")
 LAYERS = ("full", "lora")
+SCHEDULE = Schedule()
 _PROBED_STEPS = 2
 _MOST_FOLDS, _LEAST_FOLDS = 5, 3  # of a trial of layers
 
@@ -90,7 +102,7 @@ class Adapter:
     method: str = "auto"
     minutes: float = 5.0
     seed: int = 0
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=lambda: SCHEDULE)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -295,7 +307,8 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
     else:
         with tempfile.TemporaryDirectory() as scratch:
             own = settings.classes == "own"
-            cells = read_cells(settings.sources, start.names, own, start.processor, Path(scratch))
+            trained_on = TrainedOn.of(settings.model)
+            cells = read_cells(settings.sources, start.names, own, start.processor, Path(scratch), trained_on)
         adapter = Adapter(start, cells, unlabelled, settings.method, settings.minutes, settings.seed)
         chosen, tried = adapter.choose()
         model, features = adapter.fit(chosen)
@@ -307,6 +320,9 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
         total = start.reliability.record["total_temperature"] * temperature
         kept = {name: start.reliability.record[name] for name in ("validation", "data")}
         write(partial, model, reliability, 1.0, kept | {"temperature": temperature, "total_temperature": total})
+        for name in (ASKED, DONE, CURVES):  # of the training that this goes on from
+            if (settings.model / name).is_file():
+                shutil.copyfile(settings.model / name, partial / name)
         with atomic_write(partial / RECORD) as file:
             file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return record

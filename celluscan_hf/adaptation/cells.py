@@ -1,5 +1,6 @@
 """Read the cells that a model is adapted to: labelled ones from sources, and images without labels."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,13 +15,16 @@ from transformers import BaseImageProcessor
 
 from .. import taxonomy
 from ..augmentation.view import View
+from ..dataset.reading import open_dataset
 from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..evaluation.cells import Cells, load_cells
+from ..evaluation.external import file_digests
 from ..inference.inputs import find_images
 from ..inference.prediction import Read
 from ..sources import Dropped, Source, open_sources
 from ..sources.imagefolder import ImageFolder, OwnFolder
+from ..training.record import ASKED
 
 MOST_UNLABELLED = 512  # more do not change an estimate
 CROPS = (0.64, 0.8, 1.0)  # shares of the picture's side that are tried as the view
@@ -92,8 +96,30 @@ def labelled_cells(cells: Cells, names: Sequence[str], processor: BaseImageProce
     )
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """Names of the sources of a training, and SHA-256 of its files as far as the dataset is at hand."""
+
+    sources: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, run: Path) -> "TrainedOn":
+        """Read what a run says of itself; nothing if it does not."""
+        if not (run / ASKED).is_file():
+            return cls()
+        data = json.loads((run / ASKED).read_text("utf-8"))["data"]
+        at_hand = data.get("local", False) and Path(data["name"]).is_dir()
+        return cls(frozenset(data["sources"]), file_digests(open_dataset(data["name"])) if at_hand else frozenset())
+
+
 def read_cells(
-    specs: Sequence[str], names: Sequence[str], own: bool, processor: BaseImageProcessor, scratch: Path
+    specs: Sequence[str],
+    names: Sequence[str],
+    own: bool,
+    processor: BaseImageProcessor,
+    scratch: Path,
+    trained_on: TrainedOn | None = None,
 ) -> LabelledCells:
     """Read the labelled cells of sources, `KEY=PATH` each.
 
@@ -104,15 +130,23 @@ def read_cells(
         own: Whether the classes are those of the cells.
         processor: That of the model.
         scratch: Takes decompressed copies of compressed tars.
+        trained_on: The data that the model was trained on, whose files are left out.
 
     Raises:
-        CelluScanError: A source cannot be read, or see `labelled_cells`.
+        CelluScanError: A source cannot be read, or the model was trained on it; or see `labelled_cells`.
     """
     sources = open_sources(specs, scratch, seed=0, licenses={})
+    trained_on = trained_on or TrainedOn()
+    for source in sources:
+        if source.name in trained_on.sources and not isinstance(source, ImageFolder):
+            raise CelluScanError(
+                f"the model was trained on {source.name}, so it knows these cells already; give cells of another "
+                "laboratory (other cells of this one: --source imagefolder=FOLDER)"
+            )
     if own:
         sources = [_with_own_names(source) for source in sources]
     found = [] if own else list(names)
-    cells = load_cells(sources, own_names=found)
+    cells = load_cells(sources, trained_on.files, own_names=found)
     if not own and (unknown := found[len(names) :]):
         raise CelluScanError(
             f"the model has no class {' or '.join(map(repr, unknown[:3]))}; give --classes own to learn the classes of "
@@ -182,19 +216,17 @@ def side_of(processor: BaseImageProcessor) -> int:
 def processors(processor: BaseImageProcessor) -> list[BaseImageProcessor]:
     """The processor, first, and others that show less or more of the picture around its middle.
 
-    Cells fill more of the picture in one laboratory than in another. A processor that cannot crop stays alone.
+    Cells fill more of the picture in one laboratory than in another.
     """
-    side = side_of(processor)
+    side, own = side_of(processor), processor.size["height"]
     made = [processor]
-    if hasattr(processor, "do_center_crop"):
-        own = processor.size["height"]
-        for crop in CROPS:
-            if abs((resized := round(side / crop)) - own) > _SAME_SIZE * own:
-                other = deepcopy(processor)
-                other.size = {"height": resized, "width": resized}
-                other.crop_size = {"height": side, "width": side}
-                other.do_center_crop = resized > side
-                made.append(other)
+    for crop in CROPS:
+        if abs((resized := round(side / crop)) - own) > _SAME_SIZE * own:
+            other = deepcopy(processor)
+            other.size = {"height": resized, "width": resized}
+            other.crop_size = {"height": side, "width": side}
+            other.do_center_crop = resized > side
+            made.append(other)
     return made
 
 

@@ -54,28 +54,29 @@ def train_layers(
 
     Every class is drawn equally often. The model is in evaluation mode afterwards.
     """
-    device = model.device
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay)
     rates = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, schedule.learning_rate, schedule.steps, pct_start=_WARMUP, cycle_momentum=False
     )
     loss_of = nn.CrossEntropyLoss(label_smoothing=schedule.label_smoothing)
-    targets = torch.from_numpy(labels).to(device)
+    device, targets = model.device, torch.from_numpy(labels).to(model.device)
     model.train()
     for layer in model.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.eval()
-    for number, rows in enumerate(_batches(labels, schedule, seed)):
-        draws = range(number * schedule.batch_size, (number + 1) * schedule.batch_size)
-        images = AUGMENTATION(pixels[rows].to(device), draws, view)
-        with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
-            logits = model(pixel_values=images).logits
-        loss_of(logits.float(), targets[rows]).backward()
-        optimizer.step()
-        rates.step()
-        optimizer.zero_grad()
-        advance(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of dropout
+        for number, rows in enumerate(_batches(labels, schedule, seed)):
+            draws = range(number * schedule.batch_size, (number + 1) * schedule.batch_size)
+            images = AUGMENTATION(pixels[rows].to(device), draws, view)
+            with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
+                logits = model(pixel_values=images).logits
+            loss_of(logits.float(), targets[rows]).backward()
+            optimizer.step()
+            rates.step()
+            optimizer.zero_grad()
+            advance(1)
     model.eval()
 
 

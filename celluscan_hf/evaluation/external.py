@@ -54,7 +54,7 @@ def load_external_cells(specs: Sequence[str], dataset: str, scratch: Path) -> di
     data = open_dataset(dataset)
     for source in sources:
         _check_external(source, data)
-    dataset_files = _file_digests(data)
+    dataset_files = file_digests(data)
     return {source.name: load_cells([source], dataset_files) for source in sources}
 
 
@@ -80,7 +80,7 @@ def _check_external(source: Source, data: CellDataset) -> None:
         )
 
 
-def _file_digests(data: CellDataset) -> frozenset[str]:
+def file_digests(data: CellDataset) -> frozenset[str]:
     """SHA-256 of the publishers' files of all originals of a dataset."""
     files = [file for split in SPLITS for file in data.checked_files(CONFIG, split)]
     return frozenset(

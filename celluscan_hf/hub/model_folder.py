@@ -23,10 +23,9 @@ from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.key_mapping import WeightsError
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
 from ..reliability.calibrate import PLOT as CALIBRATION
-from ..training.record import ASKED, DONE
+from ..training.record import ASKED, CURVES, DONE
 from .model_card import ModelFacts, evaluation_results, render
 
-CURVES = "curves.png"
 RESULTS = ".eval_results/celluscan.yaml"
 _PLOTS = (CONFUSION, RECALL, RELIABILITY, ROC)
 _LOCAL_SETTINGS = {  # not published

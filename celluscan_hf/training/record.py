@@ -18,6 +18,7 @@ from ..versions import versions
 from .settings import TrainingSettings
 
 ASKED, DONE = "settings.json", "training.json"
+CURVES = "curves.png"
 _SOFTWARE = (
     "celluscan_hf",
     "accelerate",

@@ -114,7 +114,7 @@ class _Stage:
         self.trainer.save_model(str(unpublished))  # gathers weights that are sharded over processes
         if self.trainer.is_world_process_zero():
             publish(unpublished, self.processor, self.folder)
-            training_curves(history, self.folder / "curves.png")
+            training_curves(history, self.folder / record.CURVES)
             results = {
                 "resumed_from": Path(checkpoint).name
                 if checkpoint
