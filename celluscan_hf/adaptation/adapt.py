@@ -88,6 +88,16 @@ def load_start(folder: Path) -> Start:
     return Start(folder, model, processor, reliability)
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """An adapted model, calibrated, with what its answers are worth; the trial that it comes from, and all trials."""
+
+    model: PreTrainedModel
+    reliability: Reliability
+    chosen: Trial
+    tried: list[Trial]
+
+
 @dataclass
 class Adapter:
     """Chooses and fits one way to adapt a model to labelled cells.
@@ -108,6 +118,13 @@ class Adapter:
     def __post_init__(self) -> None:
         self._started = time.perf_counter()
         self.trials = Trials(self.cells, head_for(self.start.model, self.cells.names), self.seed)
+
+    def adapted(self) -> Adapted:
+        """Choose a way, and fit it to all cells."""
+        chosen, tried = self.choose()
+        model, features = self.fit(chosen)
+        reliability = fitted_reliability(chosen, self.start.reliability, self.cells.names, features)
+        return Adapted(model, reliability, chosen, tried)
 
     def choose(self) -> tuple[Trial, list[Trial]]:
         """Try what the method allows; return the trial that held-out cells favour, and all trials."""
@@ -194,8 +211,9 @@ class Adapter:
         train_layers(trained, way.pixels[rows], self.cells.labels[rows], way.view, schedule, self.seed, advance)
         return merged(trained) if kind == "lora" else trained
 
-    def facts(self, chosen: Trial, tried: list[Trial]) -> dict[str, Any]:
-        """What `adaptation.json` says of a choice: cells, method, what was tried, and what to expect."""
+    def facts(self, adapted: Adapted) -> dict[str, Any]:
+        """What `adaptation.json` says: cells, method, what was tried, and what to expect."""
+        chosen, tried = adapted.chosen, adapted.tried
         before = tried[0]
         heads = [trial for trial in tried if trial.method == "head" and trial.way is chosen.way]
         return {
@@ -310,10 +328,9 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
             trained_on = TrainedOn.of(settings.model)
             cells = read_cells(settings.sources, start.names, own, start.processor, Path(scratch), trained_on)
         adapter = Adapter(start, cells, unlabelled, settings.method, settings.minutes, settings.seed)
-        chosen, tried = adapter.choose()
-        model, features = adapter.fit(chosen)
-        reliability = fitted_reliability(chosen, start.reliability, cells.names, features)
-        processor, temperature, facts = chosen.way.processor, chosen.temperature, adapter.facts(chosen, tried)
+        adapted = adapter.adapted()
+        model, reliability, chosen = adapted.model, adapted.reliability, adapted.chosen
+        processor, temperature, facts = chosen.way.processor, chosen.temperature, adapter.facts(adapted)
     record |= facts | {"seconds": round(time.perf_counter() - started, 1), "seed": settings.seed}
     with atomic_write_folder(settings.output) as partial:
         (export_native if is_plain(model.config) else export_hand_built)(model, partial, processor)

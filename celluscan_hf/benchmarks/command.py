@@ -15,6 +15,7 @@ from ..dataset.settings import cores
 from ..versions import versions
 
 PACKAGES = {
+    "adaptation": ("celluscan_hf", "numpy", "scipy", "scikit-learn", "torch", "transformers"),
     "cpu": ("celluscan_hf", "torch", "transformers"),
     "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy"),
@@ -190,6 +191,7 @@ def _add_reliability_commands(
     commands.choices["reliability"].add_argument("--dataset", required=True, help="a built dataset folder")
     commands.choices["reliability"].add_argument("--bccd", type=Path, help="the folder of BCCD, for its red cells")
     _add_stain_command(commands, common)
+    _add_adaptation_command(commands, common)
     command = commands.choices["recalibration"]
     command.add_argument(
         "--source", required=True, metavar="KEY=PATH", help="a raw source that the model was not trained on"
@@ -198,6 +200,35 @@ def _add_reliability_commands(
         "--sizes", type=int, nargs="+", default=[16, 32, 64], help="numbers of cells to fit to (default: %(default)s)"
     )
     command.add_argument("--draws", type=int, default=20, help="random draws per size (default: %(default)s)")
+
+
+def _add_adaptation_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    text = "accuracy of adapted models against labelled cells per class, on other laboratories"
+    command = commands.add_parser("adaptation", help=text, parents=[common])
+    command.set_defaults(module="adaptation")
+    command.add_argument("--model", type=Path, required=True, help="a calibrated checkpoint folder")
+    command.add_argument(
+        "--source", action="append", required=True, metavar="KEY=PATH", help="a raw source; repeatable"
+    )
+    command.add_argument("--output", type=Path, required=True, help="a folder for the outcome of each draw")
+    command.add_argument("--own", action="append", default=[], metavar="KEY", help="a source with classes of its own")
+    command.add_argument(
+        "--own-classes", nargs="+", default=[], metavar="CLASS", help="the classes of such a source that are used"
+    )
+    command.add_argument(
+        "--shots", type=int, nargs="+", default=[0, 1, 2, 5, 10, 20, 50], help=f"cells of each class {_DEFAULT}"
+    )
+    command.add_argument(
+        "--methods",
+        nargs="+",
+        default=["calibration", "head", "auto", "scratch"],
+        help=f"methods of celluscan adapt, or scratch: the same network from random weights {_DEFAULT}",
+    )
+    command.add_argument("--draws", type=int, default=20, help=f"draws where nothing is trained {_DEFAULT}")
+    command.add_argument("--training-draws", type=int, default=3, help=f"draws where layers are trained {_DEFAULT}")
+    command.add_argument("--minutes", type=float, default=5.0, help=f"time that auto may take {_DEFAULT}")
 
 
 def _add_stain_command(

@@ -1,0 +1,197 @@
+"""Accuracy of adapted models against the number of labelled cells of each class, on laboratories not trained on.
+
+For each source and number, cells are drawn by group, a model is adapted to them as `celluscan adapt` does, and judged on
+cells of other groups. Each outcome is a line of `draws.jsonl` in `--output`, so that a run goes on where it was stopped.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import t as student
+
+from .. import taxonomy
+from ..adaptation.adapt import SCHEDULE, Adapted, Adapter, Start, load_start
+from ..adaptation.cells import LabelledCells, read_cells, usable_pixels
+from ..adaptation.expectation import expected, right
+from ..adaptation.trials import Way, head_for, with_head
+from ..evaluation.five_classes import FIVE
+from ..evaluation.job import describe_model
+from ..evaluation.selective_metrics import calibration_metrics
+from ..modeling.checkpoints import start_model
+
+OUTCOMES = "draws.jsonl"
+_TRAINED = ("auto", "full", "lora", "scratch")  # methods with `--training-draws` instead of `--draws`
+_SCRATCH = replace(SCHEDULE, steps=4 * SCHEDULE.steps, learning_rate=1e-3)
+_MOST_JUDGED = 300  # cells of a draw
+_SHAPE = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob", "image_size",
+    "patch_size", "patch_stem", "pooling", "input_norm", "views",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One draw of `shots` cells of each class of a source: how a model that was adapted to them by `method` does.
+
+    `n` cells of other groups were judged; `expected` is the balanced accuracy that the adaptation announced.
+    """
+
+    source: str
+    shots: int
+    method: str
+    draw: int
+    n: int
+    balanced_accuracy: float
+    accuracy: float
+    ece: float
+    coverage: float | None
+    expected: float | None
+    seconds: float
+    chosen: str
+
+
+def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure each source, number of cells and method; return means and intervals over draws."""
+    start = load_start(arguments.model)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    file = arguments.output / OUTCOMES
+    done = [Outcome(**json.loads(line)) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    known = {(outcome.source, outcome.method, outcome.shots, outcome.draw) for outcome in done}
+    with tempfile.TemporaryDirectory() as scratch:
+        for spec in arguments.source:
+            source = spec.partition("=")[0]
+            own = source in arguments.own
+            cells = read_cells([spec], start.names, own, start.processor, Path(scratch))
+            cells = of_classes(cells, arguments.own_classes if own else FIVE)
+            for method, shots, draw in _wanted(arguments):
+                support, others = deal(cells, shots, draw)
+                if len(others) and (source, method, shots, draw) not in known:
+                    facts = _outcome(start, cells, method, support, others, arguments.minutes, draw)
+                    done.append(Outcome(source, shots, method, draw, **facts))
+                    with file.open("a", encoding="utf-8") as lines:
+                        lines.write(json.dumps(asdict(done[-1])) + "\n")
+    return {
+        "weights": describe_model(str(arguments.model), start.model, start.processor)["sha256"],
+        "minutes": arguments.minutes,
+        "rows": summary(done),
+    }
+
+
+def _wanted(arguments: argparse.Namespace) -> list[tuple[str, int, int]]:
+    """Method, number of cells a class, and number of each draw."""
+    return [
+        (method, shots, draw)
+        for shots in arguments.shots
+        for method in (arguments.methods if shots else ["none"])
+        for draw in range((arguments.training_draws if method in _TRAINED else arguments.draws) if shots else 1)
+    ]
+
+
+def of_classes(cells: LabelledCells, names: Sequence[str]) -> LabelledCells:
+    """The cells of some classes and their children."""
+    rows = [
+        row
+        for row, label in enumerate(cells.labels)
+        if cells.names[label] in names or taxonomy.PARENTS.get(cells.names[label]) in names
+    ]
+    return subset(cells, np.array(rows, np.int64))
+
+
+def subset(cells: LabelledCells, rows: NDArray[np.int64]) -> LabelledCells:
+    """Some of the cells, in that order."""
+    reads = [cells.reads[row] for row in rows]
+    return replace(cells, reads=reads, labels=cells.labels[rows], groups=cells.groups[rows])
+
+
+def deal(cells: LabelledCells, shots: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Deal cells out: rows of `shots` cells of each class, and rows of cells of other groups, at most `_MOST_JUDGED`.
+
+    No row is judged if a class has too few cells for both.
+    """
+    order = np.random.default_rng([draw, shots]).permutation(len(cells))
+    classes = np.unique(cells.labels)
+    support = np.concatenate([order[cells.labels[order] == label][:shots] for label in classes])
+    others = order[~np.isin(cells.groups[order], cells.groups[support])]
+    if len(support) < shots * len(classes) or not np.isin(classes, cells.labels[others]).all():
+        others = others[:0]
+    return support, others[:_MOST_JUDGED]
+
+
+def _outcome(
+    start: Start,
+    cells: LabelledCells,
+    method: str,
+    support: NDArray[np.int64],
+    others: NDArray[np.int64],
+    minutes: float,
+    draw: int,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    if method == "none":
+        model = with_head(start.model, head_for(start.model, cells.names), cells.names)
+        processor, reliability, known, chosen = start.processor, None, None, method
+    else:
+        adapted = _adapted(start, subset(cells, support), method, minutes, draw)
+        model, processor, reliability = adapted.model, adapted.chosen.way.processor, adapted.reliability
+        known = expected(adapted.chosen, subset(cells, support))["balanced_accuracy"]
+        chosen = adapted.chosen.method
+    seconds = time.perf_counter() - started
+    judged = subset(cells, others)
+    logits, _ = Way(processor, model, False, usable_pixels(judged.reads, processor)).run(model)
+    hits, labels = right(logits, judged.labels, judged.names), judged.labels
+    sets = reliability.sets(softmax(logits, axis=1)) if reliability else None
+    return {
+        "n": len(others),
+        "balanced_accuracy": float(np.mean([hits[labels == label].mean() for label in np.unique(labels)])),
+        "accuracy": float(hits.mean()),
+        "ece": calibration_metrics(logits, labels)["ece"],
+        "coverage": None if sets is None else float(sets[np.arange(len(labels)), labels].mean()),
+        "expected": known,
+        "seconds": round(seconds, 1),
+        "chosen": chosen,
+    }
+
+
+def _adapted(start: Start, cells: LabelledCells, method: str, minutes: float, seed: int) -> Adapted:
+    if method != "scratch":
+        return Adapter(start, cells, method=method, minutes=minutes, seed=seed).adapted()
+    config = start.model.config.to_dict()
+    fields = {name: config[name] for name in _SHAPE}
+    fresh = start_model("scratch", start.model.config.id2label, **fields).to(start.model.device).eval()
+    return Adapter(replace(start, model=fresh), cells, method="full", seed=seed, schedule=_SCRATCH).adapted()
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """For each source, method and number of cells, the mean over draws of each measure, and its 95 % interval.
+
+    The interval is that of Student's t over draws, whose cells overlap: it is too narrow for a new laboratory.
+    """
+    groups: dict[tuple[str, str, int], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.source, outcome.method, outcome.shots].append(outcome)
+    rows = []
+    for (source, method, shots), members in sorted(groups.items()):
+        row: dict[str, Any] = {"source": source, "method": method, "shots": shots, "draws": len(members)}
+        for name in ("balanced_accuracy", "accuracy", "ece", "coverage", "expected", "seconds"):
+            values = [value for member in members if (value := getattr(member, name)) is not None]
+            row[name] = float(np.mean(values)) if values else None
+        scores = np.array([member.balanced_accuracy for member in members])
+        if len(scores) > 1:
+            half = float(student.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / len(scores) ** 0.5)
+            row["ci95"] = [row["balanced_accuracy"] - half, row["balanced_accuracy"] + half]
+        rows.append(row | {"chosen": dict(Counter(member.chosen for member in members))})
+    return rows
+
+
+def check_needs(arguments: argparse.Namespace) -> None:
+    """Check nothing: what is missing is reported when it is used."""
