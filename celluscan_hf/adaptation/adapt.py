@@ -33,6 +33,7 @@ from ..modeling.reliability_celluscan import FACTS, Reliability
 from ..reliability.calibrate import write
 from ..training.record import ASKED, CURVES, DONE
 from .calibration import fitted_reliability
+from .card import render
 from .cells import (
     LabelledCells,
     TrainedOn,
@@ -340,6 +341,7 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
         for name in (ASKED, DONE, CURVES):  # of the training that this goes on from
             if (settings.model / name).is_file():
                 shutil.copyfile(settings.model / name, partial / name)
+        (partial / "README.md").write_text(render(record, settings.output.name), "utf-8")
         with atomic_write(partial / RECORD) as file:
             file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return record

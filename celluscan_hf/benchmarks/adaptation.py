@@ -1,7 +1,7 @@
 """Accuracy of adapted models against the number of labelled cells of each class, on laboratories not trained on.
 
-For each source and number, cells are drawn by group, a model is adapted to them as `celluscan adapt` does, and judged on
-cells of other groups. Each outcome is a line of `draws.jsonl` in `--output`, so that a run goes on where it was stopped.
+For each source and number, cells are drawn by group, a model is adapted to them as `celluscan adapt` does, and judged
+on cells of other groups. Each outcome is a line of `draws.jsonl` in `--output`, so that a run goes on where it stopped.
 """
 
 import argparse

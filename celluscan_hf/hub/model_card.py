@@ -46,6 +46,7 @@ class ModelFacts:
     - `settings`, `training`: the `settings.json` and `training.json` of the run.
     - `metrics`, `examples`: the `metrics.json` and `examples.json` of the evaluation.
     - `config`, `parameters`: the `config.json` of the model, and its number of parameters.
+    - `adaptation`: the `adaptation.json` of an adapted model, else None.
     """
 
     repository: str
@@ -59,6 +60,7 @@ class ModelFacts:
     config: Mapping[str, Any]
     parameters: int
     examples: Sequence[Mapping[str, Any]]
+    adaptation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.metrics["data"].get("split") == "train":

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoImageProcessor
 
 from .. import taxonomy
+from ..adaptation.adapt import RECORD
 from ..curation.splits import SPLITS
 from ..errors import CelluScanError
 from ..evaluation.folder import CONFUSION, EXAMPLES, METRICS, RECALL, RELIABILITY, ROC
@@ -68,6 +69,11 @@ class TrainedModel:
                 "after this evaluation (calibrated or trained again?) or are of another run; run "
                 "celluscan evaluate on this run"
             )
+        if self.adaptation and self.adaptation.get("classes", list(taxonomy.NAMES)) != list(taxonomy.NAMES):
+            raise CelluScanError(
+                f"{self.run} has classes of its own, which are not evaluated on our sets; its folder is complete with a "
+                f"card: publish it with hf upload OWNER/NAME {self.run}"
+            )
         processor = AutoImageProcessor.from_pretrained(self.run)
         if model.get("preparation") != preparation(processor):
             raise CelluScanError(
@@ -91,6 +97,11 @@ class TrainedModel:
     @cached_property
     def metrics(self) -> Any:
         return _read(self.evaluation / METRICS)
+
+    @cached_property
+    def adaptation(self) -> Any:
+        """What `celluscan adapt` wrote beside the model; None if it was not adapted."""
+        return _read(self.run / RECORD) if (self.run / RECORD).is_file() else None
 
     @property
     def data(self) -> str:
@@ -161,7 +172,8 @@ def _copy_reliability(trained: TrainedModel, variant: Variant, folder: Path) -> 
         return
     _write(folder / FACTS, public(_read(trained.run / FACTS), trained, variant))
     shutil.copyfile(trained.run / ARRAYS, folder / ARRAYS)
-    shutil.copyfile(trained.run / CALIBRATION, folder / CALIBRATION)
+    if (trained.run / CALIBRATION).is_file():  # an adapted model has none
+        shutil.copyfile(trained.run / CALIBRATION, folder / CALIBRATION)
 
 
 def _copy_results(trained: TrainedModel, variant: Variant, folder: Path) -> None:
@@ -176,6 +188,8 @@ def _copy_results(trained: TrainedModel, variant: Variant, folder: Path) -> None
     _write(folder / ASKED, public(trained.settings, trained, variant))
     _write(folder / DONE, trained.training)
     _write(folder / METRICS, public(trained.metrics, trained, variant))
+    if trained.adaptation:
+        _write(folder / RECORD, public(trained.adaptation, trained, variant))
 
 
 def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, parameters: int) -> str:
@@ -192,6 +206,7 @@ def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, 
         config=_read(folder / "config.json"),
         parameters=parameters,
         examples=trained.examples,
+        adaptation=public(trained.adaptation, trained, variant),
     )
     (folder / RESULTS).parent.mkdir(exist_ok=True)
     (folder / RESULTS).write_text(evaluation_results(facts), "utf-8")

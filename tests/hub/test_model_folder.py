@@ -1,7 +1,9 @@
 """The folder of a model repository: its files, its pinned revision, and no path of this machine."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from celluscan_hf import modeling
+from celluscan_hf.adaptation.adapt import AdaptationSettings, adapt
 from celluscan_hf.errors import CelluScanError
+from celluscan_hf.evaluation.job import EvaluationSettings, evaluate
 from celluscan_hf.hub.model_folder import RESULTS, TrainedModel, Variant, assemble, public
 from celluscan_hf.hub.upload import listing
 from tests.hub.conftest import Trained
@@ -176,3 +180,37 @@ def test_of_a_path_only_its_last_name_is_published(copy: TrainedModel) -> None:
         ("out/other 1/2", "out/other 1/2"),
     ):
         assert public({"start": text}, copy, NATIVE) == {"start": published}
+
+
+def test_the_card_of_an_adapted_model_tells_what_it_was_adapted_to(
+    convolution: Trained, data_set: Path, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    for number in range(8):
+        write_image(tmp_path / "cells" / ("LY", "MO")[number % 2] / f"{number}.png", number)
+    given = {"sources": (f"imagefolder={tmp_path / 'cells'}",), "method": "head"}
+    adapt(AdaptationSettings(convolution.run, tmp_path / "mine", **given))
+    evaluate(
+        EvaluationSettings(str(tmp_path / "mine"), tmp_path / "evaluation", str(data_set), device="cpu", resamples=0)
+    )
+    variant = Variant("me/mine", True, None, None, None)
+    assemble(TrainedModel(tmp_path / "mine", tmp_path / "evaluation"), variant, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "### Adapted to another microscope" in card
+    assert "to 8 labelled cells of 8 groups\n(Lymphocyte 4, Monocyte 4)" in card
+    assert str(tmp_path) not in (tmp_path / "out" / "adaptation.json").read_text("utf-8")
+
+
+def test_a_model_with_classes_of_its_own_has_its_card_already(
+    convolution: Trained, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    for number in range(8):
+        write_image(tmp_path / "cells" / ("Blast", "MO")[number % 2] / f"{number}.png", number)
+    given = {"sources": (f"imagefolder={tmp_path / 'cells'}",), "method": "head", "classes": "own"}
+    adapt(AdaptationSettings(convolution.run, tmp_path / "mine", **given))
+    assert "| Blast |" in (tmp_path / "mine" / "README.md").read_text("utf-8")
+    evaluation = shutil.copytree(convolution.evaluation, tmp_path / "evaluation")
+    described = json.loads((evaluation / "metrics.json").read_text("utf-8"))
+    described["model"]["sha256"] = hashlib.sha256((tmp_path / "mine" / "model.safetensors").read_bytes()).hexdigest()
+    (evaluation / "metrics.json").write_text(json.dumps(described), "utf-8")
+    with pytest.raises(CelluScanError, match=r"classes of its own.*hf upload OWNER/NAME"):
+        TrainedModel(tmp_path / "mine", evaluation)
