@@ -71,8 +71,8 @@ class TrainedModel:
             )
         if self.adaptation and self.adaptation.get("classes", list(taxonomy.NAMES)) != list(taxonomy.NAMES):
             raise CelluScanError(
-                f"{self.run} has classes of its own, which are not evaluated on our sets; its folder is complete with a "
-                f"card: publish it with hf upload OWNER/NAME {self.run}"
+                f"{self.run} has classes of its own, which are not evaluated on our sets; its folder is complete, with "
+                f"a card: publish it with hf upload OWNER/NAME {self.run}"
             )
         processor = AutoImageProcessor.from_pretrained(self.run)
         if model.get("preparation") != preparation(processor):
