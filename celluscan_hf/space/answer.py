@@ -6,8 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..modeling.reliability_celluscan import ABNORMAL, CONFIDENCE_THRESHOLD, Certainty, Decision, Reliability, decide
-from ..taxonomy import CLASSES, CellClass
+from ..modeling.reliability_celluscan import (
+    ABNORMAL,
+    CONFIDENCE_THRESHOLD,
+    CellFacts,
+    Certainty,
+    Decision,
+    Reliability,
+    decide,
+)
+from ..taxonomy import CLASSES
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Answer:
     - `hint`: what to know about the image; empty if nothing.
     """
 
-    ranking: tuple[tuple[CellClass, float], ...]
+    ranking: tuple[tuple[CellFacts, float], ...]
     certainty: Certainty
     headline: str
     score: float
@@ -33,7 +41,7 @@ class Answer:
     hint: str = ""
 
     @property
-    def best(self) -> CellClass:
+    def best(self) -> CellFacts:
         return self.ranking[0][0]
 
     @property
@@ -48,13 +56,15 @@ def answer(
 ) -> Answer:
     """Answer for one cell from the probabilities of the 14 classes, in their order.
 
-    With the calibration of the model and the features of the image (D + 9,), also use prediction set and OOD score.
+    With the calibration of the model and the features of the image (D + 9,), also use prediction set and OOD score; the
+    classes are then those of the calibration.
     """
     hint: str | None = None
     shares: NDArray[np.floating] = np.asarray(probabilities, np.float64)
     if reliability is not None and features is not None:
         shares, _, hint = reliability.adjust(shares, features)
-    scored = zip(CLASSES, map(float, shares), strict=True)
+    classes = CLASSES if reliability is None else reliability.classes
+    scored = zip(classes, map(float, shares), strict=True)
     ranking = tuple(sorted(scored, key=lambda pair: -pair[1]))
     abnormal = sum(probability for cell, probability in ranking if cell.abnormal_in_blood)
     decision = decide(ranking, CONFIDENCE_THRESHOLD if reliability is None else reliability.confidence_threshold)
@@ -67,7 +77,7 @@ def answer(
     return replace(worded, prediction_set=tuple(calibrated["set"]))
 
 
-def _worded(decision: Decision, ranking: tuple[tuple[CellClass, float], ...]) -> tuple[str, float, str]:
+def _worded(decision: Decision, ranking: tuple[tuple[CellFacts, float], ...]) -> tuple[str, float, str]:
     """Return headline, score and sentence."""
     share = _percent(decision.score)
     if decision.certainty is Certainty.CLASS:
@@ -81,7 +91,7 @@ def _worded(decision: Decision, ranking: tuple[tuple[CellClass, float], ...]) ->
     return headline, decision.score, f"The likeliest class has only {share}. Take this as a guess."
 
 
-def _summed(decision: Decision, ranking: tuple[tuple[CellClass, float], ...]) -> list[str]:
+def _summed(decision: Decision, ranking: tuple[tuple[CellFacts, float], ...]) -> list[str]:
     """Return the classes of a family, likeliest first, without those that do not change its sum as shown."""
     family = [(cell.name, share) for cell, share in ranking if decision.label in (cell.name, cell.parent)]
     fewest = next(

@@ -10,8 +10,12 @@ _STEP, _RADIUS, _HEIGHT = 100, 26, 120  # units of the drawing
 
 
 def maturation(answer: Answer) -> str:
-    """Draw the six neutrophil maturation stages, each filled by its probability; the title is a text alternative."""
-    shares = {cell.code: share for cell, share in answer.ranking}
+    """Draw the six neutrophil maturation stages, each filled by its probability; the title is a text alternative.
+
+    A stage that the model does not know has the probability 0.
+    """
+    shares = dict.fromkeys((cell.code for cell in _STAGES), 0.0)
+    shares |= {cell.code: share for cell, share in answer.ranking}
     stages = ", ".join(f"{cell.name} {shares[cell.code]:.0%}" for cell in _STAGES)
     parts = [_line()]
     for position, cell in enumerate(_STAGES):
@@ -27,7 +31,8 @@ def _title(answer: Answer) -> str:
     cell = answer.best
     if cell.stage:
         return f"{cell.name}: stage {cell.stage} of 6 of neutrophil maturation."
-    return f"{cell.name}: {cell.lineage} lineage, not a stage of neutrophil maturation."
+    lineage = f"{cell.lineage} lineage, " if cell.lineage else ""
+    return f"{cell.name}: {lineage}not a stage of neutrophil maturation."
 
 
 def _line() -> str:

@@ -54,7 +54,8 @@ class Recogniser:
     """A model that answers for image files.
 
     Args:
-        model: A checkpoint folder, or the name of a model on the Hub, with the 14 classes of CelluScan.
+        model: A checkpoint folder, or the name of a model on the Hub, with the 14 classes of CelluScan, or adapted to
+            classes of one's own.
         revision: Revision on the Hub.
 
     Raises:
@@ -64,12 +65,14 @@ class Recogniser:
     def __init__(self, model: str, revision: str | None = None) -> None:
         self.model, self.processor = load_classifier(model, revision=revision)
         labels = self.model.config.id2label
-        if labels != taxonomy.ID2LABEL:
+        self.reliability = load_reliability(self.model)
+        known = taxonomy.NAMES if self.reliability is None else tuple(cell.name for cell in self.reliability.classes)
+        if labels != dict(enumerate(known)):
             raise CelluScanError(
                 f"{model} has the classes {', '.join(map(str, labels.values()))}: expected the "
-                f"{len(taxonomy.NAMES)} of CelluScan in their order; train it with celluscan train"
+                f"{len(taxonomy.NAMES)} of CelluScan in their order; train it with celluscan train, or make it with "
+                "celluscan adapt --classes own"
             )
-        self.reliability = load_reliability(self.model)
         device = best_device()
         self.model.to(device).eval()
         self._bfloat16 = computes_bfloat16(device)
@@ -111,7 +114,7 @@ class Recogniser:
     def _run(
         self, pixel_values: torch.Tensor, overlay: bool
     ) -> tuple[torch.Tensor, NDArray[np.float32], Iterable[torch.Tensor | None]]:
-        """Return logits (B, 14), features as in `forward`, and each image's attention rollout, or None.
+        """Return logits (B, classes), features as in `forward`, and each image's attention rollout, or None.
 
         A rollout, (rows, columns), is scaled so that even attention is 1.
         """

@@ -73,9 +73,9 @@ def _answer_card(answer: Answer, seconds: float, note: str) -> str:
 def _place(answer: Answer) -> str:
     """Render the lineage, and the maturation stages if the cell may be one of them."""
     likely = answer.ranking[:2] if answer.certainty is Certainty.UNSURE else answer.ranking[:1]
-    lineages = " or ".join(dict.fromkeys(cell.lineage for cell, _ in likely))
+    lineages = " or ".join(dict.fromkeys(cell.lineage for cell, _ in likely if cell.lineage))
     stages = maturation(answer) if sum(share for cell, share in answer.ranking if cell.stage) >= _DRAW_STAGES else ""
-    return f"<p class='lineage'>Lineage: {escape(lineages)}</p>{stages}"
+    return (f"<p class='lineage'>Lineage: {escape(lineages)}</p>" if lineages else "") + stages
 
 
 def _prediction_set(answer: Answer) -> str:
@@ -91,7 +91,7 @@ def _prediction_set(answer: Answer) -> str:
 
 def _bars(answer: Answer) -> str:
     rows = "".join(
-        f"<tr><th scope='row'>{escape(cell.name)} <span>{cell.code}</span></th>"
+        f"<tr><th scope='row'>{escape(cell.name)} <span>{escape(cell.code * (cell.code != cell.name))}</span></th>"
         f"<td><div class='bar' style='width:{share:.1%}'></div></td><td class='share'>{share:.1%}</td></tr>"
         for cell, share in answer.ranking[:_CLASSES_SHOWN]
     )
@@ -142,7 +142,9 @@ def background(result: Result) -> str:
         return ""
     answer = result.answer
     named = lookup(answer.headline) if answer.certainty is Certainty.PARENT else answer.best
-    facts = load_facts()[named.code]
+    facts = load_facts().get(named.code)
+    if facts is None:  # a class of the user's own
+        return ""
     return (
         f"<section class='facts'><h3>{escape(named.name)}</h3><p>{escape(facts.summary)}</p>"
         f"<h4>How it looks</h4>{_list(facts.looks)}<h4>How it differs from its look-alikes</h4>{_look_alikes(facts)}"

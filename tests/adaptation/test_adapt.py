@@ -25,6 +25,7 @@ from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier, load_reliability
 from celluscan_hf.modeling.exporting import export_hand_built, export_native
 from celluscan_hf.modeling.reliability_celluscan import head_norm
+from celluscan_hf.space.recogniser import Recogniser
 from celluscan_hf.taxonomy import NAMES
 
 from .conftest import CLASSES, PER_CLASS
@@ -102,6 +103,9 @@ def test_classes_of_ones_own(
     assert {best["label"] for best in answer["top"]} == set(record["classes"])
     assert main(["predict", str(tmp_path / "cells"), "--model", str(tmp_path / "mine"), "--csv"]) == 0
     assert capsys.readouterr().out.count("\n") == 13
+    (result,) = Recogniser(str(tmp_path / "mine")).recognise([tmp_path / "cells" / "Blast" / "2.png"])
+    assert result.answer is not None
+    assert {cell.name for cell, _ in result.answer.ranking} == set(record["classes"])
     again = adapted(
         model=tmp_path / "mine",
         output=tmp_path / "further",

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from celluscan_hf.modeling.reliability_celluscan import Certainty, MahalanobisScorer, Reliability
+from celluscan_hf.modeling.reliability_celluscan import Certainty, MahalanobisScorer, Reliability, StoredFacts
 from celluscan_hf.space.answer import answer
 from celluscan_hf.space.page import record
 from celluscan_hf.space.pictures import maturation
 from celluscan_hf.space.recogniser import Result
 from celluscan_hf.space.texts import background, card, table
-from celluscan_hf.taxonomy import CLASSES
+from celluscan_hf.taxonomy import CLASSES, lookup
 
 
 def shares(**given: float) -> list[float]:
@@ -128,3 +130,16 @@ def test_the_maturation_stages_are_drawn_if_the_cell_may_be_one() -> None:
 
 def test_lineages_of_both_are_named_if_unrelated_classes_compete() -> None:
     assert "Lineage: monocytic or lymphoid" in card(Result("a.png", answer=answer(shares(MO=0.55, LY=0.45))))
+
+
+def test_a_class_of_ones_own_is_answered_without_facts_on_it() -> None:
+    own = StoredFacts("Smudge <cell>", "Smudge <cell>", None, "", None, False)
+    known = replace(RELIABILITY, classes=(own, lookup("SNE")))
+    cell_answer = answer([0.8, 0.2], known, np.array([0.1, 0.0]))
+    assert cell_answer.headline == "Smudge <cell>"
+    result = Result("cell.png", answer=cell_answer)
+    assert "Smudge &lt;cell&gt;" in card(result)
+    assert "Lineage" not in card(result)
+    assert "Smudge &lt;cell&gt;: not a stage" in maturation(cell_answer)
+    assert background(result) == ""
+    assert "Smudge &lt;cell&gt;" in table([result, result])
