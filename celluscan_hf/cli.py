@@ -63,7 +63,6 @@ COMMANDS = {
         "run the same command again",
     ),
     "adapt": Command("adaptation.command:adapt", "adapt a model to another microscope by some of its cells"),
-    "recalibrate": Command("reliability.command:recalibrate", "fit a calibrated model to cells of another microscope"),
     "audit": Command("audits.command:audit", "test results for leaks, shortcuts and label errors", _SAME, quiet=False),
     "convert": Command("modeling.command:convert", "convert ViT weights from and to torchvision, transformers, timm"),
     "export-onnx": Command("inference.command:export_onnx", "write a model as an ONNX file; needs the extra onnx"),
@@ -76,6 +75,8 @@ COMMANDS = {
     "push space": Command("hub.command:push_space", "publish the demo page on the Hub", _SAME, quiet=False),
     "push metric": Command("hub.command:push_metric", "publish the metric on the Hub", _SAME, quiet=False),
 }
+# Commands of earlier versions, and what does their work now.
+_REPLACED = {"recalibrate": "adapt MODEL --source … --method calibration --output …"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,6 +143,8 @@ def _help(names: Iterable[str], usage: str = "COMMAND") -> str:
 def _unknown(name: str) -> str:
     if not name:
         return "no command given; celluscan --help lists them"
+    if name in _REPLACED:
+        return f"celluscan {name} was replaced by celluscan {_REPLACED[name]}"
     close = get_close_matches(name, COMMANDS, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "celluscan --help lists them"
     return f"unknown command {name!r}; {hint}"

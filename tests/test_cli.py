@@ -127,6 +127,12 @@ def test_an_unknown_command_is_one_line(arguments: list[str], hint: str, capsys:
     assert hint in fails(capsys, *arguments)
 
 
+@pytest.mark.parametrize("more", [[], ["--help"], ["out/run", "--source", "imagefolder=cells", "--output", "out/mine"]])
+def test_a_replaced_command_names_its_successor(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    successor = "celluscan adapt MODEL --source … --method calibration --output …"
+    assert fails(capsys, "recalibrate", *more) == f"error: celluscan recalibrate was replaced by {successor}\n"
+
+
 @pytest.mark.parametrize(("arguments", "status"), [(["push"], 2), (["push", "--dry-run"], 2), (["push", "--help"], 0)])
 def test_push_alone_lists_what_can_be_pushed(
     arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]
@@ -322,16 +328,17 @@ def test_stopped_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert capsys.readouterr().err == "\nstopped; run the same command again\n"
 
 
-def test_calibrate_and_recalibrate_say_what_they_did(
+def test_calibrate_and_adapt_say_what_they_did(
     calibrated: Path, data_set: Path, tmp_path: Path, write_image: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(calibrated, tmp_path / "run")
     assert main(["calibrate", str(run), "--dataset", str(data_set)]) == 0
     assert "28 validation cells: accuracy" in capsys.readouterr().out
     for seed in range(8):
-        write_image(tmp_path / "cells" / "LY" / f"{seed}.png", seed)
+        write_image(tmp_path / "cells" / ("BA", "LY")[seed % 2] / f"{seed}.png", seed)
     more = ["--source", f"imagefolder={tmp_path / 'cells'}", "--output", str(tmp_path / "mine")]
-    assert main(["recalibrate", str(run), *more]) == 0
-    assert "8 cells, each by a fit without it" in capsys.readouterr().out
-    assert main(["recalibrate", str(run), *more]) == 2
+    assert main(["adapt", str(run), "--method", "calibration", *more]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("8 cells of 8 groups: Basophil 4, Lymphocyte 4\nadapted: the calibration\n")
+    assert main(["adapt", str(run), "--method", "calibration", *more]) == 2
     assert "already exists" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The commands `celluscan calibrate` and `celluscan recalibrate`."""
+"""The command `celluscan calibrate`."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,22 +18,3 @@ def calibrate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     from .calibrate import summary
 
     print(summary(fit(options.model, options.dataset)))
-
-
-def recalibrate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Fit a calibrated model to some 16 to 64 labelled cells of another microscope; see `recalibrate.recalibrate`."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a calibrated checkpoint folder, left unchanged")
-    parser.add_argument(
-        "--source",
-        action="append",
-        required=True,
-        metavar="KEY=PATH",
-        help="the labelled cells, as celluscan build takes them: imagefolder=DIR; repeatable",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the new folder of the fitted model")
-    options = parser.parse_args(arguments)
-
-    from .recalibrate import recalibrate as fit
-    from .recalibrate import summary
-
-    print(summary(fit(options.model, options.source, options.output)))
