@@ -28,7 +28,7 @@ WORK = {  # what each command hands its options to
     "explain": "celluscan_hf.inference.explain.explain",
     "convert": "celluscan_hf.modeling.checkpoints.read_checkpoint",
     "demo": "celluscan_hf.space.demo.run",
-    "adapt": "celluscan_hf.adaptation.command.run_adaptation",
+    "adapt": "celluscan_hf.adaptation.adapt.adapt",
 }
 
 

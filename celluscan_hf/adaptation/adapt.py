@@ -5,7 +5,6 @@ is fitted to all cells, calibrated on the held-out answers, and written as a mod
 """
 
 import json
-import shlex
 import shutil
 import tempfile
 import time
@@ -28,7 +27,7 @@ from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import Read, best_device
 from ..inference.target_statistics import batch_norms, use_target_statistics
 from ..modeling.checkpoints import start_model
-from ..modeling.exporting import export_hand_built, export_native, is_plain
+from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.reliability_celluscan import FACTS, Reliability
 from ..reliability.calibrate import write
 from ..training.record import ASKED, CURVES, DONE
@@ -47,10 +46,10 @@ from .cells import (
 from .expectation import expected, what_helps
 from .head import DEFAULT_STRENGTH, LinearHead
 from .layers import Schedule, low_rank, merged, train_layers
+from .settings import AdaptationSettings
 from .trials import Floats, Trial, Trials, Way, batches, head_for, with_head
 
 RECORD = "adaptation.json"
-METHODS = ("auto", "calibration", "head", "lora", "full")
 LAYERS = ("full", "lora")
 SCHEDULE = Schedule()
 _PROBED_STEPS = 2
@@ -59,12 +58,13 @@ _MOST_FOLDS, _LEAST_FOLDS = 5, 3  # of a trial of layers
 
 @dataclass(frozen=True)
 class Start:
-    """A model to adapt: hand-built whatever it was saved as, with its processor and calibration."""
+    """A model to adapt: hand-built, also if it was saved as `native`; with its processor and calibration."""
 
     folder: Path
     model: PreTrainedModel
     processor: BaseImageProcessor
     reliability: Reliability
+    native: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def load_start(folder: Path) -> Start:
     model = start_model(str(folder), classifier.config.id2label).to(best_device()).eval()
     if model.device.type == "cpu":  # where the backward pass of fused attention is slower
         model.set_attn_implementation("eager")
-    return Start(folder, model, processor, reliability)
+    return Start(folder, model, processor, reliability, native=type(classifier) is not type(model))
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ class Adapter:
         heads = [self.trials.head(way) for way in self._ways(unchanged)]
         head = min(heads, key=lambda trial: trial.score)
         tried += heads
+        if self.method == "auto":
+            tried.append(self.trials.calibrated(unchanged))
         if self.method in LAYERS:
             tried.append(self._layers(self.method, head, _MOST_FOLDS))
             return tried[-1], tried
@@ -151,11 +153,14 @@ class Adapter:
     def _ways(self, unchanged: Way) -> list[Way]:
         """The best of the views by a quick trial, with the model's statistics and with those of the new images."""
         views = [unchanged]
-        for processor in processors(self.start.processor)[1:]:
+        others = [] if self.start.model.config.crops else processors(self.start.processor)[1:]
+        for processor in others:  # a model with crops looks at all of them
             views.append(Way(processor, self.start.model, False, self._pixels(processor)))
         quick = {id(way): self.trials.head_of_strength(way, DEFAULT_STRENGTH).score for way in views}
         best = min(views, key=lambda way: quick[id(way)])
         if not batch_norms(self.start.model):
+            if self.unlabelled:
+                self.notes.append("the images without labels were not used: the model has no batch norm")
             return [best]
         model = deepcopy(self.start.model)
         images = torch.cat((best.pixels, usable_pixels(self.unlabelled, best.processor)))
@@ -209,7 +214,9 @@ class Adapter:
         """Train layers of a copy of the model from a head on, on some cells."""
         model = with_head(way.model, head, self.cells.names)
         trained = low_rank(model) if kind == "lora" else model
-        train_layers(trained, way.pixels[rows], self.cells.labels[rows], way.view, schedule, self.seed, advance)
+        train_layers(
+            trained, way.pixels[rows], self.cells.labels[rows], way.training_view, schedule, self.seed, advance
+        )
         return merged(trained) if kind == "lora" else trained
 
     def facts(self, adapted: Adapted) -> dict[str, Any]:
@@ -231,7 +238,7 @@ class Adapter:
                 "dropped": dict(Counter(item.reason for item in self.cells.dropped)),
                 **self.cells.described,
             },
-            "before": expected(before, self.cells),
+            "before": expected(before, self.cells, as_it_is=True),
             "expected": expected(chosen, self.cells),
             "more_would_help": what_helps(self.trials, heads[0]) if heads else [],
             "tried": [
@@ -263,52 +270,6 @@ class Adapter:
         return with_head(model, cooled, self.cells.names), features
 
 
-@dataclass(frozen=True)
-class AdaptationSettings:
-    """What is adapted to what.
-
-    - `model`: the folder of a calibrated model; `output`: the new folder.
-    - `sources`: labelled cells, `KEY=PATH` each; `unlabelled`: files, folders or patterns of more images.
-    - `classes`: `ours` keeps the model's classes; `own` takes those of the cells.
-    - `method`: one of `METHODS`; `minutes`: time that `auto` may take.
-    """
-
-    model: Path
-    output: Path
-    sources: tuple[str, ...] = ()
-    unlabelled: tuple[str, ...] = ()
-    classes: str = "ours"
-    method: str = "auto"
-    minutes: float = 5.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.sources and not self.unlabelled:
-            raise CelluScanError(
-                "no cells given; expected labelled ones (--source imagefolder=FOLDER), images without labels "
-                "(--unlabelled FOLDER), or both"
-            )
-        if not self.sources and (self.classes != "ours" or self.method != "auto"):
-            option = "--classes own" if self.classes != "ours" else f"--method {self.method}"
-            raise CelluScanError(f"{option} needs labelled cells: give --source imagefolder=FOLDER")
-        if self.classes == "own" and self.method == "calibration":
-            raise CelluScanError(
-                "--method calibration changes no class: leave --classes own out, or give --method head"
-            )
-        if self.minutes <= 0:
-            raise CelluScanError(f"--minutes {self.minutes:g}: expected a number above 0")
-
-    @property
-    def command(self) -> str:
-        words = ["celluscan", "adapt", str(self.model)]
-        words += [word for source in self.sources for word in ("--source", source)]
-        words += [word for images in self.unlabelled for word in ("--unlabelled", images)]
-        for name in ("classes", "method", "minutes", "seed"):
-            if getattr(self, name) != getattr(type(self), name):
-                words += [f"--{name}", f"{getattr(self, name)}"]
-        return shlex.join([*words, "--output", str(self.output)])
-
-
 def adapt(settings: AdaptationSettings) -> dict[str, Any]:
     """Write the folder of an adapted model; return its `adaptation.json`.
 
@@ -331,10 +292,13 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
         adapter = Adapter(start, cells, unlabelled, settings.method, settings.minutes, settings.seed)
         adapted = adapter.adapted()
         model, reliability, chosen = adapted.model, adapted.reliability, adapted.chosen
-        processor, temperature, facts = chosen.way.processor, chosen.temperature, adapter.facts(adapted)
+        processor, facts = chosen.way.processor, adapter.facts(adapted)
+        temperature = (
+            adapter.trials.adjustment(chosen.way).temperature if chosen.method == "calibration" else chosen.temperature
+        )
     record |= facts | {"seconds": round(time.perf_counter() - started, 1), "seed": settings.seed}
     with atomic_write_folder(settings.output) as partial:
-        (export_native if is_plain(model.config) else export_hand_built)(model, partial, processor)
+        (export_native if start.native else export_hand_built)(model, partial, processor)
         total = start.reliability.record["total_temperature"] * temperature
         kept = {name: start.reliability.record[name] for name in ("validation", "data")}
         write(partial, model, reliability, 1.0, kept | {"temperature": temperature, "total_temperature": total})

@@ -27,16 +27,19 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
     """Fit prediction sets, abstention and the OOD score to held-out answers.
 
     `features` with colours (n, D + 9) of all cells, by the adapted model. If no cell was held out, prediction sets hold
-    all classes, and the thresholds are those of `source`.
+    all classes, and the confidence threshold is that of `source`.
     """
     rows = trial.held_out
     probabilities = softmax(trial.logits[rows] / trial.temperature, axis=1)
     labels = trial.labels[rows]
-    scorers = tuple(
-        scaled_scorer(part, values, held_out, trial)
-        for part, values, held_out in zip(source.scorers, _parts(features), _parts(trial.features), strict=True)
+    scorers, distances = zip(
+        *(
+            scaled_scorer(part, values, held_out, trial)
+            for part, values, held_out in zip(source.scorers, _parts(features), _parts(trial.features), strict=True)
+        ),
+        strict=True,
     )
-    fitted = replace(
+    return replace(
         source,
         classes=facts_on(names),
         scores=conformity(probabilities)[np.arange(len(labels)), labels] if len(labels) else np.empty(0),
@@ -45,24 +48,31 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
         confidence_threshold=fit_confidence_threshold(probabilities, labels, RIGHT)
         if len(labels)
         else source.confidence_threshold,
+        ood_threshold=float(np.quantile(np.max(distances, axis=0), QUANTILE)),
         record={},
     )
-    return replace(fitted, ood_threshold=1.0)
 
 
-def scaled_scorer(source: MahalanobisScorer, values: Floats, held_out: Floats, trial: Trial) -> MahalanobisScorer:
-    """Fit a scorer to the `values` (n, D) of all cells; its scale is such that few held-out ones exceed 1."""
-    limits = [
-        fit_scorer(source, held_out[trial.fold != fold], trial.labels[trial.fold != fold]).distance(
-            held_out[trial.fold == fold]
-        )
-        for fold in np.unique(trial.fold[trial.held_out])
-        if (trial.fold != fold).any()
-    ]
+def scaled_scorer(
+    source: MahalanobisScorer, values: Floats, held_out: Floats, trial: Trial
+) -> tuple[MahalanobisScorer, Floats]:
+    """Fit a scorer to the `values` (n, D) of all cells, scaled so that few held-out ones exceed 1.
+
+    Also returns the distances (m,) of the held-out cells, each by a scorer without its fold; of all if none were.
+    """
+    folds = np.unique(trial.fold[trial.held_out])
     scorer = fit_scorer(source, values, trial.labels)
-    distances = np.concatenate(limits) if limits else scorer.distance(values)
+    if len(folds) > 1:
+        distances = np.empty(len(values))
+        for fold in folds:
+            inside = trial.fold == fold
+            without = fit_scorer(source, held_out[~inside], trial.labels[~inside])
+            distances[inside] = without.distance(held_out[inside])
+        distances = distances[trial.held_out]
+    else:  # nothing was held out, or nothing was fitted
+        distances = scorer.distance(values)
     limit = max(float(np.quantile(distances, QUANTILE)), 1e-12)
-    return replace(scorer, whitening=scorer.whitening / limit**0.5)
+    return replace(scorer, whitening=scorer.whitening / limit**0.5), distances / limit
 
 
 def fit_scorer(source: MahalanobisScorer, values: Floats, labels: NDArray[np.int64]) -> MahalanobisScorer:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .adapt import METHODS, AdaptationSettings
-from .adapt import adapt as run_adaptation
+from .settings import METHODS, AdaptationSettings
 
 
 def adapt(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -47,6 +46,8 @@ def adapt(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of folds and training (default: %(default)s)")
     options = parser.parse_args(arguments)
+    from .adapt import adapt as run_adaptation
+
     settings = AdaptationSettings(
         model=options.model,
         output=options.output,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from .. import taxonomy
 from ..evaluation.intervals import bootstrap, proportion
 from ..evaluation.selective_metrics import calibration_metrics
+from ..reliability.temperature import fit_temperature
 from .cells import LabelledCells
 from .trials import Floats, Trial, Trials
 
@@ -31,10 +32,11 @@ def _parent(name: str) -> str:
     return taxonomy.PARENTS.get(name, "")
 
 
-def expected(trial: Trial, cells: LabelledCells) -> dict[str, Any]:
+def expected(trial: Trial, cells: LabelledCells, as_it_is: bool = False) -> dict[str, Any]:
     """Accuracy and balanced accuracy on held-out cells with 95 % intervals over groups, and the recall by class.
 
-    None for what cannot be known, as no cell was held out.
+    None for what cannot be known, as no cell was held out. Probabilities have a temperature that was fitted to other
+    folds; with `as_it_is` they have none.
     """
     rows = trial.held_out
     if not rows.any():
@@ -56,8 +58,24 @@ def expected(trial: Trial, cells: LabelledCells) -> dict[str, Any]:
             "balanced_accuracy": bootstrap(balanced, groups, RESAMPLES),
         },
         "recall": {cells.names[label]: float(hits[of].mean()) for label, of in per_class.items()},
-        **{name: calibration_metrics(trial.logits[rows] / trial.temperature, labels)[name] for name in ("nll", "ece")},
+        **{
+            name: calibration_metrics(trial.logits[rows] / (1 if as_it_is else _temperatures(trial)), labels)[name]
+            for name in ("nll", "ece")
+        },
     }
+
+
+def _temperatures(trial: Trial) -> Floats:
+    """For each held-out cell the temperature that suits the cells of the other folds, (n, 1)."""
+    rows = trial.held_out
+    temperatures = np.ones((int(rows.sum()), 1))
+    if trial.method == "calibration":
+        return temperatures
+    for fold in np.unique(trial.fold[rows]):
+        others = rows & (trial.fold != fold)
+        if others.any():
+            temperatures[trial.fold[rows] == fold] = fit_temperature(trial.logits[others], trial.labels[others])
+    return temperatures
 
 
 def what_helps(trials: Trials, head: Trial) -> list[dict[str, Any]]:

@@ -38,17 +38,21 @@ def balanced_weights(labels: NDArray[np.int64]) -> Floats:
     return len(labels) / (np.count_nonzero(counts) * counts[labels])
 
 
-def fit_head(
-    source: LinearHead, features: NDArray[np.floating], labels: NDArray[np.int64], strength: float
-) -> LinearHead:
-    """Fit a head to features (n, D) and labels (n,), held near `source` by a prior of that strength."""
+def fit_head(source: LinearHead, looks: NDArray[np.floating], labels: NDArray[np.int64], strength: float) -> LinearHead:
+    """Fit a head to features of several looks at each cell (looks, n, D) and labels (n,).
+
+    It is held near `source` by a prior of that strength. Each look is a sample of its own, so that the head learns what
+    does not depend on it, and all looks at a cell together weigh as one cell.
+    """
+    number, _, width = looks.shape
+    features, labels = looks.reshape(-1, width), np.tile(labels, number)
     mean, scale = standardization(features)
     values = (features - mean) / scale
     present = np.unique(labels)
-    weights = balanced_weights(labels)
+    weights = balanced_weights(labels) / number
     start = source(features)
     one_hot = np.eye(len(source.bias))[labels]
-    width, count = values.shape[1], len(present)
+    count = len(present)
 
     def energy(parameters: Floats) -> tuple[float, Floats]:
         change, bias = parameters[: count * width].reshape(count, width), parameters[count * width :]

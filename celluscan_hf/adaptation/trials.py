@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,8 +20,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..augmentation.view import View
+from ..modeling.modeling_celluscan import looks, symmetries
 from ..modeling.reliability_celluscan import COLOURS, forward, head_of
-from ..reliability.temperature import fit_adjustment, fit_temperature
+from ..reliability.temperature import Adjustment, fit_adjustment, fit_temperature
 from .cells import LabelledCells, view_of
 from .head import DEFAULT_STRENGTH, STRENGTHS, LinearHead, balanced_weights, fit_head
 
@@ -71,10 +72,28 @@ class Way:
     def view(self) -> View:
         return view_of(self.processor)
 
+    @property
+    def training_view(self) -> View:
+        """The view of a training image: the smallest of the model's crops."""
+        side = self.model.config.image_size
+        return replace(self.view, side=side, crop_pct=side / self.view.resized)
+
     @cached_property
     def features(self) -> Floats:
         """What the classifier reads, and colours: (n, D + 9)."""
         return self.run(self.model)[1]
+
+    @cached_property
+    def looks(self) -> Floats:
+        """The features of each look at each cell: (looks, n, D). What the classifier reads is their mean."""
+        config, parts = self.model.config, []
+        with torch.no_grad():
+            for images in batches(self.pixels, self.view, self.model.device):
+                crops = looks(images, config.crops, config.image_size) if config.crops else images
+                pooled = self.model.vit(symmetries(crops, config.views)).pooler_output
+                parts.append(pooled.unflatten(0, (-1, len(images))).float().cpu())
+        together: Floats = torch.cat(parts, dim=1).double().numpy()
+        return together
 
     def run(self, model: PreTrainedModel, rows: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
         """Logits (n, classes of that model) and features with colours (n, D + 9) of some cells, or all."""
@@ -118,7 +137,9 @@ class Trial:
 
     @cached_property
     def temperature(self) -> float:
-        """The temperature that suits the held-out answers best; 1 if there are none."""
+        """The temperature that suits the held-out answers best; 1 if there are none, or if it was fitted already."""
+        if self.method == "calibration":
+            return 1.0
         return fit_temperature(self.logits[self.held_out], self.labels[self.held_out]) if self.held_out.any() else 1.0
 
     @cached_property
@@ -173,7 +194,7 @@ class Trials:
         for number in np.unique(self.fold):
             inside = self.fold == number
             train = learned & (~inside if number != NEVER else True)
-            logits[inside] = fit_head(self.source, features[train], labels[train], strength)(features[inside])
+            logits[inside] = fit_head(self.source, way.looks[:, train], labels[train], strength)(features[inside])
         return Trial("head", way, strength, self.fold, labels, logits, way.features)
 
     def layers(self, kind: str, head: Trial, count: int, train: TrainLayers) -> Trial:
@@ -184,19 +205,22 @@ class Trials:
         logits, features = head.logits.copy(), head.features.copy()
         for number in np.unique(fold[fold != NEVER]):
             rows, inside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            start = fit_head(self.source, deep(way.features)[rows], labels[rows], head.strength or DEFAULT_STRENGTH)
+            start = fit_head(self.source, way.looks[:, rows], labels[rows], head.strength or DEFAULT_STRENGTH)
             logits[inside], features[inside] = way.run(train(start, rows), inside)
         seconds = time.perf_counter() - started
         return Trial(kind, way, head.strength, fold, labels, logits, features, seconds)
 
+    def adjustment(self, way: Way) -> Adjustment:
+        """Temperature and bias for all cells."""
+        return fit_adjustment(self.source(deep(way.features)), self.cells.labels)
+
     def final_head(self, trial: Trial) -> LinearHead:
         """The head of a trial, fitted to all cells."""
-        features = deep(trial.way.features)
         if trial.strength is not None:
-            return fit_head(self.source, features, self.cells.labels, trial.strength)
+            return fit_head(self.source, trial.way.looks, self.cells.labels, trial.strength)
         if trial.method != "calibration":
             return self.source
-        adjustment = fit_adjustment(self.source(features), self.cells.labels)
+        adjustment = self.adjustment(trial.way)
         bias = self.source.bias / adjustment.temperature + adjustment.bias
         return LinearHead(self.source.weight / adjustment.temperature, bias)
 

@@ -194,7 +194,7 @@ def _timed_trainer(data: CellDataset, folder: Path, arguments: argparse.Namespac
     view = View(SIDE, 1.0, *data.channel_statistics)
     train = CellImages(data.split("default", "train"), SIDE, settings.cache_images)
     validation = CellImages(data.split("originals", "validation"), SIDE)
-    return _Timed(model, settings, train, validation, view)
+    return _Timed(model, settings, train, validation, view, view)
 
 
 def _measured(trainer: _Timed, data: CellDataset, arguments: argparse.Namespace) -> dict[str, Any]:

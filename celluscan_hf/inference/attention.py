@@ -109,7 +109,9 @@ def _patch_grid(model: PreTrainedModel, pixel_values: torch.Tensor, layers: Sequ
     """Return rows and columns of patches. Raises a `CelluScanError` if the attention is not over these patches."""
     patch_size = getattr(model.config, "patch_size", None)
     if isinstance(patch_size, int):
-        rows, columns = (side // patch_size for side in pixel_values.shape[-2:])
+        cropped = getattr(model.config, "crops", None)  # the first look is at the whole image, made smaller
+        sides = [model.config.image_size] * 2 if cropped else pixel_values.shape[-2:]
+        rows, columns = (side // patch_size for side in sides)
         tokens = 1 + rows * columns
         if layers and all(layer.shape[-2:] == (tokens, tokens) for layer in layers):
             return rows, columns

@@ -84,7 +84,8 @@ def _check_images(name: str | Path, config: PreTrainedConfig, processor: BaseIma
     """Raise a `CelluScanError` if processor and model disagree on the shape of images."""
     if config.model_type not in _ONE_SIZE:
         return
-    sides = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    size = getattr(config, "picture_size", config.image_size)
+    sides = size if isinstance(size, list | tuple) else [size] * 2
     expected = (config.num_channels, *sides)
     blank = Image.new("RGB", tuple(reversed(sides)))
     prepared = tuple(processor(blank, return_tensors="pt").pixel_values.shape[1:])

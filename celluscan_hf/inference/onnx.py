@@ -109,7 +109,7 @@ def max_difference(model: PreTrainedModel, file: Path) -> float:
 
 def image_shape(config: Any) -> tuple[int, int, int]:
     """Return channels, height and width of a model's images."""
-    size = getattr(config, "image_size", None)
+    size = getattr(config, "picture_size", getattr(config, "image_size", None))
     height, width = (size, size) if isinstance(size, int) else size or (None, None)
     if not isinstance(height, int) or not isinstance(width, int):
         raise CelluScanError(

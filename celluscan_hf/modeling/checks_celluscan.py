@@ -10,11 +10,17 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from .configuration_celluscan import CelluScanConfig
 
 
-def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_size: bool) -> None:
-    """Check images before the forward pass. Raises a ValueError with what was expected and what came."""
+def check_pixel_values(
+    pixel_values: torch.Tensor, config: CelluScanConfig, any_size: bool, side: int | None = None
+) -> None:
+    """Check images before the forward pass. Raises a ValueError with what was expected and what came.
+
+    `side` is that of the images in pixels, `image_size` by default.
+    """
+    side = side or config.image_size
     if not isinstance(pixel_values, torch.Tensor):
         raise ValueError(f"pixel_values must be a tensor, as the image processor makes it, got {type(pixel_values)}")
-    expected = f"(batch, {config.num_channels}, {config.image_size}, {config.image_size})"
+    expected = f"(batch, {config.num_channels}, {side}, {side})"
     got = tuple(pixel_values.shape)
     if pixel_values.dim() != 4 or got[1] != config.num_channels:
         raise ValueError(f"pixel_values must have the shape {expected}, got {got}")
@@ -24,7 +30,7 @@ def check_pixel_values(pixel_values: torch.Tensor, config: CelluScanConfig, any_
         raise ValueError(
             f"height and width of pixel_values must be multiples of patch_size ({config.patch_size}), got {got}"
         )
-    if not any_size and got[2:] != (config.image_size, config.image_size):
+    if not any_size and got[2:] != (side, side):
         raise ValueError(
             f"pixel_values must have the shape {expected}, got {got}; resize the image, or pass "
             "interpolate_pos_encoding=True"

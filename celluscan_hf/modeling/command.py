@@ -78,7 +78,7 @@ def _processor(checkpoint: "Checkpoint") -> "BaseImageProcessor | None":
     if config.num_channels != 3:
         print(f"no image processor is written: ours makes 3 channels, this model takes {config.num_channels}")
         return None
-    return build_image_processor(config.image_size, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized)
+    return build_image_processor(config.picture_size, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

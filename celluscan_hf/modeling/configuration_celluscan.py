@@ -52,9 +52,9 @@ CUSTOM_PIPELINES = {
 class CelluScanConfig(PreTrainedConfig):
     """Shape and regularisation of a `CelluScanModel`. The defaults are ViT-B/16 for 14 classes of blood cells.
 
-    Field names are those of the library's `ViTConfig`; `pooling`, `patch_stem`, `input_norm` and `views` are ours,
-    `drop_path_rate` is the library's name in other models. Base, Large and Huge are defined in Dosovitskiy et al. 2021,
-    table 1 (https://arxiv.org/abs/2010.11929).
+    Field names are those of the library's `ViTConfig`; `pooling`, `patch_stem`, `input_norm`, `views` and `crops`
+    are ours, `drop_path_rate` is the library's name in other models. Base, Large and Huge are defined in Dosovitskiy et
+    al. 2021, table 1 (https://arxiv.org/abs/2010.11929).
 
     Args:
         hidden_size: Width D of every token; a multiple of `num_attention_heads`.
@@ -79,6 +79,9 @@ class CelluScanConfig(PreTrainedConfig):
             amount of stain matter less; `"none"` takes them as the image processor gives them.
         views: The answer is the mean over this many of the eight mirrored and transposed copies of an image, outside
             of training: 1, 2, 4 or 8. Slower by that factor, and a little more accurate.
+        crops: The answer is the mean over these shares of a picture's side, looked at around its middle: from 1.0, the
+            whole picture, downwards. Laboratories cut their pictures closer or wider around the cell. The picture is
+            then larger than `image_size`, so that the smallest crop has `image_size` pixels: see `picture_size`.
 
     The classes are the 14 unless given by `id2label`, by its inverse `label2id`, or by both; `num_labels=N` alone names
     them `LABEL_0` and so on. An image has exactly one of them: `problem_type` takes nothing but
@@ -109,6 +112,7 @@ class CelluScanConfig(PreTrainedConfig):
     patch_stem: Literal["linear", "convolution"] = "linear"
     input_norm: Literal["none", "image"] = "none"
     views: Literal[1, 2, 4, 8] = 1
+    crops: list[float] | tuple[float, ...] = ()
     id2label: dict[int, str] | dict[str, str] | None = None
     label2id: dict[str, int] | dict[str, str] | None = None
     problem_type: Literal["single_label_classification"] = "single_label_classification"
@@ -118,6 +122,7 @@ class CelluScanConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         self.id2label = _class_names(self.id2label, self.label2id, kwargs.pop("num_labels", None))
         self.label2id = {name: index for index, name in self.id2label.items()}
+        self.crops = list(self.crops)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
 
@@ -150,6 +155,11 @@ class CelluScanConfig(PreTrainedConfig):
         always = {"id2label": self.id2label, "label2id": label2id, "custom_pipelines": CUSTOM_PIPELINES}
         return super().to_diff_dict() | always
 
+    @property
+    def picture_size(self) -> int:
+        """Side in pixels of what the image processor makes; larger than `image_size` if there are `crops`."""
+        return round(self.image_size / self.crops[-1]) if self.crops else self.image_size
+
     def check_fields(self) -> None:
         """Check all fields again, as they may have been changed since the config was made. Raises a ValueError.
 
@@ -158,6 +168,7 @@ class CelluScanConfig(PreTrainedConfig):
         self.validate_sizes()
         self.validate_labels()
         self.validate_patch_stem()
+        self.validate_crops()
         self.validate_layers()
         self.validate_probabilities()
 
@@ -193,6 +204,12 @@ class CelluScanConfig(PreTrainedConfig):
                 f'patch_stem "convolution" needs a hidden_size ({self.hidden_size}) that is a multiple of '
                 f"half the patch_size ({self.patch_size})"
             )
+
+    def validate_crops(self) -> None:
+        """Check that crops start with the whole picture and become smaller."""
+        crops = list(self.crops)
+        if crops and (crops[0] != 1 or crops != sorted(set(crops), reverse=True) or crops[-1] <= 0):
+            raise ValueError(f"crops must be shares from 1.0 downwards, such as [1.0, 0.8, 0.64], got {crops}")
 
     def validate_layers(self) -> None:
         """Check that the activation exists and that epsilon and the initializer range are positive."""

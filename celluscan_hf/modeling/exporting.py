@@ -19,7 +19,8 @@ from .conversion import POOLING, TIMM_ACT_LAYERS
 from .key_mapping import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, KeyMapping, WeightsError
 from .modeling_celluscan import CelluScanForImageClassification
 
-_PLAIN = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",), "views": (1,)}  # as in transformers
+# what the library's ViT has
+_PLAIN = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",), "views": (1,), "crops": ([],)}
 TIMM_ARCHITECTURE = "vit_base_patch16_224"  # its sizes are overridden
 
 
@@ -56,6 +57,7 @@ def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
         pooling=("cls",),
         input_norm=("none",),
         views=(1,),
+        crops=([],),
         hidden_act=("gelu",),
         num_channels=(3,),
     )
@@ -90,6 +92,7 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
         patch_stem=("linear",),
         input_norm=("none",),
         views=(1,),
+        crops=([],),
         hidden_act=("gelu", *activations),
     )
     try:

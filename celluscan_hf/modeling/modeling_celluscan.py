@@ -12,7 +12,7 @@ This file is shipped with every checkpoint as remote code, so it stands alone: i
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -87,6 +87,20 @@ def symmetries(images: torch.Tensor, views: int) -> torch.Tensor:
         raise ValueError(f"views={views} needs square images, got {images.shape[2]} x {images.shape[3]}; give 4")
     flipped = [images, images.flip(3), images.flip(2), images.flip((2, 3))]
     return torch.cat((flipped + [image.mT for image in flipped])[:views])
+
+
+def looks(pictures: torch.Tensor, crops: Sequence[float], side: int) -> torch.Tensor:
+    """Look at shares of the side of pictures, around their middle: (B, C, H, H) -> (len(crops) * B, C, side, side)."""
+    images = []
+    for crop in crops:
+        kept = round(crop * pictures.shape[2])
+        start = (pictures.shape[2] - kept) // 2
+        middle = pictures[:, :, start : start + kept, start : start + kept]
+        size = (side, side)
+        images.append(
+            middle if kept == side else nn.functional.interpolate(middle, size, mode="bilinear", antialias=True)
+        )
+    return torch.cat(images)
 
 
 def linear_stem(config: CelluScanConfig) -> nn.Module:
@@ -372,8 +386,9 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
 
         The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`. `pooled_only` is
         True by default, so that a hook on the last block sees one token, unless hidden states or attentions are
-        requested. With `views` in the config, the classifier reads the mean over the views of each image, except in
-        training; hidden states and attentions are those of the image as it is.
+        requested. With `views` or `crops` in the config, the classifier reads the mean over all looks at an image;
+        hidden states and attentions are those of the first, the whole image as it is. In training there is one look,
+        the smallest crop. Images of `image_size` are looked at as they are, whatever `crops` says.
 
         Raises:
             ValueError: `pixel_values` or `labels` do not fit the model.
@@ -382,9 +397,15 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
             flags = ("output_hidden_states", "output_attentions")
             pooled_only = not any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
         views = 1 if self.training else self.config.views
+        crops = self.config.crops if pixel_values.shape[-1] != self.config.image_size else []
+        if views > 1 or crops:
+            side = self.config.picture_size if crops else None
+            check_pixel_values(pixel_values, self.config, interpolate_pos_encoding, side)
+        if crops := crops[-1:] if self.training else crops:
+            pixel_values = looks(pixel_values, crops, self.config.image_size)
         if views > 1:
-            check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
             pixel_values = symmetries(pixel_values, views)
+        views *= max(len(crops), 1)
         outputs = self.vit(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -393,7 +414,7 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        pooled = outputs.pooler_output  # (views * B, D)
+        pooled = outputs.pooler_output  # (views * B, D), with the crops counted as views
         logits = self.classifier(pooled.unflatten(0, (views, -1)).mean(dim=0) if views > 1 else pooled)
         loss = None
         if labels is not None:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
 from ..modeling.checkpoints import start_model
+from ..modeling.configuration_celluscan import CelluScanConfig
 from ..modeling.exporting import export_hand_built, export_native, is_plain
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
@@ -92,9 +94,10 @@ class _Stage:
             model = _model(settings)
         mean, std = data.channel_statistics
         view = View(model.config.image_size, settings.crop_pct, mean, std)
+        seen = _seen(model.config, view)
         train, validation = _train_images(data, rows, settings, view), _images(rows["validation"], settings, view)
-        self.processor = build_image_processor(view.side, mean, std, view.resized)
-        self.trainer = CellTrainer(model, settings, train, validation, view, processing_class=self.processor)
+        self.processor = build_image_processor(seen.side, mean, std, seen.resized)
+        self.trainer = CellTrainer(model, settings, train, validation, view, seen, processing_class=self.processor)
         if not settings.disable_tqdm:
             self.trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a different class in notebooks
             self.trainer.add_callback(TrainingTable())
@@ -167,6 +170,18 @@ def _model(settings: TrainingSettings) -> CelluScanForImageClassification:
     elif convolution and settings.world_size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
+
+
+def _seen(config: CelluScanConfig, view: View) -> View:
+    """What the trained model is shown: the view of the training, or the whole picture if it crops by itself."""
+    if not config.crops:
+        return view
+    if config.picture_size != view.resized:
+        raise CelluScanError(
+            f"the smallest of the model's crops ({config.crops[-1]}) must be --crop_pct ({view.crop_pct}), at which "
+            "training looks"
+        )
+    return replace(view, side=config.picture_size, crop_pct=1.0)
 
 
 def _train_images(

@@ -48,7 +48,8 @@ class CellTrainer(Trainer):
         args: Settings of one stage.
         train: Training images.
         validation: Images on which the checkpoint is chosen.
-        view: The evaluation transform.
+        view: What the model sees of a training image, before augmentation.
+        seen: The evaluation transform.
         **options: Other arguments of `Trainer`, such as `callbacks`.
     """
 
@@ -64,9 +65,10 @@ class CellTrainer(Trainer):
         train: CellImages | StreamedCells,
         validation: CellImages,
         view: View,
+        seen: View,
         **options: Any,
     ) -> None:
-        self.view = view
+        self.view, self.seen = view, seen
         self.augmentation = args.augmentation
         self.augmentation.check(view)
         self.mixing = _mixing(args)
@@ -119,7 +121,7 @@ class CellTrainer(Trainer):
         batch = super()._prepare_inputs(inputs)
         pixels, labels = batch["pixels"], batch["labels"]
         if "draws" not in batch:
-            return {"pixel_values": self.view(pixels), "labels": labels}
+            return {"pixel_values": self.seen(pixels), "labels": labels}
         at_home = None if self.args.augment_parents else torch.isin(labels, _PARENTS.to(labels.device))
         pixel_values = self.augmentation(pixels, batch["draws"], self.view, at_home)
         if self.mixing is not None:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, pipeline
 
 from celluscan_hf.adaptation import adapt as module
-from celluscan_hf.adaptation.adapt import RECORD, AdaptationSettings, Adapter, Start, adapt, load_start
+from celluscan_hf.adaptation.adapt import RECORD, Adapter, Start, adapt, load_start
 from celluscan_hf.adaptation.calibration import facts_on, fitted_reliability
 from celluscan_hf.adaptation.cells import LabelledCells
 from celluscan_hf.adaptation.expectation import expected, right, what_helps
 from celluscan_hf.adaptation.layers import Schedule
+from celluscan_hf.adaptation.settings import AdaptationSettings
 from celluscan_hf.adaptation.trials import Trial
 from celluscan_hf.cli import main
 from celluscan_hf.errors import CelluScanError
@@ -54,7 +55,7 @@ def test_the_folder_is_a_model_like_any_other(
     assert {file.name: file.read_bytes() for file in calibrated.iterdir()} == before
     folder = tmp_path / "mine"
     assert json.loads((folder / RECORD).read_text("utf-8")) == json.loads(json.dumps(record))
-    assert record["method"] in (("head", "full", "lora", "none") if method == "auto" else (method,))
+    assert record["method"] in (("head", "full", "lora", "none", "calibration") if method == "auto" else (method,))
     assert record["expected"]["n"] == PER_CLASS * len(CLASSES)
     assert record["cells"]["counts"] == dict.fromkeys(CLASSES, PER_CLASS)
     files = sorted(drawn.rglob("*.png"))
@@ -179,7 +180,7 @@ def test_one_cell_a_class_is_enough_and_nothing_is_promised(
 
 def test_what_does_not_fit_into_the_time_is_told(adapted: Adapted) -> None:
     record = adapted(minutes=1e-6)
-    assert [trial["method"] for trial in record["tried"]] == ["none", "head"]
+    assert [trial["method"] for trial in record["tried"]] == ["none", "head", "calibration"]
     assert all("give more --minutes" in note for note in record["notes"])
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from transformers import pipeline
 
-from celluscan_hf.adaptation.adapt import AdaptationSettings, adapt
+from celluscan_hf.adaptation.adapt import adapt
+from celluscan_hf.adaptation.settings import AdaptationSettings
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier
 from celluscan_hf.modeling.reliability_celluscan import head_of

@@ -13,13 +13,13 @@ FEATURES = RNG.normal(size=(16, 8)) + 3 * np.eye(8)[LABELS]
 
 
 def test_it_learns_the_classes_of_the_cells() -> None:
-    fitted = fit_head(SOURCE, FEATURES, LABELS, strength=0.1)
+    fitted = fit_head(SOURCE, FEATURES[None], LABELS, strength=0.1)
     assert (fitted(FEATURES).argmax(axis=1) == LABELS).all()
     assert not (SOURCE(FEATURES).argmax(axis=1) == LABELS).all()
 
 
 def test_classes_without_cells_stay_as_they_were() -> None:
-    fitted = fit_head(SOURCE, FEATURES, LABELS, strength=1.0)
+    fitted = fit_head(SOURCE, FEATURES[None], LABELS, strength=1.0)
     absent = [0, 2, 4]
     assert np.array_equal(fitted.weight[absent], SOURCE.weight[absent])
     assert np.array_equal(fitted.bias[absent], SOURCE.bias[absent])
@@ -34,7 +34,7 @@ def test_what_is_found_is_the_minimum() -> None:
             (balanced_weights(LABELS) * losses).sum() + (change[:, :8] ** 2).sum() + (change[:, 8] ** 2).sum() / 18
         )
 
-    fitted = fit_head(SOURCE, FEATURES, LABELS, strength=2.0)
+    fitted = fit_head(SOURCE, FEATURES[None], LABELS, strength=2.0)
     mean, scale = standardization(FEATURES)
     found = np.zeros((5, 9))
     found[:, :8] = (fitted.weight - SOURCE.weight) * scale
@@ -46,14 +46,14 @@ def test_what_is_found_is_the_minimum() -> None:
 
 
 def test_a_strong_prior_keeps_the_direction_of_the_head() -> None:
-    fitted = fit_head(SOURCE, FEATURES, LABELS, strength=1e6)
+    fitted = fit_head(SOURCE, FEATURES[None], LABELS, strength=1e6)
     assert np.abs(fitted.weight - SOURCE.weight).max() < 1e-3
 
 
 def test_the_scale_of_a_feature_does_not_matter() -> None:
     scale = np.array([1e3, 1, 1e-2, 1, 1, 5, 1, 1])
-    fitted = fit_head(SOURCE, FEATURES, LABELS, strength=1.0)
-    scaled = fit_head(LinearHead(SOURCE.weight / scale, SOURCE.bias), FEATURES * scale, LABELS, strength=1.0)
+    fitted = fit_head(SOURCE, FEATURES[None], LABELS, strength=1.0)
+    scaled = fit_head(LinearHead(SOURCE.weight / scale, SOURCE.bias), (FEATURES * scale)[None], LABELS, strength=1.0)
     assert scaled(FEATURES * scale) == pytest.approx(fitted(FEATURES), abs=1e-3)
 
 
@@ -66,4 +66,10 @@ def test_every_class_weighs_the_same() -> None:
 def test_a_feature_that_never_varies_does_no_harm() -> None:
     constant = FEATURES.copy()
     constant[:, 0] = 2.0
-    assert np.isfinite(fit_head(SOURCE, constant, LABELS, strength=1.0)(constant)).all()
+    assert np.isfinite(fit_head(SOURCE, constant[None], LABELS, strength=1.0)(constant)).all()
+
+
+def test_looks_at_a_cell_weigh_as_one_cell() -> None:
+    once = fit_head(SOURCE, FEATURES[None], LABELS, strength=1.0)
+    thrice = fit_head(SOURCE, np.stack([FEATURES] * 3), LABELS, strength=1.0)
+    assert thrice(FEATURES) == pytest.approx(once(FEATURES), abs=1e-3)

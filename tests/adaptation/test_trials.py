@@ -52,7 +52,7 @@ def test_each_cell_is_answered_by_a_head_that_did_not_see_its_group(trials: Tria
     cell = 4
     others = trial.fold != trial.fold[cell]
     assert trials.cells.groups[cell] not in trials.cells.groups[others]
-    alone = fit_head(trials.source, deep(way.features)[others], trials.cells.labels[others], 1.0)
+    alone = fit_head(trials.source, way.looks[:, others], trials.cells.labels[others], 1.0)
     assert trial.logits[cell] == pytest.approx(alone(deep(way.features))[cell])
 
 
@@ -61,7 +61,7 @@ def test_cells_that_are_not_usable_are_answered_but_not_learned(trials: Trials, 
     usable[:3] = False
     fewer = trials.head_of_strength(way, 1.0, usable)
     others = usable & (fewer.fold != fewer.fold[10])
-    alone = fit_head(trials.source, deep(way.features)[others], trials.cells.labels[others], 1.0)
+    alone = fit_head(trials.source, way.looks[:, others], trials.cells.labels[others], 1.0)
     assert fewer.logits[10] == pytest.approx(alone(deep(way.features))[10])
 
 
@@ -85,7 +85,7 @@ def test_layers_are_trained_without_the_fold_that_they_answer(trials: Trials, wa
     labels = trials.cells.labels
     for fold in np.unique(trial.fold):
         inside = trial.fold == fold
-        expected = fit_head(trials.source, deep(way.features)[~inside], labels[~inside], 1.0)
+        expected = fit_head(trials.source, way.looks[:, ~inside], labels[~inside], 1.0)
         assert trial.logits[inside] == pytest.approx(expected(deep(way.features))[inside], abs=1e-3)
 
 

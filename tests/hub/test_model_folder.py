@@ -12,7 +12,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from celluscan_hf import modeling
-from celluscan_hf.adaptation.adapt import AdaptationSettings, adapt
+from celluscan_hf.adaptation.adapt import adapt
+from celluscan_hf.adaptation.settings import AdaptationSettings
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.evaluation.job import EvaluationSettings, evaluate
 from celluscan_hf.hub.model_folder import RESULTS, TrainedModel, Variant, assemble, public

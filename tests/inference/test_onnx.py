@@ -28,7 +28,11 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 Build = Callable[..., PreTrainedModel]
-KINDS = {"linear": {}, "convolution": {"pooling": "mean", "input_norm": "image", "views": 8}, "native": {}}
+KINDS = {
+    "linear": {},
+    "convolution": {"pooling": "mean", "input_norm": "image", "views": 8, "crops": [1.0, 0.8, 0.64]},
+    "native": {},
+}
 
 
 def run(file: Path, images: torch.Tensor) -> Any:

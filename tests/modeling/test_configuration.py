@@ -38,6 +38,7 @@ VIT_B16 = {
     "patch_stem": "linear",
     "input_norm": "none",
     "views": 1,
+    "crops": [],
 }
 OTHERS = {
     "hidden_size": 64,
@@ -58,6 +59,7 @@ OTHERS = {
     "patch_stem": "convolution",
     "input_norm": "image",
     "views": 8,
+    "crops": [1.0, 0.5],
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_celluscan.CelluScanConfig",
@@ -302,3 +304,14 @@ def test_two_classes_without_names_stay_two(tmp_path):
     again = CelluScanForImageClassification.from_pretrained(tmp_path)
     assert again.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert torch.equal(again.classifier.linear.weight, model.classifier.linear.weight)
+
+
+@pytest.mark.parametrize("crops", [[0.8, 0.64], [1.0, 0.64, 0.8], [1.0, 1.0], [1.0, 0.0]])
+def test_crops_start_with_the_whole_picture_and_become_smaller(crops: list[float]) -> None:
+    with pytest.raises(StrictDataclassError, match=r"crops must be shares from 1.0 downwards"):
+        CelluScanConfig(crops=crops)
+
+
+def test_a_picture_is_as_large_as_its_smallest_crop_asks() -> None:
+    assert CelluScanConfig(image_size=96, crops=[1.0, 0.8, 0.64]).picture_size == 150
+    assert CelluScanConfig(image_size=96).picture_size == 96

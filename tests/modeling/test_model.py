@@ -1,6 +1,7 @@
 """The forward pass: parameters, outputs, attention, positions, number formats, compilers."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
+from celluscan_hf.inference.attention import record_attention
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.modeling_celluscan import (
     CelluScanForImageClassification,
@@ -389,3 +391,44 @@ def test_images_that_are_not_square_cannot_be_transposed():
     assert tiny_model(views=4)(wide, interpolate_pos_encoding=True).logits.shape == (1, 14)
     with pytest.raises(ValueError, match="views=8 needs square images, got 32 x 64"):
         tiny_model(views=8)(wide, interpolate_pos_encoding=True)
+
+
+CROPS = [1.0, 0.8, 0.5]
+
+
+def pictures() -> torch.Tensor:
+    return images(height=64, width=64)
+
+
+def test_the_answer_is_that_of_the_mean_over_crops() -> None:
+    model, plain = tiny_model(crops=CROPS, views=2), tiny_model()
+    shrink = partial(torch.nn.functional.interpolate, size=(32, 32), mode="bilinear", antialias=True)
+    whole, most, middle = shrink(pictures()), shrink(pictures()[:, :, 6:57, 6:57]), pictures()[:, :, 16:48, 16:48]
+    seen = [flipped for image in (whole, most, middle) for flipped in (image, image.flip(3))]
+    features = torch.stack([plain.vit(image).pooler_output for image in seen]).mean(dim=0)
+    assert_close(model(pictures()).logits, plain.classifier(features), rtol=0, atol=1e-5)
+
+
+def test_in_training_the_smallest_crop_is_seen() -> None:
+    model, plain = (tiny_model(crops=crops, hidden_dropout_prob=0.0).train() for crops in (CROPS, []))
+    assert_close(model(pictures()).logits, plain(pictures()[:, :, 16:48, 16:48]).logits, rtol=0, atol=1e-5)
+
+
+def test_an_image_that_was_cropped_before_is_seen_as_it_is() -> None:
+    assert_close(tiny_model(crops=CROPS)(images()).logits, tiny_model()(images()).logits, rtol=0, atol=1e-5)
+
+
+def test_a_picture_of_another_size_is_refused_with_the_one_expected() -> None:
+    with pytest.raises(ValueError, match=r"\(batch, 3, 64, 64\), got \(4, 3, 50, 50\)"):
+        tiny_model(crops=CROPS)(images(height=50, width=50))
+
+
+def test_attention_is_that_of_the_whole_picture() -> None:
+    model, plain = (tiny_model(attention="eager", crops=crops) for crops in (CROPS, []))
+    shrunk = torch.nn.functional.interpolate(pictures(), size=(32, 32), mode="bilinear", antialias=True)
+    seen, expected = model(pictures(), output_attentions=True), plain(shrunk, output_attentions=True)
+    for mine, theirs in zip(seen.attentions, expected.attentions, strict=True):
+        assert_close(mine, theirs, rtol=0, atol=1e-5)
+    record = record_attention(model, pictures())
+    assert record.grid == (4, 4)
+    assert record.rollout().shape == (4, 4, 4)

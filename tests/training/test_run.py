@@ -20,6 +20,7 @@ from celluscan_hf import taxonomy
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.reading import CellDataset
 from celluscan_hf.dataset.settings import BuildSettings
+from celluscan_hf.inference.loading import load_classifier
 from celluscan_hf.training.losses import LOSSES
 from celluscan_hf.training.trainer import CellTrainer
 from tests.commands import train as run_training
@@ -107,15 +108,28 @@ def test_a_checkpoint_holds_the_averages_and_no_pickled_arguments(run: Path) -> 
     assert (last / "preprocessor_config.json").is_file()
 
 
-@pytest.mark.parametrize("model", [{"patch_stem": "convolution"}, {"input_norm": "image"}, {"views": 2}], ids=str)
+@pytest.mark.parametrize(
+    "model", [{"patch_stem": "convolution"}, {"input_norm": "image"}, {"views": 2}, {"crops": [1.0, 0.8]}], ids=str
+)
 def test_a_model_that_is_not_a_plain_vit_is_published_with_its_code(
     model: dict[str, Any], recipe: Recipe, trained: Trained, tmp_path: Path
 ) -> None:
-    chosen = recipe(model=model, max_steps=2)
+    chosen = recipe(model=model, max_steps=2, crop_pct=0.8, load_best_model_at_end=False)
     assert trained(chosen, tmp_path / "run") == 0
     assert (tmp_path / "run" / "modeling_celluscan.py").is_file()
-    published = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    published, processor = load_classifier(tmp_path / "run")
     assert type(published).__name__ == "CelluScanForImageClassification"
+    assert {name: getattr(published.config, name) for name in model} == model
+    assert processor(Image.new("RGB", (50, 50)), return_tensors="pt")["pixel_values"].shape[-1] == (
+        published.config.picture_size
+    )
+
+
+def test_the_smallest_crop_must_be_that_of_the_training(
+    recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(recipe(model={"crops": [1.0, 0.5]}, max_steps=2, crop_pct=0.8), tmp_path / "run") == 2
+    assert "the smallest of the model's crops (0.5) must be --crop_pct (0.8)" in capsys.readouterr().err
 
 
 def test_stages_run_in_order_and_each_goes_on_from_the_last(recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
