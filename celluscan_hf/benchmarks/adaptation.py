@@ -35,7 +35,7 @@ _SCRATCH = replace(SCHEDULE, steps=4 * SCHEDULE.steps, learning_rate=1e-3)
 _MOST_JUDGED = 300  # cells of a draw
 _SHAPE = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob", "image_size",
-    "patch_size", "patch_stem", "pooling", "input_norm", "views",
+    "patch_size", "patch_stem", "pooling", "input_norm", "views", "crops",
 )  # fmt: skip
 
 

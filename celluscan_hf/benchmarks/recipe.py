@@ -14,7 +14,7 @@ from typing import Any
 from ..evaluation.wbc_metrics.wbc_metrics import SCALARS
 from ..training import recipes
 
-_MODEL = ("image_size", "patch_size", "patch_stem", "hidden_size", "input_norm", "views")
+_MODEL = ("image_size", "patch_size", "patch_stem", "hidden_size", "input_norm", "views", "crops")
 
 
 def recipe(arguments: argparse.Namespace) -> dict[str, Any]:

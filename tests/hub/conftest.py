@@ -57,8 +57,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Trained:
 
 @pytest.fixture(scope="session")
 def convolution(tmp_path_factory: pytest.TempPathFactory, data_set: Path) -> Trained:
-    """A tiny hand-built ViT that the library's ViT does not support."""
-    return train_and_evaluate(tmp_path_factory.mktemp("convolution"), data_set, patch_stem="convolution")
+    """A tiny hand-built ViT that the library's ViT does not support, and that looks at its pictures four times."""
+    fields = {"patch_stem": "convolution", "views": 2, "crops": [1.0, 0.8]}
+    return train_and_evaluate(tmp_path_factory.mktemp("convolution"), data_set, **fields)
 
 
 def train_and_evaluate(folder: Path, data_set: Path, **fields: object) -> Trained:

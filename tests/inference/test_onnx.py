@@ -21,7 +21,8 @@ from transformers import (
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference import onnx as exporting
-from celluscan_hf.inference.onnx import TOLERANCE, export_onnx
+from celluscan_hf.inference.onnx import TOLERANCE, export_onnx, image_shape
+from celluscan_hf.modeling.processor import build_image_processor
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -33,6 +34,11 @@ KINDS = {
     "convolution": {"pooling": "mean", "input_norm": "image", "views": 8, "crops": [1.0, 0.8, 0.64]},
     "native": {},
 }
+
+
+def side_of(model: PreTrainedModel) -> int:
+    """Side in pixels of the images that a model takes."""
+    return image_shape(model.config)[1]
 
 
 def run(file: Path, images: torch.Tensor) -> Any:
@@ -52,6 +58,8 @@ def exported(
         build_model(request.param, **KINDS[request.param]),
         tmp_path_factory.mktemp(request.param) / "exported",
     )
+    if side_of(model) != 32:
+        processor = build_image_processor(side_of(model), processor.image_mean, processor.image_std)
     done = export_onnx(model, folder, processor)
     assert done.file == folder / "model.onnx"
     assert done.size == done.file.stat().st_size
@@ -73,15 +81,16 @@ only_one_kind = pytest.mark.parametrize("exported", ["linear"], indirect=True)
 def test_logits_are_those_of_pytorch_for_any_batch(exported: tuple[PreTrainedModel, Path]) -> None:
     model, folder = exported
     for batch in (1, 2, 5):
-        images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
+        side = side_of(model)
+        images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
             expected = model(images).logits.numpy()
         np.testing.assert_allclose(run(folder / "model.onnx", images), expected, rtol=0, atol=1e-5)
 
 
 def test_only_the_batch_varies(exported: tuple[PreTrainedModel, Path]) -> None:
-    session = onnxruntime.InferenceSession(exported[1] / "model.onnx")
-    assert [(value.name, value.shape) for value in session.get_inputs()] == [("pixel_values", ["batch", 3, 32, 32])]
+    session, side = onnxruntime.InferenceSession(exported[1] / "model.onnx"), side_of(exported[0])
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [("pixel_values", ["batch", 3, side, side])]
     assert [(value.name, value.shape) for value in session.get_outputs()] == [("logits", ["batch", 14])]
 
 
