@@ -79,9 +79,9 @@ class CelluScanConfig(PreTrainedConfig):
             amount of stain matter less; `"none"` takes them as the image processor gives them.
         views: The answer is the mean over this many of the eight mirrored and transposed copies of an image, outside
             of training: 1, 2, 4 or 8. Slower by that factor, and a little more accurate.
-        crops: The answer is the mean over these shares of a picture's side, looked at around its middle: from 1.0, the
-            whole picture, downwards. Laboratories cut their pictures closer or wider around the cell. The picture is
-            then larger than `image_size`, so that the smallest crop has `image_size` pixels: see `picture_size`.
+        crops: The answer is the mean over these shares of a picture's side, looked at around its middle, the largest
+            first: laboratories cut their pictures closer or wider around the cell. The image processor crops to the
+            largest, and resizes so that the smallest has `image_size` pixels: see `picture_size`.
 
     The classes are the 14 unless given by `id2label`, by its inverse `label2id`, or by both; `num_labels=N` alone names
     them `LABEL_0` and so on. An image has exactly one of them: `problem_type` takes nothing but
@@ -158,7 +158,7 @@ class CelluScanConfig(PreTrainedConfig):
     @property
     def picture_size(self) -> int:
         """Side in pixels of what the image processor makes; larger than `image_size` if there are `crops`."""
-        return round(self.image_size / self.crops[-1]) if self.crops else self.image_size
+        return round(self.image_size * self.crops[0] / self.crops[-1]) if self.crops else self.image_size
 
     def check_fields(self) -> None:
         """Check all fields again, as they may have been changed since the config was made. Raises a ValueError.
@@ -206,10 +206,12 @@ class CelluScanConfig(PreTrainedConfig):
             )
 
     def validate_crops(self) -> None:
-        """Check that crops start with the whole picture and become smaller."""
+        """Check that crops are shares of a side, the largest first."""
         crops = list(self.crops)
-        if crops and (crops[0] != 1 or crops != sorted(set(crops), reverse=True) or crops[-1] <= 0):
-            raise ValueError(f"crops must be shares from 1.0 downwards, such as [1.0, 0.8, 0.64], got {crops}")
+        if crops and (crops[0] > 1 or crops != sorted(set(crops), reverse=True) or crops[-1] <= 0):
+            raise ValueError(
+                f"crops must be shares of at most 1.0, the largest first, such as [0.8, 0.64], got {crops}"
+            )
 
     def validate_layers(self) -> None:
         """Check that the activation exists and that epsilon and the initializer range are positive."""

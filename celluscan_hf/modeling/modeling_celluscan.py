@@ -90,10 +90,10 @@ def symmetries(images: torch.Tensor, views: int) -> torch.Tensor:
 
 
 def looks(pictures: torch.Tensor, crops: Sequence[float], side: int) -> torch.Tensor:
-    """Look at shares of the side of pictures, around their middle: (B, C, H, H) -> (len(crops) * B, C, side, side)."""
+    """Look around the middle of pictures of the largest crop: (B, C, H, H) -> (len(crops) * B, C, side, side)."""
     images = []
     for crop in crops:
-        kept = round(crop * pictures.shape[2])
+        kept = round(crop / max(crops) * pictures.shape[2])
         start = (pictures.shape[2] - kept) // 2
         middle = pictures[:, :, start : start + kept, start : start + kept]
         size = (side, side)
@@ -387,8 +387,8 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         The other arguments, `hidden_states` and `attentions` are those of `CelluScanModel.forward`. `pooled_only` is
         True by default, so that a hook on the last block sees one token, unless hidden states or attentions are
         requested. With `views` or `crops` in the config, the classifier reads the mean over all looks at an image;
-        hidden states and attentions are those of the first, the whole image as it is. In training there is one look,
-        the smallest crop. Images of `image_size` are looked at as they are, whatever `crops` says.
+        hidden states and attentions are those of the first, the whole image as it is. In training there is one view.
+        Images of `image_size` are looked at as they are, whatever `crops` says.
 
         Raises:
             ValueError: `pixel_values` or `labels` do not fit the model.
@@ -401,7 +401,7 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         if views > 1 or crops:
             side = self.config.picture_size if crops else None
             check_pixel_values(pixel_values, self.config, interpolate_pos_encoding, side)
-        if crops := crops[-1:] if self.training else crops:
+        if crops:
             pixel_values = looks(pixel_values, crops, self.config.image_size)
         if views > 1:
             pixel_values = symmetries(pixel_values, views)

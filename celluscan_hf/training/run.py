@@ -95,7 +95,7 @@ class _Stage:
         mean, std = data.channel_statistics
         view = View(model.config.image_size, settings.crop_pct, mean, std)
         seen = _seen(model.config, view)
-        train, validation = _train_images(data, rows, settings, view), _images(rows["validation"], settings, view)
+        train, validation = _train_images(data, rows, settings, view), _images(rows["validation"], settings, seen)
         self.processor = build_image_processor(seen.side, mean, std, seen.resized)
         self.trainer = CellTrainer(model, settings, train, validation, view, seen, processing_class=self.processor)
         if not settings.disable_tqdm:
@@ -173,15 +173,15 @@ def _model(settings: TrainingSettings) -> CelluScanForImageClassification:
 
 
 def _seen(config: CelluScanConfig, view: View) -> View:
-    """What the trained model is shown: the view of the training, or the whole picture if it crops by itself."""
+    """What the trained model is shown: the view of the training, or the largest crop if it crops by itself."""
     if not config.crops:
         return view
-    if config.picture_size != view.resized:
+    if view.crop_pct not in config.crops:
         raise CelluScanError(
-            f"the smallest of the model's crops ({config.crops[-1]}) must be --crop_pct ({view.crop_pct}), at which "
-            "training looks"
+            f"--crop_pct {view.crop_pct}, at which training looks, must be one of the model's crops, {config.crops}"
         )
-    return replace(view, side=config.picture_size, crop_pct=1.0)
+    resized = round(config.image_size / config.crops[-1])
+    return replace(view, side=config.picture_size, crop_pct=config.picture_size / resized)
 
 
 def _train_images(

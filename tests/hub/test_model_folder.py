@@ -197,7 +197,7 @@ def test_the_card_of_an_adapted_model_tells_what_it_was_adapted_to(
     assemble(TrainedModel(tmp_path / "mine", tmp_path / "evaluation"), variant, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "### Adapted to another microscope" in card
-    assert "the model looks at the whole and at the middle 80" in card
+    assert "the model looks at the middle 100" in card
     assert "to 8 labelled cells of 8 groups\n(Lymphocyte 4, Monocyte 4)" in card
     assert str(tmp_path) not in (tmp_path / "out" / "adaptation.json").read_text("utf-8")
 

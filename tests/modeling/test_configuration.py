@@ -306,12 +306,13 @@ def test_two_classes_without_names_stay_two(tmp_path):
     assert torch.equal(again.classifier.linear.weight, model.classifier.linear.weight)
 
 
-@pytest.mark.parametrize("crops", [[0.8, 0.64], [1.0, 0.64, 0.8], [1.0, 1.0], [1.0, 0.0]])
-def test_crops_start_with_the_whole_picture_and_become_smaller(crops: list[float]) -> None:
-    with pytest.raises(StrictDataclassError, match=r"crops must be shares from 1.0 downwards"):
+@pytest.mark.parametrize("crops", [[1.2, 0.64], [1.0, 0.64, 0.8], [1.0, 1.0], [1.0, 0.0]])
+def test_crops_are_shares_the_largest_first(crops: list[float]) -> None:
+    with pytest.raises(StrictDataclassError, match=r"crops must be shares of at most 1\.0, the largest first"):
         CelluScanConfig(crops=crops)
 
 
 def test_a_picture_is_as_large_as_its_smallest_crop_asks() -> None:
     assert CelluScanConfig(image_size=96, crops=[1.0, 0.8, 0.64]).picture_size == 150
+    assert CelluScanConfig(image_size=96, crops=[0.8, 0.64]).picture_size == 120
     assert CelluScanConfig(image_size=96).picture_size == 96
