@@ -156,7 +156,7 @@ def _from_tensors(content: Mapping[str, Any], folder: Path, options: dict[str, A
     if not {"image_mean", "image_std"} <= set(options):
         logger.warning("image mean and std are read from %s", processor)
     checkpoint = from_weights(content, **(_read_normalisation(processor) | options))
-    return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.image_size))
+    return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.picture_size))
 
 
 def _from_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
@@ -166,18 +166,18 @@ def _from_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
         if mapping is not None and mapping.library == "torchvision":  # it has no config file
             return _from_tensors(content, folder, options)
     checkpoint = _of_any_folder(folder, options)
-    return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.image_size))
+    return dataclasses.replace(checkpoint, resized=_resized(folder, checkpoint.config.picture_size))
 
 
-def _resized(folder: Path, image_size: int) -> int | None:
+def _resized(folder: Path, side: int) -> int | None:
     """Return the side that the folder's processor resizes images to before a centre crop; None without a crop."""
     path = folder / PROCESSOR
     processor = _read_json(path) if path.is_file() else {}
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     if not processor.get("do_center_crop") or size.get("height") is None:
         return None
-    if crop.get("height") != image_size or crop.get("width") != image_size or size["height"] != size.get("width"):
-        raise WeightsError(f"{path}: expected squares that are cut to {image_size} pixels, got {size} cut to {crop}")
+    if crop.get("height") != side or crop.get("width") != side or size["height"] != size.get("width"):
+        raise WeightsError(f"{path}: expected squares that are cut to {side} pixels, got {size} cut to {crop}")
     return int(size["height"])
 
 
