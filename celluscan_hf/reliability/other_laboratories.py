@@ -23,14 +23,14 @@ from ..inference.prediction import ReadImage
 STRONG = Augmentation(
     rotate="any",
     background_randomization=1.0,
-    zoom=(0.5, 1.8),
-    stain=(0.5, 1.7),
-    white_balance=(0.75, 1.3),
-    gamma=(0.5, 2.0),
-    contrast=(0.4, 1.8),
-    saturation=(0.0, 1.8),
+    zoom=(0.35, 2.0),
+    stain=(0.4, 2.2),
+    white_balance=(0.65, 1.5),
+    gamma=(0.4, 2.5),
+    contrast=(0.3, 2.2),
+    saturation=(0.0, 2.2),
     grayscale=0.1,
-    blur=0.33,
+    blur=0.5,
 )
 
 
