@@ -4,6 +4,8 @@ The cell is segmented by its stain: nuclei, granules and platelets are violet, s
 blue. The most violet pixels near the centre are dilated by about the width of a cytoplasm; the rest is background.
 """
 
+from functools import lru_cache
+
 import torch
 from torch.nn import functional
 
@@ -88,7 +90,7 @@ def _distance_from_field(image: torch.Tensor) -> torch.Tensor:
     """Colour distance of each pixel from the empty background, where green is strongest: (B, 1, H, W)."""
     green = image[:, 1].flatten(1)
     empty = (green >= _quantile(green, _EMPTY)[:, None]).float()  # (B, H W)
-    field = (image.flatten(2) * empty[:, None]).sum(dim=2) / empty.sum(dim=1, keepdim=True)  # (B, 3)
+    field = (image.flatten(2) @ empty[..., None])[..., 0] / empty.sum(dim=1, keepdim=True)  # (B, 3)
     return (image - field[..., None, None]).abs().amax(dim=1, keepdim=True)
 
 
@@ -97,6 +99,7 @@ def _quantile(values: torch.Tensor, share: float) -> torch.Tensor:
     return values.kthvalue(1 + round(share * (values.shape[1] - 1)), dim=1).values
 
 
+@lru_cache(maxsize=64)
 def _centre_weight(side: int, device: torch.device) -> torch.Tensor:
     """Gaussian weight, 1 at the centre and lower towards the corners: (side, side)."""
     offset = (torch.arange(side, device=device) - (side - 1) / 2) / (_REACH * side)

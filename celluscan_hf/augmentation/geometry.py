@@ -1,5 +1,7 @@
 """Crop images at their places, and rotate, mirror and zoom them."""
 
+from functools import lru_cache
+
 import torch
 from torch.nn import functional
 
@@ -37,5 +39,12 @@ def sample(pixels: torch.Tensor, maps: torch.Tensor, side: int) -> torch.Tensor:
 
     Beyond its edges an image is reflected.
     """
-    grid = functional.affine_grid(maps, [len(pixels), 3, side, side], align_corners=False)
+    grid = (maps @ _places(side, maps.device)).view(-1, 2, side, side).permute(0, 2, 3, 1)
     return functional.grid_sample(pixels.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+@lru_cache(maxsize=64)
+def _places(side: int, device: torch.device) -> torch.Tensor:
+    """Centres of the pixels of a square from -1 to 1, as rows x, y and 1: (3, side^2)."""
+    steps = (2 * torch.arange(side, device=device) + 1) / side - 1
+    return torch.stack([steps.repeat(side), steps.repeat_interleave(side), torch.ones(side**2, device=device)])
