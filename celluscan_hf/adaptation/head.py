@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # of the prior; one is chosen by cross-validation
 DEFAULT_STRENGTH = 30.0  # where cells are too few to choose
@@ -64,7 +65,8 @@ def fit_head(source: LinearHead, looks: NDArray[np.floating], labels: NDArray[np
         gradient = (residual.T @ values + strength * change).ravel(), residual.sum(axis=0) + bias / _BIAS_SPREAD**2
         return float(loss + prior), np.concatenate(gradient)
 
-    optimum = minimize(energy, np.zeros(count * (width + 1)), jac=True, method="L-BFGS-B").x
+    with threadpool_limits(1):  # products of such small matrices take ten times as long on two threads
+        optimum = minimize(energy, np.zeros(count * (width + 1)), jac=True, method="L-BFGS-B").x
     weight, bias = source.weight.astype(np.float64).copy(), source.bias.astype(np.float64).copy()
     change = optimum[: count * width].reshape(count, width) / scale
     weight[present] += change
