@@ -73,7 +73,7 @@ class Start:
 
 
 def load_start(folder: Path) -> Start:
-    """Load the model of a folder. Raises a `CelluScanError` if it is no ViT, or was not calibrated."""
+    """Load the model of a folder. Raises a `CelluScanError` if it is not a ViT, or was not calibrated."""
     if not folder.is_dir():
         onnx = " (an ONNX file cannot be adapted: give the folder that it was exported from)"
         raise CelluScanError(f"{folder} is not a directory of a model{onnx if folder.suffix == '.onnx' else ''}")

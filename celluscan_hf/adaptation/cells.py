@@ -147,19 +147,28 @@ def read_cells(
         sources = [_with_own_names(source) for source in sources]
     found = [] if own else list(names)
     cells = load_cells(sources, trained_on.files, own_names=found)
-    if not own and (unknown := found[len(names) :]):
+    if unknown := [] if own else [name for name in found[len(names) :] if name in taxonomy.LABEL2ID]:
         raise CelluScanError(
             f"the model has no class {' or '.join(map(repr, unknown[:3]))}; give --classes own to learn the classes of "
             "these cells instead"
         )
     order = {name: number for number, name in enumerate(taxonomy.NAMES)}
     wanted = sorted(found, key=lambda name: (order.get(name, len(order)), name)) if own else found
-    renumbered = [replace(cell, label=wanted.index(found[cell.label])) for cell in cells.kept]
-    return labelled_cells(replace(cells, kept=renumbered), wanted, processor)
+    wanted = wanted if own else wanted[: len(names)]
+    kept = [replace(cell, label=wanted.index(found[cell.label])) for cell in cells.kept if found[cell.label] in wanted]
+    others = [
+        Dropped(
+            cell.image_id, f"unknown_label:{cell.source_label}", "of none of the model's classes", cell.source_label
+        )
+        for cell in cells.kept
+        if found[cell.label] not in wanted
+    ]
+    return labelled_cells(replace(cells, kept=kept, dropped=[*cells.dropped, *others]), wanted, processor)
 
 
 def _with_own_names(source: Source) -> Source:
     if not isinstance(source, ImageFolder):
+        source.keeps_unmapped = True
         return source
     folder = OwnFolder(source.name, source.tree)
     folder.key, folder.license = source.key, source.license

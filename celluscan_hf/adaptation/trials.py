@@ -21,7 +21,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..augmentation.view import View
 from ..modeling.modeling_celluscan import looks, symmetries
-from ..modeling.reliability_celluscan import COLOURS, forward, head_of
+from ..modeling.reliability_celluscan import COLOURS, colours, forward, head_of
 from ..reliability.temperature import Adjustment, fit_adjustment, fit_temperature
 from .cells import LabelledCells, view_of
 from .head import DEFAULT_STRENGTH, STRENGTHS, LinearHead, balanced_weights, fit_head
@@ -80,8 +80,9 @@ class Way:
 
     @cached_property
     def features(self) -> Floats:
-        """What the classifier reads, and colours: (n, D + 9)."""
-        return self.run(self.model)[1]
+        """What the classifier reads, the mean over all looks, and colours: (n, D + 9)."""
+        seen = [colours(images).cpu().double().numpy() for images in batches(self.pixels, self.view, self.model.device)]
+        return np.concatenate((self.looks.mean(axis=0), np.concatenate(seen)), axis=1)
 
     @cached_property
     def looks(self) -> Floats:
@@ -115,7 +116,7 @@ class Trial:
     """One way to adapt, tried on held-out cells.
 
     - `method`: as in `celluscan adapt --method`; `way`: which of the ways to look at an image it takes.
-    - `strength`: of the head's prior, None if there is no new head.
+    - `strength`: of the head's prior, None if the head is not fitted.
     - `fold` (n,); `logits` (n, classes) and `features` with colours (n, D + 9) of each cell, by the fit without it;
       rows of cells that were not held out are of a fit with them.
     - `seconds` that the trial took.

@@ -372,6 +372,19 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         self.classifier = ViTClassifier(config)
         self.post_init()
 
+    def all_looks(self, pixel_values: torch.Tensor, any_size: bool) -> tuple[torch.Tensor, int]:
+        """All looks at each image, look by look, and their number: (B, C, H, W) -> (looks * B, C, H, W)."""
+        config = self.config
+        views = 1 if self.training else config.views
+        crops = config.crops if pixel_values.shape[-1] != config.image_size else []
+        if views > 1 or crops:
+            check_pixel_values(pixel_values, config, any_size, config.picture_size if crops else None)
+        if crops:
+            pixel_values = looks(pixel_values, crops, config.image_size)
+        if views > 1:
+            pixel_values = symmetries(pixel_values, views)
+        return pixel_values, views * max(len(crops), 1)
+
     @can_return_tuple
     def forward(
         self,
@@ -396,16 +409,7 @@ class CelluScanForImageClassification(CelluScanPreTrainedModel):
         if pooled_only is None:
             flags = ("output_hidden_states", "output_attentions")
             pooled_only = not any(kwargs.get(flag, getattr(self.config, flag)) for flag in flags)
-        views = 1 if self.training else self.config.views
-        crops = self.config.crops if pixel_values.shape[-1] != self.config.image_size else []
-        if views > 1 or crops:
-            side = self.config.picture_size if crops else None
-            check_pixel_values(pixel_values, self.config, interpolate_pos_encoding, side)
-        if crops:
-            pixel_values = looks(pixel_values, crops, self.config.image_size)
-        if views > 1:
-            pixel_values = symmetries(pixel_values, views)
-        views *= max(len(crops), 1)
+        pixel_values, views = self.all_looks(pixel_values, interpolate_pos_encoding)
         outputs = self.vit(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,

@@ -24,12 +24,14 @@ class Source(ABC):
 
     After its records are listed, `stamp` is a digest of the state of its files and `notes` are lines that its user
     should read. `groups_from` describes where the groups of its records come from. `variant` tells which of several
-    images of a record are read, if the records do not.
+    images of a record are read, if the records do not. With `keeps_unmapped`, cells whose label is none of our classes
+    are records too, without a class.
     """
 
     info: SourceInfo
     groups_from: str = ""
     variant: str = ""
+    keeps_unmapped = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -174,7 +176,7 @@ class ClassFolderSource(TreeSource):
     def cells(self, file: File) -> Iterator[Record | Dropped]:
         code = self.code_of(file.path)
         decision = self.decisions.get(code)
-        if decision is not None and decision.label is None:
+        if decision is not None and decision.label is None and not self.keeps_unmapped:
             yield Dropped(file.image_id, f"no_class:{code}", decision.reason, code)
             return
         label = decision.label if decision else None

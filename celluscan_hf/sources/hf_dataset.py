@@ -115,7 +115,8 @@ class HFDataset(Source):
             elif label and classes[label] is None:
                 yield Dropped(image_id, f"no_class:{label}", "left out by --map-label", label)
             else:
-                yield Record(image_id, f"{file.name}#{row}", classes[label] if label else None, label, group_id)
+                known = classes[label] or None if label else None
+                yield Record(image_id, f"{file.name}#{row}", known, label, group_id)
 
     def read(self, record: Record) -> bytes:
         name, _, row = record.member.rpartition("#")
@@ -171,7 +172,7 @@ class HFDataset(Source):
                 )
 
     def _classes(self) -> dict[str, str | None]:
-        """Map labels to classes, None to drop them. Raises a `CelluScanError` that lists all unknown labels."""
+        """Map labels to classes, None to drop them, empty if they are none of ours (an error, unless kept)."""
         counts: Counter[str] = Counter()
         for file in self.files.files:
             counts.update(label for label in self._labels(file) if label)
@@ -188,8 +189,8 @@ class HFDataset(Source):
             try:
                 classes[label] = None if meaning == DROP and label in meanings else taxonomy.lookup(meaning).name
             except KeyError:
-                unknown[label] = counts[label]
-        if unknown:
+                classes[label], unknown[label] = "", counts[label]
+        if unknown and not self.keeps_unmapped:
             raise self._unknown_labels(unknown)
         self.note_published_labels(set(counts) - set(meanings))
         return classes

@@ -122,7 +122,7 @@ class _Stage:
                 "resumed_from": Path(checkpoint).name
                 if checkpoint
                 else None,  # the next three are measured from there on
-                "seconds": round(trained.metrics["train_runtime"], 1),
+                "seconds": round(trained.metrics["train_runtime"], 3),
                 "steps": trained.global_step,
                 "images_per_second": round(trained.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
                 "best_step": self.trainer.state.best_global_step,

@@ -125,3 +125,24 @@ def test_of_many_images_without_labels_some_are_read(drawn: Path, monkeypatch: p
 def test_counts_are_in_the_order_of_the_model(drawn: Path, read: Read) -> None:
     cells = read(drawn)
     assert list(replace(cells, labels=np.sort(cells.labels)[::-1]).counts) == sorted(CLASSES)
+
+
+@pytest.fixture
+def marrow(tmp_path: Path, write_image: Callable[..., Path]) -> str:
+    """Cells of two classes of ours, of a code that is none of them, and of one that the publisher does not have."""
+    for number, code in enumerate(("LYT", "EOS", "BLA", "XYZ")):
+        write_image(tmp_path / "marrow" / code / f"{code}_{number}.jpg", number)
+    return f"bone_marrow={tmp_path / 'marrow'}"
+
+
+def test_cells_of_no_class_of_ours_are_left_out_and_told(start: Start, tmp_path: Path, marrow: str) -> None:
+    cells = read_cells([marrow], start.names, False, start.processor, tmp_path)
+    assert cells.names == start.names
+    assert cells.counts == {"Eosinophil": 1, "Lymphocyte": 1}
+    assert [item.reason for item in cells.dropped] == ["no_class:BLA", "unknown_label:XYZ"]
+
+
+def test_with_own_classes_a_published_set_keeps_all_its_labels(start: Start, tmp_path: Path, marrow: str) -> None:
+    cells = read_cells([marrow], start.names, True, start.processor, tmp_path)
+    assert cells.counts == {"Eosinophil": 1, "Lymphocyte": 1, "BLA": 1, "XYZ": 1}
+    assert not cells.dropped

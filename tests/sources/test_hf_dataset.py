@@ -196,6 +196,14 @@ def test_all_unknown_labels_stop_in_one_error(tmp_path, rows):
     assert "'neutrofil' (2), 'smudge' (2)" in message and '--map-label "neutrofil=CLASS"' in message
 
 
+def test_unknown_labels_can_be_kept(tmp_path, rows):
+    folder = parquet(tmp_path / "cells", train=rows(3, names=["Basophil", "smudge", "neutrofil"]))
+    source = source_of(folder, tmp_path, labels=(("neutrofil", "drop"),))
+    source.keeps_unmapped = True
+    kept = [(record.source_label, record.label) for record in records(source)]
+    assert kept == [("Basophil", "Basophil"), ("smudge", None)]
+
+
 def test_labels_are_mapped_or_dropped_as_given(tmp_path, rows):
     folder = parquet(tmp_path / "cells", train=rows(names=["Basophil", "smudge", "neutrofil"]))
     items = list(source_of(folder, tmp_path, labels=(("smudge", "drop"), ("neutrofil", "NEU"))).records())
