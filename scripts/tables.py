@@ -28,6 +28,11 @@ LEAKS = {"leak": "short", "leak-memorized": "overfitted"}
 TRAININGS = {"plain": "plain", "background_randomization": "`--background_randomization 0.5`"}
 SECOND = "352x352/jpeg-c95c4e/neutral"  # the second acquisition of PBC
 LABORATORIES = {"bccd": "BCCD", "aml_lmu": "AML-Cytomorphology_LMU"}
+ABLATION = {
+    "ablation-today-*.json": "as `cpu-best` varies its images",
+    "ablation-augmented-*.json": "with stain, light, scale and blur varied",
+    "cpu-robust*.json": "and the colours of each image standardized: `cpu-robust`",
+}
 VIEWS = (
     ("shortcut", "background_accuracy"),
     ("shortcut-one-acquisition", "background_accuracy"),
@@ -133,6 +138,23 @@ def external() -> Table:
             ]
         )
     return ["cells", "accuracy", "macro-F1"], rows
+
+
+def laboratories() -> Table:
+    places = {"bcisc": "BCISC", "bone_marrow": "bone marrow"}
+    rows = []
+    for pattern, title in ABLATION.items():
+        for file in sorted((ROOT / "results").glob(pattern)):
+            run = metrics(file.stem)
+            scores = [f"{run['test']['macro_f1']:.3f}"]
+            for kind in ("external", "external_target_statistics"):
+                for key in places:
+                    five = run[kind][key]["five_classes"]
+                    any_answer, told_five = (five[what]["macro_f1"] for what in ("any_answer", "told_five"))
+                    scores.append(f"{any_answer:.3f} ({told_five:.3f})")
+            rows.append([title, str(run["seed"]), *scores])
+    titles = [*places.values(), *(f"{title}, its batch-norm statistics" for title in places.values())]
+    return ["training on PBC alone", "seed", "other cells of PBC, 13 classes", *titles], rows
 
 
 def leak() -> Table:
@@ -470,7 +492,7 @@ def speed() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        recipes, trust, sources, external, leak, leak_short, leak_bias,
+        recipes, trust, sources, external, laboratories, leak, leak_short, leak_bias,
         shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
         acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
         calibration, calibration_external, conformal, conformal_classes, abstention, ood, stain, copies, speed,

@@ -129,7 +129,7 @@ class Adapter:
 
     def choose(self) -> tuple[Trial, list[Trial]]:
         """Try what the method allows; return the trial that held-out cells favour, and all trials."""
-        unchanged = Way(self.start.processor, self.start.model, False, self._pixels(self.start.processor))
+        unchanged = Way(self.start.processor, self.start.model, False, self.cells.pixels)
         tried = [self.trials.unchanged(unchanged)]
         if self.method == "calibration":
             tried.append(self.trials.calibrated(unchanged))
@@ -147,16 +147,13 @@ class Adapter:
         allowed = tried if self.method == "auto" else heads
         return (min(allowed, key=lambda trial: trial.score) if head.held_out.any() else head), tried
 
-    def _pixels(self, processor: BaseImageProcessor) -> torch.Tensor:
-        return usable_pixels(self.cells.reads, processor)
-
     def _ways(self, unchanged: Way) -> list[Way]:
         """The best of the views by a quick trial, with the model's statistics and with those of the new images."""
         views = [unchanged]
         others = [] if self.start.model.config.crops else processors(self.start.processor)[1:]
         for processor in others:  # a model with crops looks at all of them
-            views.append(Way(processor, self.start.model, False, self._pixels(processor)))
-        quick = {id(way): self.trials.head_of_strength(way, DEFAULT_STRENGTH).score for way in views}
+            views.append(Way(processor, self.start.model, False, usable_pixels(self.cells.reads, processor)))
+        quick = {id(way): self.trials.heads(way, [DEFAULT_STRENGTH])[0].score for way in views}
         best = min(views, key=lambda way: quick[id(way)])
         if not batch_norms(self.start.model):
             if self.unlabelled:

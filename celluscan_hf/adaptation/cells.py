@@ -37,13 +37,15 @@ _STORED = {"do_center_crop": False, "do_rescale": False, "do_normalize": False} 
 class LabelledCells:
     """Labelled cells of another microscope.
 
-    - `reads` decode their images; `labels` (n,), class numbers of the adapted model; `groups` (n,), numbers of
-      patients, slides or smears, whose cells are not independent.
+    - `reads` decode their images; `pixels` (n, 3, resized, resized) uint8 are these as the model's processor resizes
+      them; `labels` (n,), class numbers of the adapted model; `groups` (n,), numbers of patients, slides or smears,
+      whose cells are not independent.
     - `names`: all classes of the adapted model, in its order.
     - `described`: what identifies the cells, as JSON; `dropped`: files that could not be used.
     """
 
     reads: Sequence[Read]
+    pixels: torch.Tensor
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
     names: tuple[str, ...]
@@ -88,6 +90,7 @@ def labelled_cells(cells: Cells, names: Sequence[str], processor: BaseImageProce
     groups = np.unique([cell.group_id for cell in kept], return_inverse=True)[1].astype(np.int64)
     return LabelledCells(
         [cell.read for cell in kept],
+        torch.stack([image for image in pixels if image is not None]),
         labels,
         groups,
         tuple(names),

@@ -96,7 +96,7 @@ def what_helps(trials: Trials, head: Trial) -> list[dict[str, Any]]:
         for draw in range(_REPEATS):
             usable = np.ones(len(cells), bool)
             usable[np.random.default_rng([trials.seed, label, draw]).permutation(of_class)[: count // 2]] = False
-            fewer = trials.head_of_strength(head.way, head.strength, usable)
+            (fewer,) = trials.heads(head.way, [head.strength], usable)
             drops.append(full - _balanced(fewer, cells))
         losses.append((float(np.mean(drops)), cells.names[label], int(count)))
     return [

@@ -5,17 +5,19 @@ posteriori). Features are standardized by the new cells, and the standardization
 head stays one linear layer. Classes without cells stay as they were.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # of the prior; one is chosen by cross-validation
+STRENGTHS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)  # of the prior; one is chosen by cross-validation
 DEFAULT_STRENGTH = 30.0  # where cells are too few to choose
 _BIAS_SPREAD = 3.0  # prior standard deviation of the change of a bias, in logits
+_TOLERANCE = 1e-6  # of the fit, relative
 _SMALLEST_SCALE = 1e-6  # of a feature that varies, relative to its mean
 Floats = NDArray[np.float64]
 
@@ -40,38 +42,55 @@ def balanced_weights(labels: NDArray[np.int64]) -> Floats:
 
 
 def fit_head(source: LinearHead, looks: NDArray[np.floating], labels: NDArray[np.int64], strength: float) -> LinearHead:
-    """Fit a head to features of several looks at each cell (looks, n, D) and labels (n,).
+    """Fit a head with a prior of one strength (`fit_heads`)."""
+    return fit_heads(source, looks, labels, (strength,))[0]
 
-    It is held near `source` by a prior of that strength. Each look is a sample of its own, so that the head learns what
-    does not depend on it, and all looks at a cell together weigh as one cell.
+
+def fit_heads(
+    source: LinearHead, looks: NDArray[np.floating], labels: NDArray[np.int64], strengths: Sequence[float]
+) -> list[LinearHead]:
+    """Fit a head to features of several looks at each cell (looks, n, D) and labels (n,), for each strength of the prior.
+
+    The prior holds it near `source`. Each look is a sample of its own, so that the head learns what does not depend on
+    it, and all looks at a cell together weigh as one cell. Each fit starts from that of the strength before.
     """
     number, _, width = looks.shape
     features, labels = looks.reshape(-1, width), np.tile(labels, number)
     mean, scale = standardization(features)
     values = (features - mean) / scale
-    present = np.unique(labels)
+    present, targets = np.unique(labels, return_inverse=True)
     weights = balanced_weights(labels) / number
+    count, rows = len(present), np.arange(len(labels))
     start = source(features)
-    one_hot = np.eye(len(source.bias))[labels]
-    count = len(present)
+    absent = np.delete(start, present, axis=1)  # logits that stay as they are: together, one more class
+    others = logsumexp(absent, axis=1, keepdims=True) if absent.shape[1] else np.full((len(rows), 1), -np.inf)
+    start = np.concatenate((start[:, present], others), axis=1)
 
-    def energy(parameters: Floats) -> tuple[float, Floats]:
+    def energy(parameters: Floats, strength: float) -> tuple[float, Floats]:
         change, bias = parameters[: count * width].reshape(count, width), parameters[count * width :]
         logits = start.copy()
-        logits[:, present] += values @ change.T + bias
-        loss = -(weights * log_softmax(logits, axis=1)[np.arange(len(labels)), labels]).sum()
+        logits[:, :count] += values @ change.T + bias
+        logits -= logits.max(axis=1, keepdims=True)
+        probabilities = np.exp(logits)
+        total = probabilities.sum(axis=1, keepdims=True)
+        loss = weights @ (np.log(total[:, 0]) - logits[rows, targets])
         prior = strength * (change**2).sum() / 2 + ((bias / _BIAS_SPREAD) ** 2).sum() / 2
-        residual = (weights[:, None] * (softmax(logits, axis=1) - one_hot))[:, present]
+        residual = probabilities[:, :count] / total
+        residual[rows, targets] -= 1
+        residual *= weights[:, None]
         gradient = (residual.T @ values + strength * change).ravel(), residual.sum(axis=0) + bias / _BIAS_SPREAD**2
         return float(loss + prior), np.concatenate(gradient)
 
-    with threadpool_limits(1):  # products of such small matrices take ten times as long on two threads
-        optimum = minimize(energy, np.zeros(count * (width + 1)), jac=True, method="L-BFGS-B").x
-    weight, bias = source.weight.astype(np.float64).copy(), source.bias.astype(np.float64).copy()
-    change = optimum[: count * width].reshape(count, width) / scale
-    weight[present] += change
-    bias[present] += optimum[count * width :] - change @ mean
-    return LinearHead(weight, bias)
+    heads, optimum = [], np.zeros(count * (width + 1))
+    for strength in strengths:
+        with threadpool_limits(1):  # products of such small matrices take ten times as long on two threads
+            optimum = minimize(energy, optimum, (strength,), jac=True, method="L-BFGS-B", tol=_TOLERANCE).x
+        weight, bias = source.weight.astype(np.float64).copy(), source.bias.astype(np.float64).copy()
+        change = optimum[: count * width].reshape(count, width) / scale
+        weight[present] += change
+        bias[present] += optimum[count * width :] - change @ mean
+        heads.append(LinearHead(weight, bias))
+    return heads
 
 
 def standardization(features: NDArray[np.floating]) -> tuple[Floats, Floats]:

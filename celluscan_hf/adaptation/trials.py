@@ -7,7 +7,7 @@ punishes doubt and mistakes, but not sureness, which is calibrated later.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from ..modeling.modeling_celluscan import looks, symmetries
 from ..modeling.reliability_celluscan import COLOURS, colours, forward, head_of
 from ..reliability.temperature import Adjustment, fit_adjustment, fit_temperature
 from .cells import LabelledCells, view_of
-from .head import DEFAULT_STRENGTH, STRENGTHS, LinearHead, balanced_weights, fit_head
+from .head import DEFAULT_STRENGTH, STRENGTHS, LinearHead, balanced_weights, fit_head, fit_heads
 
 MOST_FOLDS = 10
 _BATCH = 64  # images in one forward pass
@@ -183,20 +183,24 @@ class Trials:
 
     def head(self, way: Way) -> Trial:
         """The best of the heads with a prior of each strength, on frozen features."""
-        trials = [self.head_of_strength(way, strength) for strength in STRENGTHS]
+        trials = self.heads(way, STRENGTHS)
         best = min(trials, key=lambda trial: trial.score)
         return best if np.isfinite(best.score) else trials[STRENGTHS.index(DEFAULT_STRENGTH)]
 
-    def head_of_strength(self, way: Way, strength: float, usable: NDArray[np.bool_] | None = None) -> Trial:
-        """Heads with a prior of one strength; cells that are not `usable` (n,) are held out but not learned from."""
+    def heads(self, way: Way, strengths: Sequence[float], usable: NDArray[np.bool_] | None = None) -> list[Trial]:
+        """Heads with a prior of each strength; cells that are not `usable` (n,) are held out but not learned from."""
         labels, features = self.cells.labels, deep(way.features)
         learned = np.ones(len(labels), bool) if usable is None else usable
-        logits = np.empty((len(labels), len(self.source.bias)))
+        logits = np.empty((len(strengths), len(labels), len(self.source.bias)))
         for number in np.unique(self.fold):
             inside = self.fold == number
             train = learned & (~inside if number != NEVER else True)
-            logits[inside] = fit_head(self.source, way.looks[:, train], labels[train], strength)(features[inside])
-        return Trial("head", way, strength, self.fold, labels, logits, way.features)
+            fitted = fit_heads(self.source, way.looks[:, train], labels[train], strengths)
+            logits[:, inside] = [head(features[inside]) for head in fitted]
+        return [
+            Trial("head", way, strength, self.fold, labels, answers, way.features)
+            for strength, answers in zip(strengths, logits, strict=True)
+        ]
 
     def layers(self, kind: str, head: Trial, count: int, train: TrainLayers) -> Trial:
         """Train layers from a head like that of `head` on, without each of `count` folds in turn."""

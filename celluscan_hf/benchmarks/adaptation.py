@@ -110,7 +110,7 @@ def of_classes(cells: LabelledCells, names: Sequence[str]) -> LabelledCells:
 def subset(cells: LabelledCells, rows: NDArray[np.int64]) -> LabelledCells:
     """Some of the cells, in that order."""
     reads = [cells.reads[row] for row in rows]
-    return replace(cells, reads=reads, labels=cells.labels[rows], groups=cells.groups[rows])
+    return replace(cells, reads=reads, pixels=cells.pixels[rows], labels=cells.labels[rows], groups=cells.groups[rows])
 
 
 def deal(cells: LabelledCells, shots: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -147,7 +147,8 @@ def _outcome(
         chosen = adapted.chosen.method
     seconds = time.perf_counter() - started
     judged = subset(cells, others)
-    logits, _ = Way(processor, model, False, usable_pixels(judged.reads, processor)).run(model)
+    pixels = judged.pixels if processor is start.processor else usable_pixels(judged.reads, processor)
+    logits, _ = Way(processor, model, False, pixels).run(model)
     hits, labels = right(logits, judged.labels, judged.names), judged.labels
     sets = reliability.sets(softmax(logits, axis=1)) if reliability else None
     return {

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2006.16971).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -78,6 +79,10 @@ def use_target_statistics(
         old_mean.copy_((1 - share) * old_mean + share * mean)
 
 
+class _Reached(Exception):
+    """The layer was reached: what comes after it is not needed."""
+
+
 def _input_statistics(
     model: nn.Module, layer: nn.Module, batches: Iterable[torch.Tensor]
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
@@ -88,12 +93,14 @@ def _input_statistics(
         values = inputs[0].double()
         count = torch.full_like(values[0, :, 0, 0], values[:, 0].numel())
         sums.append(torch.stack([values.sum(dim=(0, 2, 3)), (values**2).sum(dim=(0, 2, 3)), count]))
+        raise _Reached
 
     images = 0
     hook = layer.register_forward_pre_hook(add)
     try:
         for pixel_values in batches:
-            model(pixel_values=pixel_values)
+            with suppress(_Reached):
+                model(pixel_values=pixel_values)
             images += len(pixel_values)
     finally:
         hook.remove()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from celluscan_hf.adaptation.adapt import Start
-from celluscan_hf.adaptation.cells import LabelledCells, usable_pixels, view_of
+from celluscan_hf.adaptation.cells import LabelledCells, view_of
 from celluscan_hf.adaptation.layers import Schedule, low_rank, merged, train_layers
 from celluscan_hf.adaptation.trials import head_for, with_head
 from celluscan_hf.errors import CelluScanError
@@ -22,10 +22,9 @@ SHORT = Schedule(steps=4, batch_size=6)
 def train(start: Start, drawn: Path, read: Callable[..., LabelledCells]) -> Callable[..., None]:
     """Train a model on the drawn cells."""
     cells = read(drawn)
-    pixels = usable_pixels(cells.reads, start.processor)
 
     def run(model: torch.nn.Module, schedule: Schedule = SHORT, seed: int = 0) -> None:
-        train_layers(model, pixels, cells.labels, view_of(start.processor), schedule, seed)  # type: ignore[arg-type]
+        train_layers(model, cells.pixels, cells.labels, view_of(start.processor), schedule, seed)  # type: ignore[arg-type]
 
     return run
 
@@ -47,7 +46,7 @@ def test_the_same_seed_gives_the_same_weights(start: Start, train: Callable[...,
 
 def test_it_learns(start: Start, train: Callable[..., None], drawn: Path, read: Callable[..., LabelledCells]) -> None:
     cells, model = read(drawn), copy(start)
-    pixel_values = view_of(start.processor)(usable_pixels(cells.reads, start.processor))
+    pixel_values = view_of(start.processor)(cells.pixels)
     labels = torch.from_numpy(cells.labels)
     with torch.no_grad():
         before = model(pixel_values=pixel_values, labels=labels).loss

@@ -10,14 +10,14 @@ import torch
 
 from celluscan_hf.adaptation import trials as module
 from celluscan_hf.adaptation.adapt import Start
-from celluscan_hf.adaptation.cells import LabelledCells, usable_pixels
+from celluscan_hf.adaptation.cells import LabelledCells
 from celluscan_hf.adaptation.head import fit_head
 from celluscan_hf.adaptation.trials import NEVER, Trial, Trials, Way, deep, folds, head_for, with_head
 
 
 @pytest.fixture
 def way(start: Start, drawn: Path, read: Callable[..., LabelledCells]) -> Way:
-    return Way(start.processor, start.model, False, usable_pixels(read(drawn).reads, start.processor))
+    return Way(start.processor, start.model, False, read(drawn).pixels)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_with_one_cell_a_class_nothing_is_held_out() -> None:
 
 
 def test_each_cell_is_answered_by_a_head_that_did_not_see_its_group(trials: Trials, way: Way) -> None:
-    trial = trials.head_of_strength(way, 1.0)
+    (trial,) = trials.heads(way, [1.0])
     cell = 4
     others = trial.fold != trial.fold[cell]
     assert trials.cells.groups[cell] not in trials.cells.groups[others]
@@ -59,21 +59,21 @@ def test_each_cell_is_answered_by_a_head_that_did_not_see_its_group(trials: Tria
 def test_cells_that_are_not_usable_are_answered_but_not_learned(trials: Trials, way: Way) -> None:
     usable = np.ones(len(trials.cells), bool)
     usable[:3] = False
-    fewer = trials.head_of_strength(way, 1.0, usable)
+    (fewer,) = trials.heads(way, [1.0], usable)
     others = usable & (fewer.fold != fewer.fold[10])
     alone = fit_head(trials.source, way.looks[:, others], trials.cells.labels[others], 1.0)
     assert fewer.logits[10] == pytest.approx(alone(deep(way.features))[10])
 
 
 def test_the_score_does_not_depend_on_how_sure_the_answers_are(trials: Trials, way: Way) -> None:
-    trial = trials.head_of_strength(way, 1.0)
+    (trial,) = trials.heads(way, [1.0])
     assert replace(trial, logits=7 * trial.logits).score == pytest.approx(trial.score, rel=1e-4)
     wrong = replace(trial, logits=np.roll(trial.logits, 1, axis=1))
     assert wrong.score > trial.score
 
 
 def test_layers_are_trained_without_the_fold_that_they_answer(trials: Trials, way: Way) -> None:
-    head, seen = trials.head_of_strength(way, 1.0), []
+    (head,), seen = trials.heads(way, [1.0]), []
 
     def train(start: object, rows: np.ndarray) -> torch.nn.Module:
         seen.append(rows)
