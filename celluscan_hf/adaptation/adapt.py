@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,8 @@ class Adapted:
 class Adapter:
     """Chooses and fits one way to adapt a model to labelled cells.
 
-    `method` is one of `METHODS`; `minutes` limit what `auto` tries; `unlabelled` (m, 3, resized, resized) uint8 are
-    more images of the same microscope.
+    `method` is one of `METHODS`; `minutes` limit what `auto` tries; `unlabelled` are more images of the same
+    microscope; `unchanged` is how the model looks at the cells as it is.
     """
 
     start: Start
@@ -115,6 +115,7 @@ class Adapter:
     seed: int = 0
     schedule: Schedule = field(default_factory=lambda: SCHEDULE)
     notes: list[str] = field(default_factory=list)
+    unchanged: Way | None = None
 
     def __post_init__(self) -> None:
         self._started = time.perf_counter()
@@ -129,7 +130,7 @@ class Adapter:
 
     def choose(self) -> tuple[Trial, list[Trial]]:
         """Try what the method allows; return the trial that held-out cells favour, and all trials."""
-        unchanged = Way(self.start.processor, self.start.model, False, self.cells.pixels)
+        unchanged = self.unchanged or Way(self.start.processor, self.start.model, False, self.cells.pixels)
         tried = [self.trials.unchanged(unchanged)]
         if self.method == "calibration":
             tried.append(self.trials.calibrated(unchanged))
@@ -162,7 +163,7 @@ class Adapter:
         model = deepcopy(self.start.model)
         images = torch.cat((best.pixels, usable_pixels(self.unlabelled, best.processor)))
         use_target_statistics(model, lambda: batches(images, best.view, model.device))
-        return [best, replace(best, model=model, statistics=True)]
+        return [best, Way(best.processor, model, True, best.pixels)]
 
     def _layers_in_time(self, head: Trial) -> list[Trial]:
         """Try the kinds of layers for which the time is enough."""

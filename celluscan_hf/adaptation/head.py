@@ -49,7 +49,7 @@ def fit_head(source: LinearHead, looks: NDArray[np.floating], labels: NDArray[np
 def fit_heads(
     source: LinearHead, looks: NDArray[np.floating], labels: NDArray[np.int64], strengths: Sequence[float]
 ) -> list[LinearHead]:
-    """Fit a head to features of several looks at each cell (looks, n, D) and labels (n,), for each strength of the prior.
+    """Fit a head for each strength of the prior, to features of several looks at each cell (looks, n, D), labels (n,).
 
     The prior holds it near `source`. Each look is a sample of its own, so that the head learns what does not depend on
     it, and all looks at a cell together weigh as one cell. Each fit starts from that of the strength before.

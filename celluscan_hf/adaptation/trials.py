@@ -60,13 +60,18 @@ class Way:
     """One way to look at the cells: a processor, which decides how much of a picture is seen, and a model.
 
     `statistics`: whether the model has batch-norm statistics of the new images. `pixels` (n, 3, resized, resized) uint8
-    are of the labelled cells.
+    are of the labelled cells. `known_looks`: their `looks`, if they were computed before.
     """
 
     processor: BaseImageProcessor
     model: PreTrainedModel
     statistics: bool
     pixels: torch.Tensor
+    known_looks: Floats | None = None
+
+    def of(self, rows: NDArray[np.int64]) -> "Way":
+        """The same way to look at some of the cells."""
+        return replace(self, pixels=self.pixels[rows], known_looks=self.looks[:, rows])
 
     @property
     def view(self) -> View:
@@ -87,6 +92,8 @@ class Way:
     @cached_property
     def looks(self) -> Floats:
         """The features of each look at each cell: (looks, n, D). What the classifier reads is their mean."""
+        if self.known_looks is not None:
+            return self.known_looks
         config, parts = self.model.config, []
         with torch.no_grad():
             for images in batches(self.pixels, self.view, self.model.device):

@@ -20,10 +20,10 @@ from scipy.special import softmax
 from scipy.stats import t as student
 
 from .. import taxonomy
-from ..adaptation.adapt import SCHEDULE, Adapted, Adapter, Start, load_start
+from ..adaptation.adapt import LAYERS, SCHEDULE, Adapted, Adapter, Start, load_start
 from ..adaptation.cells import LabelledCells, read_cells, usable_pixels
 from ..adaptation.expectation import expected, right
-from ..adaptation.trials import Way, head_for, with_head
+from ..adaptation.trials import Way, deep, head_for
 from ..evaluation.five_classes import FIVE
 from ..evaluation.job import describe_model
 from ..evaluation.selective_metrics import calibration_metrics
@@ -43,7 +43,8 @@ _SHAPE = (
 class Outcome:
     """One draw of `shots` cells of each class of a source: how a model that was adapted to them by `method` does.
 
-    `n` cells of other groups were judged; `expected` is the balanced accuracy that the adaptation announced.
+    `n` cells of other groups were judged; `expected` is the balanced accuracy that the adaptation announced; `seconds`
+    are of choosing and fitting, without the model's first look at the cells.
     """
 
     source: str
@@ -73,10 +74,12 @@ def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
             own = source in arguments.own
             cells = read_cells([spec], start.names, own, start.processor, Path(scratch))
             cells = of_classes(cells, arguments.own_classes if own else FIVE)
+            cells = with_names_of_cells(cells) if own else cells
+            laboratory = Laboratory(start, cells, Way(start.processor, start.model, False, cells.pixels))
             for method, shots, draw in _wanted(arguments):
                 support, others = deal(cells, shots, draw)
                 if len(others) and (source, method, shots, draw) not in known:
-                    facts = _outcome(start, cells, method, support, others, arguments.minutes, draw)
+                    facts = laboratory.outcome(method, support, others, arguments.minutes, draw)
                     done.append(Outcome(source, shots, method, draw, **facts))
                     with file.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps(asdict(done[-1])) + "\n")
@@ -107,6 +110,12 @@ def of_classes(cells: LabelledCells, names: Sequence[str]) -> LabelledCells:
     return subset(cells, np.array(rows, np.int64))
 
 
+def with_names_of_cells(cells: LabelledCells) -> LabelledCells:
+    """Only the classes that have cells, as `--classes own` has them."""
+    found, labels = np.unique(cells.labels, return_inverse=True)
+    return replace(cells, names=tuple(cells.names[label] for label in found), labels=labels.astype(np.int64))
+
+
 def subset(cells: LabelledCells, rows: NDArray[np.int64]) -> LabelledCells:
     """Some of the cells, in that order."""
     reads = [cells.reads[row] for row in rows]
@@ -127,49 +136,66 @@ def deal(cells: LabelledCells, shots: int, draw: int) -> tuple[NDArray[np.int64]
     return support, others[:_MOST_JUDGED]
 
 
-def _outcome(
-    start: Start,
-    cells: LabelledCells,
-    method: str,
-    support: NDArray[np.int64],
-    others: NDArray[np.int64],
-    minutes: float,
-    draw: int,
-) -> dict[str, Any]:
-    started = time.perf_counter()
-    if method == "none":
-        model = with_head(start.model, head_for(start.model, cells.names), cells.names)
-        processor, reliability, known, chosen = start.processor, None, None, method
-    else:
-        adapted = _adapted(start, subset(cells, support), method, minutes, draw)
-        model, processor, reliability = adapted.model, adapted.chosen.way.processor, adapted.reliability
-        known = expected(adapted.chosen, subset(cells, support))["balanced_accuracy"]
-        chosen = adapted.chosen.method
-    seconds = time.perf_counter() - started
-    judged = subset(cells, others)
-    pixels = judged.pixels if processor is start.processor else usable_pixels(judged.reads, processor)
-    logits, _ = Way(processor, model, False, pixels).run(model)
-    hits, labels = right(logits, judged.labels, judged.names), judged.labels
-    sets = reliability.sets(softmax(logits, axis=1)) if reliability else None
-    return {
-        "n": len(others),
-        "balanced_accuracy": float(np.mean([hits[labels == label].mean() for label in np.unique(labels)])),
-        "accuracy": float(hits.mean()),
-        "ece": calibration_metrics(logits, labels)["ece"],
-        "coverage": None if sets is None else float(sets[np.arange(len(labels)), labels].mean()),
-        "expected": known,
-        "seconds": round(seconds, 1),
-        "chosen": chosen,
-    }
+@dataclass(frozen=True)
+class Laboratory:
+    """The cells of one source, and how the model looks at them as it is, which is computed once for all draws."""
 
+    start: Start
+    cells: LabelledCells
+    unchanged: Way
 
-def _adapted(start: Start, cells: LabelledCells, method: str, minutes: float, seed: int) -> Adapted:
-    if method != "scratch":
-        return Adapter(start, cells, method=method, minutes=minutes, seed=seed).adapted()
-    config = start.model.config.to_dict()
-    fields = {name: config[name] for name in _SHAPE}
-    fresh = start_model("scratch", start.model.config.id2label, **fields).to(start.model.device).eval()
-    return Adapter(replace(start, model=fresh), cells, method="full", seed=seed, schedule=_SCRATCH).adapted()
+    def outcome(
+        self, method: str, support: NDArray[np.int64], others: NDArray[np.int64], minutes: float, draw: int
+    ) -> dict[str, Any]:
+        """Adapt the model to the cells `support`, and judge it on `others`: the fields of an `Outcome`."""
+        started = time.perf_counter()
+        names, labels = self.cells.names, self.cells.labels[others]
+        known, sets, seconds, chosen = None, None, 0.0, method
+        if method == "none":
+            logits = head_for(self.start.model, names)(deep(self.unchanged.of(others).features))
+        else:
+            given = subset(self.cells, support)
+            adapted = self._adapted(given, support, method, minutes, draw)
+            seconds, chosen = time.perf_counter() - started, adapted.chosen.method
+            known = expected(adapted.chosen, given)["balanced_accuracy"]
+            logits = self._logits(adapted, others)
+            sets = adapted.reliability.sets(softmax(logits, axis=1))
+        hits = right(logits, labels, names)
+        return {
+            "n": len(others),
+            "balanced_accuracy": float(np.mean([hits[labels == label].mean() for label in np.unique(labels)])),
+            "accuracy": float(hits.mean()),
+            "ece": calibration_metrics(logits, labels)["ece"],
+            "coverage": None if sets is None else float(sets[np.arange(len(labels)), labels].mean()),
+            "expected": known,
+            "seconds": round(seconds, 1),
+            "chosen": chosen,
+        }
+
+    def _adapted(
+        self, given: LabelledCells, support: NDArray[np.int64], method: str, minutes: float, seed: int
+    ) -> Adapted:
+        if method != "scratch":
+            unchanged = self.unchanged.of(support)
+            return Adapter(self.start, given, method=method, minutes=minutes, seed=seed, unchanged=unchanged).adapted()
+        model = self.start.model
+        fields = {name: value for name, value in model.config.to_dict().items() if name in _SHAPE}
+        fresh = start_model("scratch", model.config.id2label, **fields).to(model.device).eval()
+        return Adapter(replace(self.start, model=fresh), given, method="full", seed=seed, schedule=_SCRATCH).adapted()
+
+    def _logits(self, adapted: Adapted, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Logits (n, classes) of an adapted model."""
+        way = adapted.chosen.way
+        if (
+            way.model is self.start.model
+            and way.processor is self.start.processor
+            and adapted.chosen.method not in LAYERS
+        ):
+            return head_for(adapted.model, self.cells.names)(deep(self.unchanged.of(rows).features))
+        judged = subset(self.cells, rows)
+        same = way.processor is self.start.processor
+        pixels = judged.pixels if same else usable_pixels(judged.reads, way.processor)
+        return Way(way.processor, adapted.model, way.statistics, pixels).run(adapted.model)[0]
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
