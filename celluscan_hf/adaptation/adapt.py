@@ -31,7 +31,7 @@ from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.reliability_celluscan import FACTS, Reliability
 from ..reliability.calibrate import write
 from ..training.record import ASKED, CURVES, DONE
-from .calibration import fitted_reliability
+from .calibration import fitted_reliability, with_scorers
 from .card import render
 from .cells import (
     LabelledCells,
@@ -280,8 +280,8 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
     unlabelled = unlabelled_reads(settings.unlabelled)
     record: dict[str, Any] = {"from": settings.model.name, "command": settings.command, "unlabelled": len(unlabelled)}
     if not settings.sources:
-        model, facts = _by_statistics(start, unlabelled)
-        processor, reliability, temperature = start.processor, start.reliability, 1.0
+        model, reliability, facts = _by_statistics(start, unlabelled)
+        processor, temperature = start.processor, 1.0
     else:
         with tempfile.TemporaryDirectory() as scratch:
             own = settings.classes == "own"
@@ -309,8 +309,12 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
     return record
 
 
-def _by_statistics(start: Start, unlabelled: Sequence[Read]) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _by_statistics(start: Start, unlabelled: Sequence[Read]) -> tuple[PreTrainedModel, Reliability, dict[str, Any]]:
+    """Take the statistics of the images, and fit the OOD score to them, with the model's answers as labels."""
     model, view = deepcopy(start.model), view_of(start.processor)
     pixels = usable_pixels(unlabelled, start.processor)
     use_target_statistics(model, lambda: batches(pixels, view, model.device))
-    return model, {"method": "none", "statistics": True}
+    way = Way(start.processor, model, True, pixels)
+    logits, features = way.run(model)
+    trial = Trial("none", way, None, np.zeros(len(logits), np.int64), logits.argmax(axis=1), logits, features)
+    return model, with_scorers(trial, start.reliability, features), {"method": "none", "statistics": True}

@@ -32,6 +32,20 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
     rows = trial.held_out
     probabilities = softmax(trial.logits[rows] / trial.temperature, axis=1)
     labels = trial.labels[rows]
+    return replace(
+        with_scorers(trial, source, features),
+        classes=facts_on(names),
+        scores=conformity(probabilities)[np.arange(len(labels)), labels] if len(labels) else np.empty(0),
+        labels=labels,
+        confidence_threshold=fit_confidence_threshold(probabilities, labels, RIGHT)
+        if len(labels)
+        else source.confidence_threshold,
+        record={},
+    )
+
+
+def with_scorers(trial: Trial, source: Reliability, features: Floats) -> Reliability:
+    """Fit the OOD score to the cells of a trial, whose `features` (n, D + 9) the final model makes; keep the rest."""
     scorers, distances = zip(
         *(
             scaled_scorer(part, values, held_out, trial)
@@ -39,18 +53,8 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
         ),
         strict=True,
     )
-    return replace(
-        source,
-        classes=facts_on(names),
-        scores=conformity(probabilities)[np.arange(len(labels)), labels] if len(labels) else np.empty(0),
-        labels=labels,
-        scorers=scorers,
-        confidence_threshold=fit_confidence_threshold(probabilities, labels, RIGHT)
-        if len(labels)
-        else source.confidence_threshold,
-        ood_threshold=float(np.quantile(np.max(distances, axis=0), QUANTILE)),
-        record={},
-    )
+    threshold = float(np.quantile(np.max(distances, axis=0), QUANTILE))
+    return replace(source, scorers=scorers, ood_threshold=threshold)
 
 
 def scaled_scorer(

@@ -174,7 +174,8 @@ def columns_of(model: PreTrainedModel) -> list[int]:
         raise CelluScanError(
             f"expected a model with the {len(taxonomy.NAMES)} classes of CelluScan, got one that "
             f"lacks {_few(missing)} and has {_few(extra)} in addition; "
-            "train one on a dataset of this project, or set id2label in its config.json"
+            "train one on a dataset of this project, or set id2label in its config.json; what to expect of one that "
+            "was adapted to classes of its own is in its README.md"
         )
     return [column_of[name] for name in taxonomy.NAMES]
 

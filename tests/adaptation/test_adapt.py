@@ -20,7 +20,7 @@ from celluscan_hf.adaptation.cells import LabelledCells
 from celluscan_hf.adaptation.expectation import expected, right, what_helps
 from celluscan_hf.adaptation.layers import Schedule
 from celluscan_hf.adaptation.settings import AdaptationSettings
-from celluscan_hf.adaptation.trials import Trial
+from celluscan_hf.adaptation.trials import Trial, Way
 from celluscan_hf.cli import main
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier, load_reliability
@@ -126,6 +126,18 @@ def test_without_labels_only_statistics_change(
     changed = {name for name, value in old.items() if not torch.equal(value, new[name])}
     assert changed
     assert all("running_" in name for name in changed)
+
+
+def test_without_labels_too_the_cells_are_no_longer_unlike_the_known_ones(
+    convolution: Path, drawn: Path, tmp_path: Path, adapted: Adapted, read: Callable[..., LabelledCells]
+) -> None:
+    adapted(model=convolution, sources=(), unlabelled=(str(drawn),))
+    shares = []
+    for start in (load_start(convolution), load_start(tmp_path / "mine")):
+        _, features = Way(start.processor, start.model, False, read(drawn).pixels).run(start.model)
+        shares.append((start.reliability.ood_score(features) > 1).mean())
+    assert shares[0] > 0.5
+    assert shares[1] < 0.2  # of 18, the farthest few
 
 
 def test_a_model_without_batch_norm_needs_labels(adapted: Adapted, drawn: Path) -> None:
