@@ -11,10 +11,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import t as student
@@ -24,6 +26,7 @@ from ..adaptation.adapt import LAYERS, SCHEDULE, Adapted, Adapter, Start, load_s
 from ..adaptation.cells import LabelledCells, read_cells, usable_pixels
 from ..adaptation.expectation import expected, right
 from ..adaptation.trials import Way, deep, head_for
+from ..evaluation import plots
 from ..evaluation.five_classes import FIVE
 from ..evaluation.job import describe_model
 from ..evaluation.selective_metrics import calibration_metrics
@@ -33,6 +36,12 @@ OUTCOMES = "draws.jsonl"
 _TRAINED = ("auto", "full", "lora", "scratch")  # methods with `--training-draws` instead of `--draws`
 _SCRATCH = replace(SCHEDULE, steps=4 * SCHEDULE.steps, learning_rate=1e-3)
 _MOST_JUDGED = 300  # cells of a draw
+_LINES = {
+    "auto": ("adapted (auto)", plots.BLUE, "-o"),
+    "head": ("adapted (head)", plots.BLUE, "--s"),
+    "calibration": ("calibrated only", plots.VERMILION, "-^"),
+    "scratch": ("trained on these cells alone", plots.GREY, ":v"),
+}
 _SHAPE = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob", "image_size",
     "patch_size", "patch_stem", "pooling", "input_norm", "views", "crops",
@@ -83,10 +92,13 @@ def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
                     done.append(Outcome(source, shots, method, draw, **facts))
                     with file.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps(asdict(done[-1])) + "\n")
+    rows = summary(done)
+    if arguments.json:
+        draw_curves(rows, arguments.json.with_suffix(".png"))
     return {
         "weights": describe_model(str(arguments.model), start.model, start.processor)["sha256"],
         "minutes": arguments.minutes,
-        "rows": summary(done),
+        "rows": rows,
     }
 
 
@@ -218,6 +230,32 @@ def summary(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             row["ci95"] = [row["balanced_accuracy"] - half, row["balanced_accuracy"] + half]
         rows.append(row | {"chosen": dict(Counter(member.chosen for member in members))})
     return rows
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw balanced accuracy against the number of labelled cells of a class: a panel for each source."""
+    lines = {method: line for method, line in _LINES.items() if method in {row["method"] for row in rows}}
+    sources, shots = list(dict.fromkeys(row["source"] for row in rows)), sorted({row["shots"] for row in rows})
+    figure = Figure(figsize=(1 + 3.4 * len(sources), 3.6), dpi=plots.RESOLUTION, layout="constrained")
+    panels = figure.subplots(1, len(sources), sharey=True, squeeze=False)[0]
+    for axes, source in zip(panels, sources, strict=True):
+        of_source = [row for row in rows if row["source"] == source]
+        for method, (label, colour, marker) in lines.items():
+            begins = "none" if method != "scratch" else ""
+            line = sorted((row for row in of_source if row["method"] in (begins, method)), key=itemgetter("shots"))
+            places = [shots.index(row["shots"]) for row in line]
+            axes.plot(places, [row["balanced_accuracy"] for row in line], marker, color=colour, label=label)
+            bounds = [row.get("ci95", 2 * [row["balanced_accuracy"]]) for row in line]
+            axes.fill_between(places, *zip(*bounds, strict=True), color=colour, alpha=0.15)
+        axes.set_xticks(range(len(shots)), [str(number) for number in shots])
+        axes.set_title(source)
+        axes.set_xlabel("labelled cells of each class")
+        axes.grid(color="#E0E0E0")
+        axes.set_axisbelow(True)
+    panels[0].set_ylabel("balanced accuracy")
+    panels[0].set_ylim(0, 1)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    plots.save(figure, path)
 
 
 def check_needs(arguments: argparse.Namespace) -> None:

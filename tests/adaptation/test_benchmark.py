@@ -48,7 +48,14 @@ def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
     calibrated: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured(draws: int) -> list[dict[str, object]]:
-        asked = dict(model=calibrated, output=tmp_path, source=[f"imagefolder={drawn}"], own=[], own_classes=[])
+        asked = dict(
+            model=calibrated,
+            output=tmp_path,
+            json=tmp_path / "result.json",
+            source=[f"imagefolder={drawn}"],
+            own=[],
+            own_classes=[],
+        )
         more = dict(shots=[0, 2], methods=["head"], draws=draws, training_draws=1, minutes=1.0)
         rows: list[dict[str, object]] = adaptation(Namespace(**asked, **more))["rows"]
         return rows
@@ -62,4 +69,5 @@ def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
     assert len(adapted) == 1
     assert rows[0]["draws"] == 2
     assert len((tmp_path / OUTCOMES).read_text().splitlines()) == 3
+    assert (tmp_path / "result.png").is_file()
     assert 0 <= rows[0]["balanced_accuracy"] <= 1 and rows[0]["ci95"]  # type: ignore[operator]
