@@ -157,6 +157,27 @@ def laboratories() -> Table:
     return ["training on PBC alone", "seed", "other cells of PBC, 13 classes", *titles], rows
 
 
+def adaptation() -> Table:
+    methods = {"calibration": "calibrated only", "head": "head", "auto": "auto", "scratch": "trained on these alone"}
+    found = {(row["source"], row["shots"], row["method"]): row for row in metrics("adaptation", "rows")}
+    rows = []
+    for place, shots in sorted({key[:2] for key in found}):
+        of_size = [found.get((place, shots, method if shots else "none")) for method in methods]
+        if not shots:
+            of_size[-1] = None  # it knows nothing yet
+        scores = ["–" if row is None else adapted(row) for row in of_size]
+        head = found.get((place, shots, "head"))
+        trust = ["–", "–"] if head is None else [f"{head[name]:.2f}" for name in ("ece", "coverage")]
+        rows.append([f"`{place}`", str(shots), *scores, *trust])
+    named = ["laboratory", "labelled cells of each class", *methods.values()]
+    return [*named, "head: ECE", "head: sets of 0.9 hold the label"], rows
+
+
+def adapted(row: dict[str, Any]) -> str:
+    low, high = row.get("ci95", (None, None))
+    return f"{row['balanced_accuracy']:.2f}" + (f" ({low:.2f}–{high:.2f})" if low else "")
+
+
 def leak() -> Table:
     tests = ("own", "own_originals", "held_out")
     rows = []
@@ -492,7 +513,7 @@ def speed() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        recipes, trust, sources, external, laboratories, leak, leak_short, leak_bias,
+        recipes, trust, sources, external, laboratories, adaptation, leak, leak_short, leak_bias,
         shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
         acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
         calibration, calibration_external, conformal, conformal_classes, abstention, ood, stain, copies, speed,
