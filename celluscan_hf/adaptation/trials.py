@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..augmentation.view import View
-from ..modeling.modeling_celluscan import looks, symmetries
+from ..modeling.looks_celluscan import looks, symmetries
 from ..modeling.reliability_celluscan import COLOURS, colours, forward, head_of
 from ..reliability.temperature import Adjustment, fit_adjustment, fit_temperature
 from .cells import LabelledCells, view_of
