@@ -1,7 +1,8 @@
 """A linear head for new cells: logistic regression on frozen features, held near the head that the model has.
 
 Multinomial logistic regression with a Gaussian prior on the difference from the source's head (the maximum a
-posteriori). Features are standardized by the new cells, and the standardization is folded into the weights, so that the
+posteriori). Features are whitened by the scatter of the new cells around the means of their classes, as in a linear
+discriminant analysis, so that what differs within a class counts less. That is folded into the weights, so that the
 head stays one linear layer. Classes without cells stay as they were.
 """
 
@@ -15,9 +16,10 @@ from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
 STRENGTHS = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3)  # of the prior; one is chosen by cross-validation
-DEFAULT_STRENGTH = 30.0  # where cells are too few to choose
+DEFAULT_STRENGTH = 10.0  # unless another one is clearly better
 _BIAS_SPREAD = 3.0  # prior standard deviation of the change of a bias, in logits
 _TOLERANCE = 1e-6  # of the fit, relative
+_SHRINKAGE = 0.5
 _SMALLEST_SCALE = 1e-6  # of a feature that varies, relative to its mean
 Floats = NDArray[np.float64]
 
@@ -55,9 +57,9 @@ def fit_heads(
     it, and all looks at a cell together weigh as one cell. Each fit starts from that of the strength before.
     """
     number, _, width = looks.shape
-    features, labels = looks.reshape(-1, width), np.tile(labels, number)
-    mean, scale = standardization(features)
-    values = (features - mean) / scale
+    features, labels = looks.reshape(-1, width).astype(np.float64), np.tile(labels, number)
+    mean, whitening = whitener(features, labels)
+    values = (features - mean) @ whitening
     present, targets = np.unique(labels, return_inverse=True)
     weights = balanced_weights(labels) / number
     count, rows = len(present), np.arange(len(labels))
@@ -86,14 +88,31 @@ def fit_heads(
         with threadpool_limits(1):  # products of such small matrices take ten times as long on two threads
             optimum = minimize(energy, optimum, (strength,), jac=True, method="L-BFGS-B", tol=_TOLERANCE).x
         weight, bias = source.weight.astype(np.float64).copy(), source.bias.astype(np.float64).copy()
-        change = optimum[: count * width].reshape(count, width) / scale
+        change = optimum[: count * width].reshape(count, width) @ whitening.T
         weight[present] += change
         bias[present] += optimum[count * width :] - change @ mean
         heads.append(LinearHead(weight, bias))
     return heads
 
 
-def standardization(features: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Mean and scale (D,) of features (n, D); the scale of a feature that does not vary is 1."""
-    mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return mean, np.where(scale > _SMALLEST_SCALE * np.abs(mean), scale, 1.0)
+def whitener(features: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Mean (D,) and whitening (D, D) of features (n, D) with labels (n,): `(features - mean) @ whitening`.
+
+    The covariance within classes is shrunk to its diagonal by `_SHRINKAGE`, as cells are few. The mean variance of the
+    whitened features is 1.
+    """
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > _SMALLEST_SCALE * np.abs(mean), scale, 1.0)
+    class_of = np.unique(labels, return_inverse=True)[1]
+    counts = np.bincount(class_of)
+    centres = np.stack([np.bincount(class_of, column) for column in features.T], axis=1) / counts[:, None]
+    scatter = (features - centres[class_of]) / scale
+    covariance = scatter.T @ scatter / len(scatter)
+    size = np.trace(covariance) / len(covariance)
+    if size < _SMALLEST_SCALE:  # no cell differs from another of its class
+        return mean, np.diag(1 / scale)
+    shrunk = (1 - _SHRINKAGE) * covariance / size + _SHRINKAGE * np.eye(len(covariance))
+    variances, directions = np.linalg.eigh(shrunk)
+    whitening = directions / np.sqrt(variances) / scale[:, None]
+    spread = ((features - mean) @ whitening).std(axis=0).mean()
+    return mean, whitening / spread

@@ -151,14 +151,22 @@ class Trial:
         return fit_temperature(self.logits[self.held_out], self.labels[self.held_out]) if self.held_out.any() else 1.0
 
     @cached_property
+    def losses(self) -> Floats:
+        """Negative log-likelihood of each held-out cell at the best temperature, every class weighing the same."""
+        labels = self.labels[self.held_out]
+        likelihood = log_softmax(self.logits[self.held_out] / self.temperature, axis=1)[np.arange(len(labels)), labels]
+        losses: Floats = -balanced_weights(labels) * likelihood
+        return losses
+
+    @property
     def score(self) -> float:
-        """Balanced negative log-likelihood at the best temperature; infinite if nothing is held out."""
-        rows = self.held_out
-        if not rows.any():
-            return float("inf")
-        labels = self.labels[rows]
-        likelihood = log_softmax(self.logits[rows] / self.temperature, axis=1)[np.arange(len(labels)), labels]
-        return float(-(balanced_weights(labels) * likelihood).mean())
+        """Mean of the losses; infinite if nothing is held out."""
+        return float(self.losses.mean()) if self.held_out.any() else float("inf")
+
+    def clearly_better(self, other: "Trial") -> bool:
+        """Whether the mean of the losses is lower, on the same cells, by more than its standard error."""
+        gain = other.losses - self.losses
+        return bool(len(gain) > 1 and gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -189,10 +197,10 @@ class Trials:
         return Trial("calibration", way, None, fold, labels, logits, way.features)
 
     def head(self, way: Way) -> Trial:
-        """The best of the heads with a prior of each strength, on frozen features."""
+        """A head on frozen features, with a prior of the default strength, or of the best if that is clearly better."""
         trials = self.heads(way, STRENGTHS)
-        best = min(trials, key=lambda trial: trial.score)
-        return best if np.isfinite(best.score) else trials[STRENGTHS.index(DEFAULT_STRENGTH)]
+        best, default = min(trials, key=lambda trial: trial.score), trials[STRENGTHS.index(DEFAULT_STRENGTH)]
+        return best if best.clearly_better(default) else default
 
     def heads(self, way: Way, strengths: Sequence[float], usable: NDArray[np.bool_] | None = None) -> list[Trial]:
         """Heads with a prior of each strength; cells that are not `usable` (n,) are held out but not learned from."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from celluscan_hf.adaptation.head import LinearHead, balanced_weights, fit_head, standardization
+from celluscan_hf.adaptation.head import LinearHead, balanced_weights, fit_head, fit_heads, whitener
 
 RNG = np.random.default_rng(0)
 SOURCE = LinearHead(RNG.normal(size=(5, 8)), RNG.normal(size=5))
@@ -26,18 +26,18 @@ def test_classes_without_cells_stay_as_they_were() -> None:
 
 
 def test_what_is_found_is_the_minimum() -> None:
+    mean, whitening = whitener(FEATURES, LABELS)
+
     def energy(change: np.ndarray) -> float:
-        mean, scale = standardization(FEATURES)
-        logits = SOURCE(FEATURES) + (FEATURES - mean) / scale @ change[:, :8].T + change[:, 8]
+        logits = SOURCE(FEATURES) + (FEATURES - mean) @ whitening @ change[:, :8].T + change[:, 8]
         losses = -log_softmax(logits, axis=1)[np.arange(16), LABELS]
         return float(
             (balanced_weights(LABELS) * losses).sum() + (change[:, :8] ** 2).sum() + (change[:, 8] ** 2).sum() / 18
         )
 
     fitted = fit_head(SOURCE, FEATURES[None], LABELS, strength=2.0)
-    mean, scale = standardization(FEATURES)
     found = np.zeros((5, 9))
-    found[:, :8] = (fitted.weight - SOURCE.weight) * scale
+    found[:, :8] = (fitted.weight - SOURCE.weight) @ np.linalg.inv(whitening).T
     found[:, 8] = fitted.bias - SOURCE.bias + (fitted.weight - SOURCE.weight) @ mean
     for _ in range(20):
         step = np.zeros((5, 9))
@@ -67,6 +67,28 @@ def test_a_feature_that_never_varies_does_no_harm() -> None:
     constant = FEATURES.copy()
     constant[:, 0] = 2.0
     assert np.isfinite(fit_head(SOURCE, constant[None], LABELS, strength=1.0)(constant)).all()
+
+
+def test_what_differs_within_classes_counts_less() -> None:
+    noisy = FEATURES.copy()
+    noisy[:, :2] += 5 * RNG.normal(size=(16, 1))  # the same in two features, whatever the class
+    mean, whitening = whitener(noisy, LABELS)
+    spreads = []
+    for values in ((noisy - mean) / noisy.std(axis=0), (noisy - mean) @ whitening):
+        within = values - np.stack([values[label == LABELS].mean(axis=0) for label in LABELS])
+        spreads.append(np.linalg.eigvalsh(within.T @ within))
+    assert spreads[1][-1] / spreads[1].mean() < 0.7 * spreads[0][-1] / spreads[0].mean()
+    assert ((noisy - mean) @ whitening).std(axis=0).mean() == pytest.approx(1)
+
+
+def test_one_cell_of_each_class_in_one_look_is_enough() -> None:
+    fitted = fit_head(SOURCE, FEATURES[None, [0, 15]], LABELS[[0, 15]], strength=0.01)
+    assert (fitted(FEATURES[[0, 15]]).argmax(axis=1) == LABELS[[0, 15]]).all()
+
+
+def test_heads_of_several_strengths_are_those_of_each() -> None:
+    for strength, head in zip((10.0, 1.0), fit_heads(SOURCE, FEATURES[None], LABELS, (10.0, 1.0)), strict=True):
+        assert head(FEATURES) == pytest.approx(fit_head(SOURCE, FEATURES[None], LABELS, strength)(FEATURES), abs=0.02)
 
 
 def test_looks_at_a_cell_weigh_as_one_cell() -> None:

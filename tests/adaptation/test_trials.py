@@ -115,3 +115,14 @@ def test_nothing_held_out_gives_no_score_and_the_default_strength(start: Start, 
     assert (trial.score, trial.temperature) == (float("inf"), 1.0)
     assert trial.strength == module.DEFAULT_STRENGTH
     assert isinstance(trial, Trial)
+
+
+def test_another_strength_is_taken_if_it_is_clearly_better(way: Way, trials: Trials) -> None:
+    (trial,) = trials.heads(way, [1.0])
+    labels = trial.labels
+    sure = np.full_like(trial.logits, -4.0)
+    sure[np.arange(len(labels)), labels] = 4.0
+    right = replace(trial, logits=sure)
+    assert right.clearly_better(replace(trial, logits=0 * sure))
+    assert not replace(trial, logits=0 * sure).clearly_better(right)
+    assert not right.clearly_better(right)
