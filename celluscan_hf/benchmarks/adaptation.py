@@ -36,6 +36,7 @@ OUTCOMES = "draws.jsonl"
 _TRAINED = ("auto", "full", "lora", "scratch")  # methods with `--training-draws` instead of `--draws`
 _SCRATCH = replace(SCHEDULE, steps=4 * SCHEDULE.steps, learning_rate=1e-3)
 _MOST_JUDGED = 300  # cells of a draw
+_FEWEST = 3  # classes
 _LINES = {
     "auto": ("adapted (auto)", plots.BLUE, "-o"),
     "head": ("adapted (head)", plots.BLUE, "--s"),
@@ -137,13 +138,15 @@ def subset(cells: LabelledCells, rows: NDArray[np.int64]) -> LabelledCells:
 def deal(cells: LabelledCells, shots: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Deal cells out: rows of `shots` cells of each class, and rows of cells of other groups, at most `_MOST_JUDGED`.
 
-    No row is judged if a class has too few cells for both.
+    Classes with too few cells for both are left aside; if fewer than `_FEWEST` remain, no row is judged.
     """
     order = np.random.default_rng([draw, shots]).permutation(len(cells))
-    classes = np.unique(cells.labels)
+    classes = np.flatnonzero(np.bincount(cells.labels) > shots)
+    if len(classes) < _FEWEST:
+        return order[:0], order[:0]
     support = np.concatenate([order[cells.labels[order] == label][:shots] for label in classes])
-    others = order[~np.isin(cells.groups[order], cells.groups[support])]
-    if len(support) < shots * len(classes) or not np.isin(classes, cells.labels[others]).all():
+    others = order[~np.isin(cells.groups[order], cells.groups[support]) & np.isin(cells.labels[order], classes)]
+    if not np.isin(classes, cells.labels[others]).all():
         others = others[:0]
     return support, others[:_MOST_JUDGED]
 
