@@ -183,15 +183,15 @@ def adaptation() -> Table:
             of_size[-1] = None  # it knows nothing yet
         scores = ["–" if row is None else adapted(row) for row in of_size]
         head = found.get((place, shots, "head"))
-        trust = ["–", "–"] if head is None else [f"{head[name]:.2f}" for name in ("ece", "coverage")]
-        rows.append([f"`{place}`", str(shots), *scores, *trust])
+        reliability = ["–", "–"] if head is None else [f"{head[name]:.2f}" for name in ("ece", "coverage")]
+        rows.append([PLACES[place], str(shots), *scores, *reliability])
     named = ["laboratory", "labelled cells of each class", *methods.values()]
-    return [*named, "head: ECE", "head: sets of 0.9 hold the label"], rows
+    return [*named, "head: ECE", "head: coverage of 90 % prediction sets"], rows
 
 
 def adapted(row: dict[str, Any]) -> str:
     low, high = row.get("ci95", (None, None))
-    return f"{row['balanced_accuracy']:.2f}" + (f" ({low:.2f}–{high:.2f})" if low else "")
+    return f"{row['balanced_accuracy']:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")
 
 
 def leak() -> Table:

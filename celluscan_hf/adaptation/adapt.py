@@ -153,7 +153,12 @@ class Adapter:
         views = [unchanged]
         others = [] if self.start.model.config.crops else processors(self.start.processor)[1:]
         for processor in others:  # a model with crops looks at all of them
-            views.append(Way(processor, self.start.model, False, usable_pixels(self.cells.reads, processor)))
+            pixels = usable_pixels(self.cells.reads, processor)
+            if len(pixels) != len(self.cells):
+                raise CelluScanError(
+                    "images that were read before can no longer be read: leave them in place, and retry"
+                )
+            views.append(Way(processor, self.start.model, False, pixels))
         quick = {id(way): self.trials.heads(way, [DEFAULT_STRENGTH])[0].score for way in views}
         best = min(views, key=lambda way: quick[id(way)])
         if not batch_norms(self.start.model):
@@ -287,8 +292,8 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
             own = settings.classes == "own"
             trained_on = TrainedOn.of(settings.model)
             cells = read_cells(settings.sources, start.names, own, start.processor, Path(scratch), trained_on)
-        adapter = Adapter(start, cells, unlabelled, settings.method, settings.minutes, settings.seed)
-        adapted = adapter.adapted()
+            adapter = Adapter(start, cells, unlabelled, settings.method, settings.minutes, settings.seed)
+            adapted = adapter.adapted()
         model, reliability, chosen = adapted.model, adapted.reliability, adapted.chosen
         processor, facts = chosen.way.processor, adapter.facts(adapted)
         temperature = (

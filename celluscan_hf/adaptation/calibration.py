@@ -12,8 +12,9 @@ from ..evaluation.selective_metrics import fit_confidence_threshold
 from ..modeling.reliability_celluscan import COLOURS, CellFacts, MahalanobisScorer, Reliability, StoredFacts, conformity
 from ..reliability.calibrate import RIGHT
 from ..reliability.outliers import QUANTILE
-from .trials import Trial
+from .trials import NEVER, Trial
 
+_FOLDS = 5  # of the score, where a trial has none
 Floats = NDArray[np.float64]
 
 
@@ -46,6 +47,8 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
 
 def with_scorers(trial: Trial, source: Reliability, features: Floats) -> Reliability:
     """Fit the OOD score to the cells of a trial, whose `features` (n, D + 9) the final model makes; keep the rest."""
+    if len(features) < 2:  # nothing can be left out
+        return source
     scorers, distances = zip(
         *(
             scaled_scorer(part, values, held_out, trial)
@@ -62,19 +65,19 @@ def scaled_scorer(
 ) -> tuple[MahalanobisScorer, Floats]:
     """Fit a scorer to the `values` (n, D) of all cells, scaled so that few held-out ones exceed 1.
 
-    Also returns the distances (m,) of the held-out cells, each by a scorer without its fold; of all if none were.
+    Also returns the distances (m,) of the held-out cells, each by a scorer without its fold; of all if the trial held
+    none out.
     """
-    folds = np.unique(trial.fold[trial.held_out])
     scorer = fit_scorer(source, values, trial.labels)
-    if len(folds) > 1:
-        distances = np.empty(len(values))
-        for fold in folds:
-            inside = trial.fold == fold
-            without = fit_scorer(source, held_out[~inside], trial.labels[~inside])
-            distances[inside] = without.distance(held_out[inside])
-        distances = distances[trial.held_out]
-    else:  # nothing was held out, or nothing was fitted
-        distances = scorer.distance(values)
+    fold = trial.fold
+    if len(np.unique(fold[trial.held_out])) < 2:  # the trial held nothing out, or fitted nothing
+        fold = np.arange(len(values)) % _FOLDS
+    distances = np.empty(len(values))
+    for number in np.unique(fold[fold != NEVER]):
+        inside = fold == number
+        without = fit_scorer(source, held_out[~inside], trial.labels[~inside])
+        distances[inside] = without.distance(held_out[inside])
+    distances = distances[fold != NEVER]
     limit = max(float(np.quantile(distances, QUANTILE)), 1e-12)
     return replace(scorer, whitening=scorer.whitening / limit**0.5), distances / limit
 

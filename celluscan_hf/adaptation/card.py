@@ -7,7 +7,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 _TAGS = ["biology", "medical", "haematology", "white-blood-cells", "microscopy", "vit"]
 _METHODS = {
-    "none": "Only the batch-norm statistics of its patch stem were estimated anew, from images without labels.",
+    "none": "Only the batch-norm statistics of its patch stem and its out-of-distribution score were estimated anew, "
+    "from images without labels.",
     "calibration": "Only the temperature and a bias of each class were fitted.",
     "head": "The head was fitted to the frozen features.",
     "lora": "The head and low-rank adapters, which were merged into the weights, were fitted.",

@@ -166,7 +166,14 @@ def read_cells(
         for cell in cells.kept
         if found[cell.label] not in wanted
     ]
-    return labelled_cells(replace(cells, kept=kept, dropped=[*cells.dropped, *others]), wanted, processor)
+    labelled = labelled_cells(replace(cells, kept=kept, dropped=[*cells.dropped, *others]), wanted, processor)
+    return with_names_of_cells(labelled) if own else labelled
+
+
+def with_names_of_cells(cells: LabelledCells) -> LabelledCells:
+    """Only the classes that have cells, in the same order."""
+    numbers, labels = np.unique(cells.labels, return_inverse=True)
+    return replace(cells, names=tuple(cells.names[number] for number in numbers), labels=labels.astype(np.int64))
 
 
 def _with_own_names(source: Source) -> Source:

@@ -98,8 +98,8 @@ def fit_heads(
 def whitener(features: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Mean (D,) and whitening (D, D) of features (n, D) with labels (n,): `(features - mean) @ whitening`.
 
-    The covariance within classes is shrunk to its diagonal by `_SHRINKAGE`, as cells are few. The mean variance of the
-    whitened features is 1.
+    Features are scaled to a standard deviation of 1, and their covariance within classes is shrunk by `_SHRINKAGE`
+    towards the identity, as cells are few. The mean standard deviation of the whitened features is 1.
     """
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > _SMALLEST_SCALE * np.abs(mean), scale, 1.0)

@@ -49,9 +49,15 @@ def folds(labels: NDArray[np.int64], groups: NDArray[np.int64], count: int, seed
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer cells than folds
         for number, (_, rows) in enumerate(splits.split(labels[held_out], labels[held_out], groups[held_out])):
             fold[np.flatnonzero(held_out)[rows]] = number
-    for label in np.unique(labels[held_out]):  # all cells of a small class may be in one fold
-        if len(np.unique(fold[labels == label])) == 1:
-            fold[labels == label] = NEVER
+    before = np.empty_like(fold)
+    while not np.array_equal(before, fold):
+        before = fold.copy()
+        for label in np.unique(labels):  # all cells of a small class may be in one fold
+            if len(np.unique(fold[labels == label])) == 1:
+                fold[labels == label] = NEVER
+        fold[np.isin(groups, groups[fold == NEVER])] = NEVER  # a group is held out as a whole
+    if len(np.unique(labels[fold != NEVER])) < 2:
+        fold[:] = NEVER
     return fold
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import softmax
@@ -23,7 +24,7 @@ from scipy.stats import t as student
 
 from .. import taxonomy
 from ..adaptation.adapt import LAYERS, SCHEDULE, Adapted, Adapter, Start, load_start
-from ..adaptation.cells import LabelledCells, read_cells, usable_pixels
+from ..adaptation.cells import LabelledCells, read_cells, usable_pixels, with_names_of_cells
 from ..adaptation.expectation import expected, right
 from ..adaptation.trials import Way, deep, head_for
 from ..evaluation import plots
@@ -36,10 +37,11 @@ OUTCOMES = "draws.jsonl"
 _TRAINED = ("auto", "full", "lora", "scratch")  # methods with `--training-draws` instead of `--draws`
 _SCRATCH = replace(SCHEDULE, steps=4 * SCHEDULE.steps, learning_rate=1e-3)
 _MOST_JUDGED = 300  # cells of a draw
-_FEWEST = 3  # classes
 _LINES = {
     "auto": ("adapted (auto)", plots.BLUE, "-o"),
     "head": ("adapted (head)", plots.BLUE, "--s"),
+    "full": ("adapted (all layers)", plots.BLUE, ":D"),
+    "lora": ("adapted (low-rank adapters)", plots.BLUE, "-.*"),
     "calibration": ("calibrated only", plots.VERMILION, "-^"),
     "scratch": ("trained on these cells alone", plots.GREY, ":v"),
 }
@@ -93,7 +95,8 @@ def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
                     done.append(Outcome(source, shots, method, draw, **facts))
                     with file.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps(asdict(done[-1])) + "\n")
-    rows = summary(done)
+    asked = {spec.partition("=")[0] for spec in arguments.source}
+    rows = summary([outcome for outcome in done if outcome.source in asked])
     if arguments.json:
         draw_curves(rows, arguments.json.with_suffix(".png"))
     return {
@@ -123,12 +126,6 @@ def of_classes(cells: LabelledCells, names: Sequence[str]) -> LabelledCells:
     return subset(cells, np.array(rows, np.int64))
 
 
-def with_names_of_cells(cells: LabelledCells) -> LabelledCells:
-    """Only the classes that have cells, as `--classes own` has them."""
-    found, labels = np.unique(cells.labels, return_inverse=True)
-    return replace(cells, names=tuple(cells.names[label] for label in found), labels=labels.astype(np.int64))
-
-
 def subset(cells: LabelledCells, rows: NDArray[np.int64]) -> LabelledCells:
     """Some of the cells, in that order."""
     reads = [cells.reads[row] for row in rows]
@@ -138,15 +135,13 @@ def subset(cells: LabelledCells, rows: NDArray[np.int64]) -> LabelledCells:
 def deal(cells: LabelledCells, shots: int, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Deal cells out: rows of `shots` cells of each class, and rows of cells of other groups, at most `_MOST_JUDGED`.
 
-    Classes with too few cells for both are left aside; if fewer than `_FEWEST` remain, no row is judged.
+    No row is judged if a class has too few cells for both.
     """
     order = np.random.default_rng([draw, shots]).permutation(len(cells))
-    classes = np.flatnonzero(np.bincount(cells.labels) > shots)
-    if len(classes) < _FEWEST:
-        return order[:0], order[:0]
+    classes = np.unique(cells.labels)
     support = np.concatenate([order[cells.labels[order] == label][:shots] for label in classes])
-    others = order[~np.isin(cells.groups[order], cells.groups[support]) & np.isin(cells.labels[order], classes)]
-    if not np.isin(classes, cells.labels[others]).all():
+    others = order[~np.isin(cells.groups[order], cells.groups[support])]
+    if len(support) < shots * len(classes) or not np.isin(classes, cells.labels[others]).all():
         others = others[:0]
     return support, others[:_MOST_JUDGED]
 
@@ -163,6 +158,7 @@ class Laboratory:
         self, method: str, support: NDArray[np.int64], others: NDArray[np.int64], minutes: float, draw: int
     ) -> dict[str, Any]:
         """Adapt the model to the cells `support`, and judge it on `others`: the fields of an `Outcome`."""
+        unchanged = self.unchanged.of(support)
         started = time.perf_counter()
         names, labels = self.cells.names, self.cells.labels[others]
         known, sets, seconds, chosen = None, None, 0.0, method
@@ -170,7 +166,7 @@ class Laboratory:
             logits = head_for(self.start.model, names)(deep(self.unchanged.of(others).features))
         else:
             given = subset(self.cells, support)
-            adapted = self._adapted(given, support, method, minutes, draw)
+            adapted = self._adapted(given, unchanged, method, minutes, draw)
             seconds, chosen = time.perf_counter() - started, adapted.chosen.method
             known = expected(adapted.chosen, given)["balanced_accuracy"]
             logits = self._logits(adapted, others)
@@ -187,15 +183,14 @@ class Laboratory:
             "chosen": chosen,
         }
 
-    def _adapted(
-        self, given: LabelledCells, support: NDArray[np.int64], method: str, minutes: float, seed: int
-    ) -> Adapted:
+    def _adapted(self, given: LabelledCells, unchanged: Way, method: str, minutes: float, seed: int) -> Adapted:
         if method != "scratch":
-            unchanged = self.unchanged.of(support)
             return Adapter(self.start, given, method=method, minutes=minutes, seed=seed, unchanged=unchanged).adapted()
         model = self.start.model
         fields = {name: value for name, value in model.config.to_dict().items() if name in _SHAPE}
-        fresh = start_model("scratch", model.config.id2label, **fields).to(model.device).eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fresh = start_model("scratch", model.config.id2label, **fields).to(model.device).eval()
         return Adapter(replace(self.start, model=fresh), given, method="full", seed=seed, schedule=_SCRATCH).adapted()
 
     def _logits(self, adapted: Adapted, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -249,7 +244,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
             places = [shots.index(row["shots"]) for row in line]
             axes.plot(places, [row["balanced_accuracy"] for row in line], marker, color=colour, label=label)
             bounds = [row.get("ci95", 2 * [row["balanced_accuracy"]]) for row in line]
-            axes.fill_between(places, *zip(*bounds, strict=True), color=colour, alpha=0.15)
+            if bounds:
+                axes.fill_between(places, *zip(*bounds, strict=True), color=colour, alpha=0.15)
         axes.set_xticks(range(len(shots)), [str(number) for number in shots])
         axes.set_title(source)
         axes.set_xlabel("labelled cells of each class")

@@ -21,6 +21,7 @@ from celluscan_hf.adaptation.expectation import expected, right, what_helps
 from celluscan_hf.adaptation.layers import Schedule
 from celluscan_hf.adaptation.settings import AdaptationSettings
 from celluscan_hf.adaptation.trials import Trial, Way
+from celluscan_hf.benchmarks.adaptation import subset
 from celluscan_hf.cli import main
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.loading import load_classifier, load_reliability
@@ -32,6 +33,7 @@ from celluscan_hf.taxonomy import NAMES
 from .conftest import CLASSES, PER_CLASS
 
 Adapted = Callable[..., dict[str, Any]]
+Read = Callable[..., LabelledCells]
 
 
 @pytest.fixture
@@ -138,6 +140,16 @@ def test_without_labels_too_the_cells_are_no_longer_unlike_the_known_ones(
         shares.append((start.reliability.ood_score(features) > start.reliability.ood_threshold).mean())
     assert shares[0] > 0.5
     assert shares[1] < 0.2  # of 18, the farthest few
+
+
+def test_with_one_cell_of_each_class_the_score_is_a_number(start: Start, drawn: Path, read: Read) -> None:
+    cells = read(drawn)
+    single = subset(cells, np.array([np.flatnonzero(cells.labels == label)[0] for label in np.unique(cells.labels)]))
+    adapted = Adapter(start, single, method="head").adapted()
+    assert adapted.reliability.ood_threshold > 0
+    _, features = Way(start.processor, adapted.model, False, cells.pixels).run(adapted.model)
+    scores = adapted.reliability.ood_score(features)
+    assert np.isfinite(scores).all()
 
 
 def test_a_model_without_batch_norm_needs_labels(adapted: Adapted, drawn: Path) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from celluscan_hf.adaptation.adapt import Adapter, Start
-from celluscan_hf.adaptation.cells import LabelledCells
+from celluscan_hf.adaptation.cells import LabelledCells, with_names_of_cells
 from celluscan_hf.adaptation.trials import Way
 from celluscan_hf.benchmarks import adaptation as module
-from celluscan_hf.benchmarks.adaptation import OUTCOMES, Laboratory, adaptation, deal, of_classes, with_names_of_cells
+from celluscan_hf.benchmarks.adaptation import OUTCOMES, Laboratory, adaptation, deal, of_classes
 
 Read = Callable[..., LabelledCells]
 

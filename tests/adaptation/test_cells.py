@@ -146,3 +146,12 @@ def test_with_own_classes_a_published_set_keeps_all_its_labels(start: Start, tmp
     cells = read_cells([marrow], start.names, True, start.processor, tmp_path)
     assert cells.counts == {"Eosinophil": 1, "Lymphocyte": 1, "BLA": 1, "XYZ": 1}
     assert not cells.dropped
+
+
+def test_a_class_without_a_usable_cell_is_no_class(
+    read: Read, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    for number, place in enumerate(("Lymphocyte", "Monocyte", "Smudge")):
+        write_image(tmp_path / "mine" / place / f"{number}.png", number)
+    (tmp_path / "mine" / "Smudge" / "2.png").write_bytes(b"no image")
+    assert read(tmp_path / "mine", own=True).names == ("Lymphocyte", "Monocyte")

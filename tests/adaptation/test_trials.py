@@ -117,6 +117,17 @@ def test_nothing_held_out_gives_no_score_and_the_default_strength(start: Start, 
     assert isinstance(trial, Trial)
 
 
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [([1, 1, 2, 0, 2, 2], [1, 0, 2, 0, 0, 0]), ([0, 0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2, 0, 0])],
+)
+def test_a_group_is_held_out_as_a_whole_or_not_at_all(labels: list[int], groups: list[int]) -> None:
+    fold = folds(np.array(labels), np.array(groups), 5, 0)
+    for group in set(groups):
+        assert len(set(fold[np.array(groups) == group])) == 1
+    assert len(set(np.array(labels)[fold != NEVER])) != 1
+
+
 def test_another_strength_is_taken_if_it_is_clearly_better(way: Way, trials: Trials) -> None:
     (trial,) = trials.heads(way, [1.0])
     labels = trial.labels
