@@ -19,7 +19,7 @@ from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassifica
 from celluscan_hf.modeling.processor import build_image_processor
 
 PROJECT = Path(__file__).resolve().parents[1]
-NOT_A_COMMAND = {"augmentations", "overview", "screenshots", "tables"}
+NOT_A_COMMAND = {"bundle_model", "augmentations", "overview", "screenshots", "tables"}
 EXPLAIN = "celluscan_hf.inference.explain.explain"
 
 
@@ -107,8 +107,9 @@ def test_runs_as_a_module() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["explain", "cell.png"],
+        ["explain"],
         ["predict", "--model", "m"],
+        ["predict", "cell.png", "--views", "3"],
         ["predict", "cell.png", "--model", "m", "--csv", "--json"],
     ],
 )
@@ -237,14 +238,14 @@ def test_export_onnx_trusts_remote_code_only_when_told(monkeypatch: pytest.Monke
 
     trusted = []
 
-    def note(model: str, folder: Path, *, trust_remote_code: bool) -> OnnxExport:
-        trusted.append(trust_remote_code)
+    def note(model: str, folder: Path, *, views: int | None, trust_remote_code: bool) -> OnnxExport:
+        trusted.append((views, trust_remote_code))
         return OnnxExport(folder / "model.onnx", 1, 0.0)
 
     monkeypatch.setattr("celluscan_hf.inference.onnx.export_onnx", note)
     assert main(["export-onnx", "some/model", "out"]) == 0
-    assert main(["export-onnx", "some/model", "out", "--trust-remote-code"]) == 0
-    assert trusted == [False, True]
+    assert main(["export-onnx", "some/model", "out", "--views", "8", "--trust-remote-code"]) == 0
+    assert trusted == [(None, False), (8, True)]
 
 
 def test_predict_prints_rows_and_then_how_many(cell: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,13 +265,13 @@ def test_predict_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> Non
         "celluscan_hf.inference.predict.predict", lambda *named, **options: calls.append((*named, *options.values()))
     )
     several = ["predict", "a.png", "b", "--model", "m", "--json", "--output", "o.jsonl", "--top-k", "5"]
-    assert main([*several, "--batch-size", "8", "--device", "cpu", "--trust-remote-code"]) == 0
+    assert main([*several, "--batch-size", "8", "--device", "cpu", "--views", "2", "--trust-remote-code"]) == 0
     assert main(["predict", "a.png", "--model", "m", "--csv"]) == 0
-    assert main(["predict", "a.png", "--model", "m"]) == 0
+    assert main(["predict", "a.png"]) == 0
     assert calls == [
-        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, True),
-        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, False),
-        (["a.png"], "m", None, None, 3, 64, None, 0.9, False),
+        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, 2, True),
+        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, None, False),
+        (["a.png"], celluscan_hf.default_model(), None, None, 3, 64, None, 0.9, None, False),
     ]
 
 

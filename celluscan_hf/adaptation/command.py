@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models import default_model
 from .settings import METHODS, AdaptationSettings
 
 
@@ -16,7 +17,14 @@ def adapt(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         "metadata.csv (file_name, group_id). Without labels only statistics of the images are adapted, which helps on "
         "some microscopes and hurts with few images, or with images of one class."
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a calibrated checkpoint folder, left unchanged")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        default=default_model(),
+        metavar="MODEL",
+        help="a calibrated checkpoint folder, left unchanged (default: wbc-small, which comes with the package)",
+    )
     parser.add_argument(
         "--source",
         action="append",

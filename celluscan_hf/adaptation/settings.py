@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CelluScanError
+from ..models import default_model
 
 METHODS = ("auto", "calibration", "head", "lora", "full")
 
@@ -48,7 +49,9 @@ class AdaptationSettings:
 
     @property
     def command(self) -> str:
-        words = ["celluscan", "adapt", str(self.model)]
+        words = ["celluscan", "adapt"]
+        if self.model != Path(default_model()):
+            words.append(str(self.model))
         words += [word for source in self.sources for word in ("--source", source)]
         words += [word for images in self.unlabelled for word in ("--unlabelled", images)]
         for name in ("classes", "method", "minutes", "seed"):

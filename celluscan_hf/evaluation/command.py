@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 
 from ..errors import CelluScanError
+from ..inference.arguments import add_model, add_trust, add_views
 from ..sources import KEYS
 from . import folder
 from .job import EvaluationSettings
@@ -24,7 +25,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "its other options are those of celluscan audit left-out"
     )
     defaults = EvaluationSettings
-    parser.add_argument("--model", required=True, help="a checkpoint folder, or the name of a model on the Hub")
+    add_model(parser)
+    add_views(parser)
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--dataset", help="a built dataset: its folder, or the name of its repository on the Hub")
     data.add_argument(
@@ -62,11 +64,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.resamples,
         help="bootstrap resamples for the intervals (default: %(default)s); 0 for none",
     )
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run Python code shipped with the checkpoint; CelluScan's models do not need it",
-    )
+    add_trust(parser)
 
 
 def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -91,6 +89,7 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
         batch_size=arguments.batch_size,
         device=arguments.device,
         resamples=arguments.resamples,
+        views=arguments.views,
         trust_remote_code=arguments.trust_remote_code,
     )
 

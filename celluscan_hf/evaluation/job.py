@@ -20,6 +20,7 @@ from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import best_device
+from ..models import default_model
 from ..sources import Dropped
 from ..versions import versions
 from . import folder, plots
@@ -56,6 +57,7 @@ class EvaluationSettings:
     - `model`: a checkpoint folder, or the name of a model on the Hub.
     - `device`: name of a torch device; None for the best one available.
     - `resamples`: number of bootstrap resamples for the intervals; 0 for none.
+    - `views`: mirrored copies of an image that are averaged over; None for those of the model.
     """
 
     model: str
@@ -68,6 +70,7 @@ class EvaluationSettings:
     batch_size: int = 64
     device: str | None = None
     resamples: int = RESAMPLES
+    views: int | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -87,14 +90,16 @@ class EvaluationSettings:
     @property
     def command(self) -> str:
         """The command line of this evaluation, without options at their defaults."""
-        words = ["celluscan", "evaluate", "--model", self.model]
+        words = ["celluscan", "evaluate"]
+        if self.model != default_model():
+            words += ["--model", self.model]
         if self.dataset is not None:
             words += ["--dataset", self.dataset, "--split", self.split]
         words += [word for source in self.sources for word in ("--source", source)]
         words += [word for source in self.external for word in ("--external", source)]
         words += ["--target-statistics"] * self.target_statistics
         words += ["--output", str(self.output)]
-        for name in ("batch_size", "device", "resamples"):
+        for name in ("batch_size", "device", "resamples", "views"):
             if getattr(self, name) != getattr(type(self), name):
                 words += ["--" + name.replace("_", "-"), str(getattr(self, name))]
         return shlex.join(words + ["--trust-remote-code"] * self.trust_remote_code)
@@ -110,7 +115,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     paths = [settings.dataset or "", *raw]
     folder.check_outside(settings.output, [Path(path) for path in paths if path])
     with folder.building(settings.output) as building:
-        model, processor = load_classifier(settings.model, settings.trust_remote_code)
+        model, processor = load_classifier(settings.model, settings.trust_remote_code, views=settings.views)
         columns_of(model)  # before anything is read
         model.to(_device(settings.device))
         cells = _load_cells(settings, building.scratch)
@@ -177,7 +182,7 @@ def describe_model(name: str, model: PreTrainedModel, processor: BaseImageProces
             while block := stream.read(1 << 20):
                 digest.update(block)
     return {
-        "name": name,
+        "name": Path(name).name if name == default_model() else name,
         "revision": getattr(model.config, "_commit_hash", None),
         "class": type(model).__name__,
         "parameters": model.num_parameters(),

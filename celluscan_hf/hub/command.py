@@ -61,7 +61,9 @@ def push_metric(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
 def push_space(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """`celluscan push space [REPOSITORY]`."""
     parser.add_argument("repository", nargs="?", default=SPACE, help=f"owner/name on the Hub (default: {SPACE})")
-    parser.add_argument("--model", default=MODEL, help=f"Hub id of the model behind the page (default: {MODEL})")
+    parser.add_argument(
+        "--model", help="Hub id of the model behind the page (default: wbc-small, which comes with the package)"
+    )
     parser.add_argument("--model-revision", metavar="REVISION", help="model revision to pin (default: main)")
     parser.add_argument("--dataset", help="Hub id of the data it was trained on (default: that in the model's card)")
     _add_common(parser)

@@ -47,6 +47,7 @@ class ModelFacts:
     - `metrics`, `examples`: the `metrics.json` and `examples.json` of the evaluation.
     - `config`, `parameters`: the `config.json` of the model, and its number of parameters.
     - `adaptation`: the `adaptation.json` of an adapted model, else None.
+    - `packaged`: whether it comes with this package, without code of its own.
     """
 
     repository: str
@@ -61,6 +62,7 @@ class ModelFacts:
     parameters: int
     examples: Sequence[Mapping[str, Any]]
     adaptation: Mapping[str, Any] | None = None
+    packaged: bool = False
 
     def __post_init__(self) -> None:
         if self.metrics["data"].get("split") == "train":

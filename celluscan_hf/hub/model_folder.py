@@ -132,6 +132,7 @@ class Variant:
     - `counterpart`: the repository of the other variant, if both are published.
     - `dataset`: the Hub id of the dataset it was trained on; None if it is not published.
     - `revision`: the tag to publish under; by default the hand-built variant gets a tag derived from its files.
+    - `packaged`: comes with this package instead of in a repository, without code and without images of cells.
     """
 
     repository: str
@@ -139,6 +140,7 @@ class Variant:
     counterpart: str | None
     dataset: str | None
     revision: str | None
+    packaged: bool = False
 
 
 def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | None:
@@ -158,9 +160,12 @@ def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | Non
         ) from error
     _copy_reliability(trained, variant, folder)
     _copy_results(trained, variant, folder)
+    if variant.packaged:
+        for code in folder.glob("*.py"):  # the package has it
+            code.unlink()
     parameters = model.num_parameters()
     revision = variant.revision
-    if revision is None and variant.hand_built:
+    if revision is None and variant.hand_built and not variant.packaged:
         revision = f"content-{_digest(folder, _card(trained, variant, folder, '', parameters))[:12]}"
     (folder / "README.md").write_text(_card(trained, variant, folder, revision or "main", parameters), "utf-8")
     return revision
@@ -181,15 +186,20 @@ def _copy_results(trained: TrainedModel, variant: Variant, folder: Path) -> None
         if (trained.evaluation / name).is_file():  # no ROC without both normal and abnormal cells
             shutil.copyfile(trained.evaluation / name, folder / name)
     shutil.copyfile(trained.run / CURVES, folder / CURVES)
-    shutil.copyfile(trained.evaluation / EXAMPLES, folder / EXAMPLES)
-    for example, image in zip(trained.examples, trained.images, strict=True):
-        (folder / example["file"]).parent.mkdir(exist_ok=True)
-        shutil.copyfile(image, folder / example["file"])
+    if not variant.packaged:
+        _copy_examples(trained, folder)
     _write(folder / ASKED, public(trained.settings, trained, variant))
     _write(folder / DONE, trained.training)
     _write(folder / METRICS, public(trained.metrics, trained, variant))
     if trained.adaptation:
         _write(folder / RECORD, public(trained.adaptation, trained, variant))
+
+
+def _copy_examples(trained: TrainedModel, folder: Path) -> None:
+    shutil.copyfile(trained.evaluation / EXAMPLES, folder / EXAMPLES)
+    for example, image in zip(trained.examples, trained.images, strict=True):
+        (folder / example["file"]).parent.mkdir(exist_ok=True)
+        shutil.copyfile(image, folder / example["file"])
 
 
 def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, parameters: int) -> str:
@@ -205,11 +215,13 @@ def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, 
         metrics=public(trained.metrics, trained, variant),
         config=_read(folder / "config.json"),
         parameters=parameters,
-        examples=trained.examples,
+        examples=[] if variant.packaged else trained.examples,
+        packaged=variant.packaged,
         adaptation=public(trained.adaptation, trained, variant),
     )
-    (folder / RESULTS).parent.mkdir(exist_ok=True)
-    (folder / RESULTS).write_text(evaluation_results(facts), "utf-8")
+    if not variant.packaged:
+        (folder / RESULTS).parent.mkdir(exist_ok=True)
+        (folder / RESULTS).write_text(evaluation_results(facts), "utf-8")
     return render(facts)
 
 

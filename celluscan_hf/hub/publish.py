@@ -89,7 +89,7 @@ def metric(arguments: argparse.Namespace) -> None:
 
 
 def space(arguments: argparse.Namespace) -> None:
-    """Publish the page for a model on the Hub."""
+    """Publish the page for a model on the Hub, or for that of the package."""
     _quieten()
     options = {"model": arguments.model, "revision": arguments.model_revision, "dataset": arguments.dataset}
     target = _publish_space(arguments, "gradio", "space", partial(space_folder.assemble, **options), verify_space)

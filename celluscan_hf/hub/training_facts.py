@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from ..augmentation.batches import RANGES
 from ..modeling.tensor_files import ENDINGS
+from ..models import NAME, WBC_SMALL
 from ..training import recipes
 from ..training.losses import LOSSES
 from ..training.settings import TrainingSettings
@@ -94,7 +95,7 @@ class TrainingFacts:
 
     @property
     def _is_local(self) -> bool:
-        return not (self.start == "scratch" or self.start.startswith("torchvision:") or self.base_model)
+        return not (self.start == "scratch" or self.start.startswith(("torchvision:", "celluscan:")) or self.base_model)
 
     @property
     def began_with(self) -> str:
@@ -103,6 +104,8 @@ class TrainingFacts:
             return "random weights"
         if self.start.startswith("torchvision:"):
             return f"torchvision's `{self.start.removeprefix('torchvision:')}`, pretrained on ImageNet"
+        if self.start == NAME:
+            return f"`{WBC_SMALL.name}`, the model that comes with celluscan_hf"
         if self._is_local:
             return "weights of a local file or folder"
         return f"[{self.start}](https://huggingface.co/{self.start})"

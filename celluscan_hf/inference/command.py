@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from .arguments import add_model, add_trust, add_views
 
 
 def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -16,7 +17,9 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         help="image files, folders of them, quoted patterns such as 'cells/**/*.jpg', or parquet files with a column "
         "image",
     )
-    _add_model(parser, "--model", required=True)
+    add_model(parser)
+    add_trust(parser)
+    add_views(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="write JSON lines")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="write CSV (default)")
@@ -51,6 +54,7 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         batch_size=options.batch_size,
         device=options.device,
         coverage=options.coverage,
+        views=options.views,
         trust_remote_code=options.trust_remote_code,
     )
     print(summary, file=sys.stderr)
@@ -59,7 +63,9 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
 def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Draw attention rollout and every head of one layer; see `explain.explain`."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file of one cell")
-    _add_model(parser, "--model", required=True)
+    add_model(parser)
+    add_trust(parser)
+    add_views(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -74,27 +80,21 @@ def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     from .explain import explain as draw
 
     output = options.output or Path(f"{options.image.stem}-attention.png")
-    trust = options.trust_remote_code
-    print(draw(options.image, options.model, output, options.layer, trust_remote_code=trust))
+    how = {"views": options.views, "trust_remote_code": options.trust_remote_code}
+    print(draw(options.image, options.model, output, options.layer, **how))
 
 
 def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Write a model as ONNX and compare its logits with PyTorch; see `onnx.export_onnx`."""
-    _add_model(parser, "model")
+    add_model(parser, "model")
+    add_trust(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
+    add_views(parser)
     options = parser.parse_args(arguments)
 
     from .onnx import export_onnx as export
 
-    written = export(options.model, options.output, trust_remote_code=options.trust_remote_code)
+    how = {"views": options.views, "trust_remote_code": options.trust_remote_code}
+    written = export(options.model, options.output, **how)
     print(f"{options.output / written.file.name}: {written.size / 1e6:.1f} MB")
     print(f"largest difference of a logit from PyTorch: {written.max_difference:.1e}")
-
-
-def _add_model(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    parser.add_argument(name, metavar="MODEL", help="a checkpoint folder, or the name of a model on the Hub", **options)
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run Python code shipped with the checkpoint; CelluScan's models do not need it",
-    )

@@ -43,6 +43,7 @@ def explain(
     layer: int = -1,
     processor: BaseImageProcessor | None = None,
     *,
+    views: int | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
     """Draw one cell as the model sees it, the attention rollout and each head of one layer, as a PNG file.
@@ -53,6 +54,8 @@ def explain(
         output_png: Output file; must end in `.png`.
         layer: Layer whose heads are drawn, from 1 (first) to the number of layers, or from -1 (last) backwards.
         processor: The image processor, if `model` is a model object.
+        views: Mirrored copies of an image that the prediction averages over; None for those of the model. Attention is
+            that of the image as it is.
         trust_remote_code: Run code from the checkpoint.
 
     Returns:
@@ -67,7 +70,7 @@ def explain(
         raise CelluScanError(f"{output}: expected a file name that ends in .png")
     image = read_image(Path(image_path))
     if isinstance(model, (str, Path)):
-        model, processor = load_classifier(model, trust_remote_code, attn_implementation="eager")
+        model, processor = load_classifier(model, trust_remote_code, views=views, attn_implementation="eager")
     elif processor is None:
         raise CelluScanError("a model object needs its image processor: explain(…, processor=…)")
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]

@@ -50,7 +50,12 @@ _DAMAGED = (SafetensorError, StrictDataclassError, JSONDecodeError, UnicodeDecod
 
 
 def load_classifier(
-    name: str | Path, trust_remote_code: bool = False, *, revision: str | None = None, **kwargs: Any
+    name: str | Path,
+    trust_remote_code: bool = False,
+    *,
+    revision: str | None = None,
+    views: int | None = None,
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Load an image classification model, ready for inference, and its image processor.
 
@@ -58,6 +63,7 @@ def load_classifier(
         name: A checkpoint folder, or the name of a model on the Hub.
         trust_remote_code: Run code from the checkpoint. The hand-built CelluScan model does not need it.
         revision: Commit, branch or tag on the Hub; give a commit if you trust remote code.
+        views: Mirrored copies of an image that a CelluScan model averages over, instead of those in its config.
         **kwargs: Arguments for the model's `from_pretrained`, such as `attn_implementation` or `dtype`.
 
     Raises:
@@ -77,7 +83,18 @@ def load_classifier(
             f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another model"
         )
     _check_images(name, model.config, processor)
+    if views is not None:
+        _set_views(name, model.config, views)
     return model.eval(), processor
+
+
+def _set_views(name: str | Path, config: PreTrainedConfig, views: int) -> None:
+    if config.model_type != CelluScanConfig.model_type:
+        raise CelluScanError(
+            f"--views {views}: {name} is a {type(config).__name__[:-6]}, which looks once at an image; leave it out, "
+            "or give a CelluScan model"
+        )
+    config.views = views
 
 
 def _check_images(name: str | Path, config: PreTrainedConfig, processor: BaseImageProcessor) -> None:

@@ -47,6 +47,7 @@ def export_onnx(
     folder: str | Path,
     processor: BaseImageProcessor | None = None,
     *,
+    views: int | None = None,
     trust_remote_code: bool = False,
 ) -> OnnxExport:
     """Write `model.onnx`, `config.json` and `preprocessor_config.json` into a folder.
@@ -58,6 +59,7 @@ def export_onnx(
         model: A checkpoint folder, the name of a model on the Hub, or a model, which is not changed.
         folder: Output folder; must be new or empty.
         processor: The image processor, if `model` is a model object.
+        views: Mirrored copies of an image that the graph averages over; None for those of the model.
         trust_remote_code: Run code from the checkpoint.
 
     Raises:
@@ -68,7 +70,7 @@ def export_onnx(
     _require_packages()
     _require_free(folder)
     if isinstance(model, (str, Path)):
-        model, processor = load_classifier(model, trust_remote_code)
+        model, processor = load_classifier(model, trust_remote_code, views=views)
     elif processor is None:
         raise CelluScanError("a model object needs its image processor: export_onnx(…, processor)")
     model = _exportable(model)

@@ -90,6 +90,7 @@ def predict(
     batch_size: int = 64,
     device: str | None = None,
     coverage: float = COVERAGE,
+    views: int | None = None,
     trust_remote_code: bool = False,
 ) -> Summary:
     """Write one row per image, in the given order.
@@ -103,6 +104,7 @@ def predict(
         batch_size: Maximum number of images in one forward pass.
         device: Device of the model, such as `"cuda:1"`; None for a GPU if there is one.
         coverage: Share of prediction sets that hold the true class, above 0 and below 1.
+        views: Mirrored copies of an image that are averaged over; None for those of the model.
         trust_remote_code: Run code from the checkpoint.
 
     Raises:
@@ -116,7 +118,7 @@ def predict(
     if not 0 < coverage < 1:
         raise CelluScanError(f"--coverage {coverage}: expected a share above 0 and below 1, such as 0.9")
     named = find_images(images)
-    classifier, processor = load_classifier(model, trust_remote_code)
+    classifier, processor = load_classifier(model, trust_remote_code, views=views)
     reliability = load_reliability(classifier)
     _place(classifier, device)
     rows = _rows(named, classifier, processor, reliability, batch_size, top_k, coverage)

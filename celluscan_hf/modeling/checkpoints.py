@@ -1,9 +1,10 @@
 """Load weights from torchvision, the Hub, folders and files.
 
-A source is one of: `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or local folder with a ViT
-of transformers, timm or ours, a `.safetensors` file, or a file written by `torch.save`, whatever its ending. A
-`preprocessor_config.json` beside a file, or beside torchvision's `model.safetensors` in a folder, is read too. Weights
-are read as tensors only; no code in a file is run. State dicts saved by trainers are unwrapped (`unwrapping`).
+A source is one of: `celluscan:wbc-small`, `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or
+local folder with a ViT of transformers, timm or ours, a `.safetensors` file, or a file written by `torch.save`,
+whatever its ending. A `preprocessor_config.json` beside a file, or beside torchvision's `model.safetensors` in a
+folder, is read too. Weights are read as tensors only; no code in a file is run. State dicts saved by trainers are
+unwrapped (`unwrapping`).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from huggingface_hub.errors import (
 from torchvision.models import get_model_weights, list_models
 from transformers import ViTConfig
 
+from ..models import NAME, WBC_SMALL
 from .configuration_celluscan import CelluScanConfig
 from .conversion import (
     POOLING,
@@ -56,7 +58,7 @@ def read_checkpoint(
     """Load weights from any source, under our names.
 
     Args:
-        source: `torchvision:NAME`, a folder, a file of tensors, or a Hub repository `owner/name`.
+        source: `celluscan:wbc-small`, `torchvision:NAME`, a folder, a file of tensors, or a Hub name `owner/name`.
         revision: Commit, branch or tag of a Hub repository.
         key: Which weights to use if a file holds several, such as `"student"` (`unwrapping.unwrap`).
         **fields: Fields of the config that the source does not state, such as `num_attention_heads`, or that should
@@ -66,7 +68,7 @@ def read_checkpoint(
         WeightsError: The source does not exist, cannot be downloaded (the message says which file to download, and
             where to put it), is not a ViT, or does not fit.
     """
-    text = str(source)
+    text = str(WBC_SMALL) if source == NAME else str(source)
     _require_known(fields)
     if text.startswith("torchvision:"):
         return _from_torchvision(text.removeprefix("torchvision:"), fields)
@@ -77,7 +79,9 @@ def read_checkpoint(
     if path.is_file():
         return _from_tensors(read_tensor_file(path), path.parent, options)
     if text.count("/") != 1 or path.suffix in ENDINGS:
-        raise WeightsError(f"{text}: no such file or folder, and not a Hub repository (owner/name) or torchvision:NAME")
+        raise WeightsError(
+            f"{text}: no such file or folder, and not a Hub repository (owner/name), torchvision:NAME or {NAME}"
+        )
     return _from_folder(_fetch(text, revision), options)
 
 

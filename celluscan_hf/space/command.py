@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CelluScanError
+from ..inference.arguments import add_model, add_views
 
 
 def demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Serve the demo page of a model until it is stopped; see `demo.run`."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="a folder of celluscan train, or the name of a model on the Hub",
-    )
+    add_model(parser)
+    add_views(parser)
     parser.add_argument(
         "--evaluation",
         type=Path,
@@ -35,4 +32,4 @@ def demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
             raise
         raise CelluScanError('gradio is not installed: pip install "celluscan_hf[demo]"') from error
 
-    run(options.model, options.evaluation, options.host, options.port)
+    run(options.model, options.evaluation, options.host, options.port, options.views)

@@ -11,19 +11,20 @@ from transformers.utils.hub import cached_file
 
 from ..errors import CelluScanError
 from ..evaluation.folder import EXAMPLES, IMAGES
+from ..models import default_model
 from ..sources import SYNTHETIC
 from ..training.record import ASKED
 from .page import build_page, serve
 from .recogniser import Recogniser
 
 
-def run(model: str, evaluation: Path | None, host: str, port: int | None) -> None:
-    """Serve the page of a model until interrupted.
+def run(model: str, evaluation: Path | None, host: str, port: int | None, views: int | None = None) -> None:
+    """Serve the page of a model until interrupted; see `page_of`.
 
     Raises:
         CelluScanError: The model or the examples cannot be used, or the port is taken.
     """
-    page = page_of(model, evaluation=evaluation)
+    page = page_of(model, evaluation=evaluation, views=views)
     try:
         serve(page, host, port)
     except OSError as error:
@@ -31,13 +32,19 @@ def run(model: str, evaluation: Path | None, host: str, port: int | None) -> Non
 
 
 def page_of(
-    model: str, *, evaluation: Path | None = None, revision: str | None = None, dataset: str | None = None
+    model: str = default_model(),
+    *,
+    evaluation: Path | None = None,
+    revision: str | None = None,
+    dataset: str | None = None,
+    views: int | None = None,
 ) -> gr.Blocks:
-    """Build the page of a model: a local folder, or a Hub repository at a revision.
+    """Build the page of a model: that of the package, a local folder, or a Hub repository at a revision.
 
-    Examples come from an evaluation, else from the Hub repository. The page names `dataset`, a Hub id.
+    Examples come from an evaluation, else from the Hub repository. The page names `dataset`, a Hub
+    id. `views` are mirrored copies of an image that are averaged over; None for those of the model.
     """
-    recogniser = Recogniser(model, revision)
+    recogniser = Recogniser(model, revision, views)
     shown = examples(evaluation) if evaluation else [] if Path(model).is_dir() else published_examples(model, revision)
     commit = getattr(recogniser.model.config, "_commit_hash", None)
     return build_page(recogniser, shown, _links(model, commit, dataset), _synthetic_only(model, revision))
@@ -55,7 +62,7 @@ def _synthetic_only(model: str, revision: str | None) -> bool:
 def _links(model: str, commit: str | None, dataset: str | None) -> str:
     """Return HTML that names the model and its dataset."""
     if Path(model).is_dir():
-        return f"Model: <code>{escape(model)}</code>"
+        return f"Model: <code>{escape(Path(model).name)}</code>"
     at = f" at <code>{escape(commit[:12])}</code>" if commit else ""
     model_link = f"Model: <a href='https://huggingface.co/{escape(model)}'>{escape(model)}</a>{at}"
     dataset_link = (

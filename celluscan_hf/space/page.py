@@ -1,4 +1,4 @@
-"""The demo page: one cell in detail, or several as a table; and the same answers as JSON.
+"""The demo page: one cell in detail, or several as a differential and a table; and the same answers as JSON.
 
 Concurrent requests share one forward pass, through the batches of Gradio's queue.
 """
@@ -92,9 +92,9 @@ def _outputs(result: Result) -> tuple[str, Any, str]:
 def _several_cells(recogniser: Recogniser) -> None:
     folder = tempfile.TemporaryDirectory(prefix="celluscan-")  # removed with the page
 
-    def tabulate(files: list[str] | None) -> tuple[str, Any]:
+    def tabulate(files: list[str] | None) -> tuple[str, str, Any]:
         if not files:
-            return "", gr.update(visible=False)
+            return "", "", gr.update(visible=False)
         if len(files) > MAX_FILES:
             raise gr.Error(f"{len(files)} files: at most {MAX_FILES} at a time; celluscan predict takes any number")
         results = [
@@ -103,12 +103,12 @@ def _several_cells(recogniser: Recogniser) -> None:
             for result in recogniser.recognise(files[start : start + BATCH_SIZE])
         ]
         path = _as_csv([record(result) for result in results], Path(folder.name))
-        return texts.table(results), gr.update(value=path, visible=True)
+        return texts.counts(results), texts.table(results), gr.update(value=path, visible=True)
 
     files = gr.File(file_count="multiple", file_types=["image"], label=f"Up to {MAX_FILES} images of one cell each")
-    table = gr.HTML()
+    counts, table = gr.HTML(), gr.HTML()
     download = gr.DownloadButton("Download as CSV", visible=False)
-    files.change(tabulate, files, [table, download], api_visibility="private")
+    files.change(tabulate, files, [counts, table, download], api_visibility="private")
 
 
 def _api(recogniser: Recogniser) -> None:

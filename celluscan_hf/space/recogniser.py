@@ -57,13 +57,14 @@ class Recogniser:
         model: A checkpoint folder, or the name of a model on the Hub, with the 14 classes of CelluScan, or adapted to
             classes of one's own.
         revision: Revision on the Hub.
+        views: Mirrored copies of an image that are averaged over; None for those of the model.
 
     Raises:
         CelluScanError: The model cannot be loaded, or its classes are not ours.
     """
 
-    def __init__(self, model: str, revision: str | None = None) -> None:
-        self.model, self.processor = load_classifier(model, revision=revision)
+    def __init__(self, model: str, revision: str | None = None, views: int | None = None) -> None:
+        self.model, self.processor = load_classifier(model, revision=revision, views=views)
         labels = self.model.config.id2label
         self.reliability = load_reliability(self.model)
         known = taxonomy.NAMES if self.reliability is None else tuple(cell.name for cell in self.reliability.classes)

@@ -10,6 +10,7 @@ from PIL import Image
 from ..modeling.reliability_celluscan import COVERAGE, Certainty
 from ..taxonomy import lookup
 from .answer import Answer
+from .differential import LEFT_SHIFT, Differential, Share, differential
 from .facts import CellFacts, LookAlike, Statement, load_facts
 from .pictures import maturation
 from .recogniser import Result
@@ -25,6 +26,10 @@ SYNTHETIC_ONLY = (
 EMPTY = (
     "<p class='hint'>Upload, paste or photograph one stained blood cell, or choose an example. The cell should be in "
     "the middle and about half as wide as the image; the model's input is shown with the answer.</p>"
+)
+_NO_DIAGNOSIS = (
+    "<p class='hint'>Intervals are of the count alone; mistakes of the model come on top. The cells are those you "
+    "chose, not all of a field. No diagnosis: a laboratory counts 100 to 200 cells and looks at the whole smear.</p>"
 )
 _CLASSES_SHOWN = 3
 _DRAW_STAGES = 0.1  # summed probability from which the maturation stages are drawn
@@ -103,6 +108,54 @@ def table(results: Sequence[Result]) -> str:
     headings = "".join(f"<th scope='col'>{name}</th>" for name in ("Image", "File", "Answer", "Score", "Lineage"))
     rows = "".join(map(_row, results))
     return f"<table class='several'><caption>{_counted(results)}</caption><tr>{headings}</tr>{rows}</table>"
+
+
+def counts(results: Sequence[Result]) -> str:
+    """Render the differential; nothing for fewer than two answers."""
+    answers = [result.answer for result in results if result.answer is not None and not result.doubt]
+    if len(answers) < 2:
+        return ""
+    counted = differential(answers)
+    headings = "".join(f"<th scope='col'>{name}</th>" for name in ("Class", "Cells", "Share", "95 % interval"))
+    rows = "".join(map(_share_row, counted.shares))
+    caption = f"Differential of {counted.white} white cell{'s' * (counted.white != 1)}"
+    table = f"<table><caption>{caption}</caption><tr>{headings}</tr>{rows}</table>" if rows else ""
+    beside = "".join(f"<p>{text}</p>" for text in _beside(counted))
+    return f"<section class='card differential'>{table}{beside}{_NO_DIAGNOSIS}</section>"
+
+
+def _share_row(share: Share) -> str:
+    return (
+        f"<tr><th scope='row'>{escape(share.name)}</th><td>{share.cells}</td><td>{share.share:.0%}</td>"
+        f"<td>{share.low:.0%}–{share.high:.0%}</td></tr>"
+    )
+
+
+def _beside(counted: Differential) -> list[str]:
+    """What stands below the counts: cells outside of them, a left shift, abnormal classes."""
+    lines = []
+    outside = {"erythroblasts": counted.erythroblasts, "platelets": counted.platelets, "unsure": counted.unsure}
+    if named := [f"{name} {number}" for name, number in outside.items() if number]:
+        lines.append(f"Not in these shares: {', '.join(named)}.")
+    if counted.erythroblasts and counted.white:
+        lines.append(f"Erythroblasts per 100 white cells: {100 * counted.erythroblasts / counted.white:.0f}.")
+    if counted.immature and counted.immature.cells:
+        part = counted.immature
+        text = f"Bands and younger: {part.cells} of {counted.white}, {part.share:.0%} ({part.low:.0%}–{part.high:.0%})."
+        if part.share > LEFT_SHIFT:
+            text += f" More than {LEFT_SHIFT:.0%} of the white cells is often called a <strong>left shift</strong>."
+        lines.append(text)
+    if counted.not_named:
+        lines.append(f"{counted.not_named} may be bands or segmented: the model was unsure which.")
+    if counted.abnormal:
+        named = [f"{escape(name)} {number}" for name, number in counted.abnormal.items()]
+        lines.append(f"<span class='flag'>Not expected in the blood of a healthy adult: {', '.join(named)}.</span>")
+    if counted.elsewhere:
+        lines.append(
+            f"{counted.elsewhere} of the cells are unlike those that the model was trained on: expect more mistakes, "
+            "or adapt it to your microscope first (celluscan adapt)."
+        )
+    return lines
 
 
 def _counted(results: Sequence[Result]) -> str:

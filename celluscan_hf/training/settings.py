@@ -35,7 +35,10 @@ class TrainingSettings(TrainingArguments):
     )
     start: str = field(
         default="scratch",
-        metadata={"help": "initial weights: scratch, torchvision:vit_b_16, a folder, or a ViT on the Hub"},
+        metadata={
+            "help": "initial weights: scratch, celluscan:wbc-small (which comes with the package), "
+            "torchvision:vit_b_16, a folder, or a ViT on the Hub"
+        },
     )
     model: str = field(
         default="{}", metadata={"help": "fields of CelluScanConfig as JSON: '{\"drop_path_rate\": 0.1}'"}

@@ -92,6 +92,8 @@ def test_without_a_token_nothing_is_started(
 def test_a_page_for_a_model_that_is_not_published_is_refused(
     hub: Hub, connected: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["push", "space", "lab/page", "--model-revision", "v1"]) == 2
+    assert "needs --model" in capsys.readouterr().err
     assert main(["push", "space", "lab/page", "--model", "lab/nothing"]) == 2
     assert "lab/nothing is not a model on the Hub that you can read: publish it first" in capsys.readouterr().err
     assert not hub.repositories

@@ -59,6 +59,18 @@ def test_the_hand_built_folder_has_its_python_files_and_pins_its_content(plain: 
     assert assemble(trained, HAND_BUILT, tmp_path / "again") == tag
 
 
+def test_the_folder_of_the_package_has_neither_code_nor_images_of_cells(plain: Trained, tmp_path: Path) -> None:
+    variant = Variant("wbc-small", True, None, None, None, packaged=True)
+    assert assemble(TrainedModel(plain.run, plain.evaluation), variant, tmp_path / "folder") is None
+    paths = {path for path, _ in listing(tmp_path / "folder")}
+    assert {"model.safetensors", "reliability.json", "README.md", "metrics.json", "settings.json"} <= paths
+    assert not [path for path in paths if path.endswith(".py") or "/" in path or path == "examples.json"]
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "model=default_model()" in card
+    assert "celluscan evaluate --dataset" in card
+    assert "trust_remote_code=True" not in card
+
+
 def test_a_given_revision_is_pinned_instead(plain: Trained, tmp_path: Path) -> None:
     variant = Variant("lab/vit-handbuilt", True, None, "lab/cells", "v1.0")
     assert assemble(TrainedModel(plain.run, plain.evaluation), variant, tmp_path / "folder") == "v1.0"

@@ -101,9 +101,19 @@ def test_the_page_is_published_with_the_package_it_runs_on(
     files = hub.files("lab/page", "space")
     assert {"app.py", "README.md", "requirements.txt", "celluscan_hf/space/page.css"} <= files.keys()
     assert f'"lab/vit", revision="{hub.commits("lab/vit")[-1].id}"'.encode() in files["app.py"]
-    assert not [path for path in files if "__pycache__" in path]
+    assert not [path for path in files if "__pycache__" in path or path.startswith("celluscan_hf/models/wbc-small")]
     assert b"transformers" in files["requirements.txt"]
     assert all(b"lab/wbc" in files[name] for name in ("app.py", "README.md"))  # as the model's card says
+
+
+def test_without_a_model_the_page_has_that_of_the_package(hub: Hub, script: Script) -> None:
+    done = script("push_space.py", "lab/page")
+    assert done.returncode == 0, done.stderr
+    assert "after: the app starts and answers" in done.stdout
+    files = hub.files("lab/page", "space")
+    assert "celluscan_hf/models/wbc-small/model.safetensors" in files
+    assert b"page = page_of(dataset=None)" in files["app.py"]
+    assert b"`wbc-small`" in files["README.md"]
 
 
 def test_the_metric_is_published_and_loaded(script: Script) -> None:

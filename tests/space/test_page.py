@@ -94,10 +94,18 @@ def test_several_become_a_table_and_a_csv(page: Any, cell_files: dict[str, Path]
     with (tmp_path / "cells.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert page.locator(".several tr:has(td)").count() == 2
+    assert page.locator(".differential").count() == 0  # of one answer
     assert "1 without an answer" in page.locator(".several caption").inner_text()
     assert [row["file"] for row in rows] == ["Basophil.png", "broken.jpg"]
     assert rows[0]["answer"]
     assert "not an image" in rows[1]["note"]
+
+
+def test_several_answers_become_a_differential(page: Any, cell_files: dict[str, Path]) -> None:
+    page.get_by_role("tab", name="Several cells").click()
+    upload(page, cell_files["Basophil"], cell_files["Monocyte"], place=1)
+    page.locator(".differential").wait_for()
+    assert "No diagnosis" in page.locator(".differential").inner_text()
 
 
 def test_a_name_that_a_spreadsheet_would_run_is_written_as_text(tmp_path: Path) -> None:

@@ -1,0 +1,14 @@
+"""The model that comes with the package: `wbc-small`, trained by the recipe `bundled`; its README.md is its card.
+
+`scripts/bundle_model.py` writes its folder from a run and its evaluation.
+"""
+
+from pathlib import Path
+
+WBC_SMALL = Path(__file__).parent / "wbc-small"
+NAME = f"celluscan:{WBC_SMALL.name}"  # among the weights that a training may start from
+
+
+def default_model() -> str:
+    """Return the folder of `wbc-small`, for `pipeline(…, model=default_model())` and the Auto classes."""
+    return str(WBC_SMALL)
