@@ -169,10 +169,17 @@ class Trial:
         """Mean of the losses; infinite if nothing is held out."""
         return float(self.losses.mean()) if self.held_out.any() else float("inf")
 
-    def clearly_better(self, other: "Trial") -> bool:
-        """Whether the mean of the losses is lower, on the same cells, by more than its standard error."""
+    def clearly_better(self, other: "Trial", groups: NDArray[np.int64]) -> bool:
+        """Whether the mean of the losses is lower, on the same cells, by more than its standard error.
+
+        The error is that of a mean of `groups` (n,), whose cells may err together.
+        """
         gain = other.losses - self.losses
-        return bool(len(gain) > 1 and gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5)
+        member_of = np.unique(groups[self.held_out], return_inverse=True)[1]
+        residuals = np.bincount(member_of, gain - gain.mean()) if len(gain) else np.zeros(0)
+        if (number := len(residuals)) < 2:
+            return False
+        return bool(gain.mean() > np.sqrt(number / (number - 1) * (residuals**2).sum()) / len(gain))
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ class Trials:
         """A head on frozen features, with a prior of the default strength, or of the best if that is clearly better."""
         trials = self.heads(way, STRENGTHS)
         best, default = min(trials, key=lambda trial: trial.score), trials[STRENGTHS.index(DEFAULT_STRENGTH)]
-        return best if best.clearly_better(default) else default
+        return best if best.clearly_better(default, self.cells.groups) else default
 
     def heads(self, way: Way, strengths: Sequence[float], usable: NDArray[np.bool_] | None = None) -> list[Trial]:
         """Heads with a prior of each strength; cells that are not `usable` (n,) are held out but not learned from."""

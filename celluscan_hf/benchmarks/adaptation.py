@@ -55,10 +55,13 @@ _SHAPE = (
 class Outcome:
     """One draw of `shots` cells of each class of a source: how a model that was adapted to them by `method` does.
 
+    `weights` are the SHA-256 of the model's, and `minutes` what `auto` may take: a run with others starts anew.
     `n` cells of other groups were judged; `expected` is the balanced accuracy that the adaptation announced; `seconds`
     are of choosing and fitting, without the model's first look at the cells.
     """
 
+    weights: str
+    minutes: float
     source: str
     shots: int
     method: str
@@ -78,7 +81,12 @@ def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
     start = load_start(arguments.model)
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / OUTCOMES
-    done = [Outcome(**json.loads(line)) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    same = {
+        "weights": describe_model(str(arguments.model), start.model, start.processor)["sha256"],
+        "minutes": arguments.minutes,
+    }
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    done = [Outcome(**record) for line in lines if same.items() <= (record := json.loads(line)).items()]
     known = {(outcome.source, outcome.method, outcome.shots, outcome.draw) for outcome in done}
     with tempfile.TemporaryDirectory() as scratch:
         for spec in arguments.source:
@@ -92,18 +100,14 @@ def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
                 support, others = deal(cells, shots, draw)
                 if len(others) and (source, method, shots, draw) not in known:
                     facts = laboratory.outcome(method, support, others, arguments.minutes, draw)
-                    done.append(Outcome(source, shots, method, draw, **facts))
-                    with file.open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps(asdict(done[-1])) + "\n")
+                    done.append(Outcome(**same, source=source, shots=shots, method=method, draw=draw, **facts))
+                    with file.open("a", encoding="utf-8") as stream:
+                        stream.write(json.dumps(asdict(done[-1])) + "\n")
     asked = {spec.partition("=")[0] for spec in arguments.source}
     rows = summary([outcome for outcome in done if outcome.source in asked])
     if arguments.json:
         draw_curves(rows, arguments.json.with_suffix(".png"))
-    return {
-        "weights": describe_model(str(arguments.model), start.model, start.processor)["sha256"],
-        "minutes": arguments.minutes,
-        "rows": rows,
-    }
+    return same | {"rows": rows}
 
 
 def _wanted(arguments: argparse.Namespace) -> list[tuple[str, int, int]]:

@@ -47,7 +47,7 @@ def test_answers_from_known_features_are_those_of_the_adapted_model(start: Start
 def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
     calibrated: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(draws: int) -> list[dict[str, object]]:
+    def measured(draws: int, minutes: float = 1.0) -> list[dict[str, object]]:
         asked = dict(
             model=calibrated,
             output=tmp_path,
@@ -56,7 +56,7 @@ def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
             own=[],
             own_classes=[],
         )
-        more = dict(shots=[0, 2], methods=["head"], draws=draws, training_draws=1, minutes=1.0)
+        more = dict(shots=[0, 2], methods=["head"], draws=draws, training_draws=1, minutes=minutes)
         rows: list[dict[str, object]] = adaptation(Namespace(**asked, **more))["rows"]
         return rows
 
@@ -70,4 +70,5 @@ def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
     assert rows[0]["draws"] == 2
     assert len((tmp_path / OUTCOMES).read_text().splitlines()) == 3
     assert (tmp_path / "result.png").is_file()
+    assert measured(1, minutes=2.0)[0]["draws"] == 1  # those before had less time
     assert 0 <= rows[0]["balanced_accuracy"] <= 1 and rows[0]["ci95"]  # type: ignore[operator]

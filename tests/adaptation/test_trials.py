@@ -134,6 +134,8 @@ def test_another_strength_is_taken_if_it_is_clearly_better(way: Way, trials: Tri
     sure = np.full_like(trial.logits, -4.0)
     sure[np.arange(len(labels)), labels] = 4.0
     right = replace(trial, logits=sure)
-    assert right.clearly_better(replace(trial, logits=0 * sure))
-    assert not replace(trial, logits=0 * sure).clearly_better(right)
-    assert not right.clearly_better(right)
+    unsure, each = replace(trial, logits=0 * sure), np.arange(len(sure))
+    assert right.clearly_better(unsure, each)
+    assert not unsure.clearly_better(right, each)
+    assert not right.clearly_better(right, each)
+    assert not right.clearly_better(unsure, 0 * each)  # one patient says nothing of others
