@@ -44,6 +44,7 @@ def recipe(arguments: argparse.Namespace) -> dict[str, Any]:
         "test": {name: metrics[name] for name in ("n", *SCALARS, "ci95")},
         "external": metrics["external"],
         "external_target_statistics": adapted,
+        "test_per_source": metrics["per_source"],
         "test_recall": {name: scores["recall"] for name, scores in metrics["per_class"].items()},
         "test_confusion_matrix": metrics["confusion_matrix"],
     }
