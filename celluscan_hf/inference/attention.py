@@ -3,7 +3,8 @@
 Rollout follows Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers"
 (https://arxiv.org/abs/2005.00928). Attention says which patches were mixed into the result, not why a class was chosen.
 
-Letters in the comments on shapes: B images, h heads, N tokens = the class token and then the patches, row by row.
+Letters in the comments on shapes: B images, h heads, N tokens = the class token, then register
+tokens if there are any, then the patches, row by row.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,16 @@ class AttentionRecord:
         logits: (B, labels) from the same forward pass.
         layers: The attention of every layer, first to last, each (B, h, N, N); rows sum to one.
         grid: Numbers of rows and columns of patches.
-        pooling: What the classifier reads: the class token (`"cls"`) or the mean of the patch tokens (`"mean"`).
+        pooling: What the classifier reads: the class token (`"cls"`), the mean of the patch tokens (`"mean"`), or both
+            (`"cls_mean"`).
+        prefix: Number of tokens before the patches.
     """
 
     logits: torch.Tensor
     layers: tuple[torch.Tensor, ...]
     grid: tuple[int, int]
     pooling: str
+    prefix: int = 1
 
     def rollout(self) -> torch.Tensor:
         """Compute how much each patch contributes to what the classifier reads, (B, rows, columns), summing to one."""
@@ -39,7 +43,7 @@ class AttentionRecord:
     def heads(self, layer: int = -1) -> torch.Tensor:
         """Return each head's attention in one layer, from what the classifier reads to patches: (B, h, rows, columns).
 
-        Each map sums to one minus the attention to the class token.
+        Each map sums to one minus the attention to the tokens that are no patches.
 
         Args:
             layer: From 1 (first) to the number of layers, or from -1 (last) backwards.
@@ -55,9 +59,10 @@ class AttentionRecord:
         return self._on_patches(self.layers[layer - 1 if layer > 0 else layer].float())
 
     def _on_patches(self, attention: torch.Tensor) -> torch.Tensor:
-        """(…, N, N) -> (…, rows, columns): the class token's row, or the mean row of the patches, over patches only."""
-        row = attention[..., 0, :] if self.pooling == "cls" else attention[..., 1:, :].mean(dim=-2)  # (…, N)
-        return row[..., 1:].reshape(*row.shape[:-1], *self.grid)
+        """(…, N, N) -> (…, rows, columns): the row of what the classifier reads, over patches only."""
+        of_class, of_patches = attention[..., 0, :], attention[..., self.prefix :, :].mean(dim=-2)  # (…, N)
+        row = {"cls": of_class, "mean": of_patches, "cls_mean": (of_class + of_patches) / 2}[self.pooling]
+        return row[..., self.prefix :].reshape(*row.shape[:-1], *self.grid)
 
 
 def rollout(layers: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -102,7 +107,8 @@ def record_attention(model: PreTrainedModel, pixel_values: torch.Tensor) -> Atte
         model.train(was_training)
     layers = tuple(outputs.attentions or ())
     grid = _patch_grid(model, pixel_values, layers)
-    return AttentionRecord(outputs.logits, layers, grid, getattr(model.config, "pooling", "cls"))
+    pooling = getattr(model.config, "pooling", "cls")
+    return AttentionRecord(outputs.logits, layers, grid, pooling, 1 + getattr(model.config, "num_register_tokens", 0))
 
 
 def _patch_grid(model: PreTrainedModel, pixel_values: torch.Tensor, layers: Sequence[torch.Tensor]) -> tuple[int, int]:
@@ -112,7 +118,7 @@ def _patch_grid(model: PreTrainedModel, pixel_values: torch.Tensor, layers: Sequ
         cropped = getattr(model.config, "crops", None)  # the first look is at the whole image, made smaller
         sides = [model.config.image_size] * 2 if cropped else pixel_values.shape[-2:]
         rows, columns = (side // patch_size for side in sides)
-        tokens = 1 + rows * columns
+        tokens = 1 + getattr(model.config, "num_register_tokens", 0) + rows * columns
         if layers and all(layer.shape[-2:] == (tokens, tokens) for layer in layers):
             return rows, columns
     raise CelluScanError(

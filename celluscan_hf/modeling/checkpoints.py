@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from torchvision.models import get_model_weights, list_models
-from transformers import ViTConfig
+from transformers import Dinov2Config, Dinov2WithRegistersConfig, ViTConfig
 
 from ..models import NAME, WBC_SMALL
 from .configuration_celluscan import CelluScanConfig
@@ -35,6 +35,7 @@ from .conversion import (
     Checkpoint,
     Rgb,
     check_weights,
+    fields_of_dinov2,
     fields_of_vit,
     from_weights,
     make_config,
@@ -49,6 +50,12 @@ logger = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OURS = CelluScanConfig.model_type
+TRANSFORMERS_KINDS = {  # by model_type
+    "vit": (ViTConfig, fields_of_vit),
+    "dinov2": (Dinov2Config, fields_of_dinov2),
+    "dinov2_with_registers": (Dinov2WithRegistersConfig, fields_of_dinov2),
+}
 FOLDER_WEIGHTS = (WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
 
 
@@ -187,17 +194,17 @@ def _resized(folder: Path, side: int) -> int | None:
 
 def _of_any_folder(folder: Path, options: dict[str, Any]) -> Checkpoint:
     config = _read_json(folder / CONFIG)
-    if config.get("model_type") == CelluScanConfig.model_type:
+    if config.get("model_type") == OURS:
         return _from_ours(folder, config, options)
-    if config.get("model_type") == "vit":
+    if config.get("model_type") in TRANSFORMERS_KINDS:
         described = _of_transformers_folder(folder, config, options)
     elif str(config.get("architecture", "")).startswith(("vit_", "deit_")):
         described = _of_timm_folder(config)
     else:
-        model_type = config.get("model_type") or config.get("architecture")
+        model_type, known = config.get("model_type") or config.get("architecture"), [*TRANSFORMERS_KINDS, OURS]
         raise WeightsError(
-            f'{folder / CONFIG}: expected model_type "vit" or "{CelluScanConfig.model_type}", or a timm architecture '
-            f"vit_…, got {model_type!r}"
+            f"{folder / CONFIG}: expected a model_type of {', '.join(known)}, or a timm architecture vit_…, got "
+            f"{model_type!r}"
         )
     return from_weights(_read_weights(folder), **(described | options))
 
@@ -220,12 +227,14 @@ def _from_ours(folder: Path, config: Mapping[str, Any], options: dict[str, Any])
 
 
 def _of_transformers_folder(folder: Path, config: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    has_head = "ViTForImageClassification" in (config.get("architectures") or [])
+    has_head = any(name.endswith("ForImageClassification") for name in config.get("architectures") or [])
+    config_class, describe = TRANSFORMERS_KINDS[config["model_type"]]
     try:
-        described = ViTConfig.from_dict(dict(config))
+        described = config_class.from_dict(dict(config))
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG}: {str(error).splitlines()[-1].strip()}") from error
-    return _normalisation(folder, HALF, HALF, fields_of_vit(described, with_labels=has_head) | options)
+    usual = (HALF, HALF) if config_class is ViTConfig else (IMAGENET_MEAN, IMAGENET_STD)
+    return _normalisation(folder, *usual, describe(described, has_head) | options)
 
 
 def _of_timm_folder(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,16 +52,23 @@ CUSTOM_PIPELINES = {
 class CelluScanConfig(PreTrainedConfig):
     """Shape and regularisation of a `CelluScanModel`. The defaults are ViT-B/16 for 14 classes of blood cells.
 
-    Field names are those of the library's `ViTConfig`; `pooling`, `patch_stem`, `input_norm`, `views` and `crops`
-    are ours, `drop_path_rate` is the library's name in other models. Base, Large and Huge are defined in Dosovitskiy et
-    al. 2021, table 1 (https://arxiv.org/abs/2010.11929).
+    Field names are those of the library's `ViTConfig`; `pooling`, `patch_stem`, `input_norm`, `views`, `crops` and
+    those of DINOv2 (`mlp`, `layer_scale_init`, `num_register_tokens`; Oquab et al. 2023,
+    https://arxiv.org/abs/2304.07193) are ours, `drop_path_rate` is the library's name in other models. Base, Large and
+    Huge are defined in Dosovitskiy et al. 2021, table 1 (https://arxiv.org/abs/2010.11929).
 
     Args:
         hidden_size: Width D of every token; a multiple of `num_attention_heads`.
         num_hidden_layers: Number of transformer blocks.
         num_attention_heads: Heads per block; each is `hidden_size / num_attention_heads` wide.
         intermediate_size: Width of the hidden layer of each MLP.
-        hidden_act: Activation in the MLP, a name that `transformers.activations.ACT2FN` knows.
+        hidden_act: Activation in the plain MLP, a name that `transformers.activations.ACT2FN` knows.
+        mlp: `"plain"`, or `"swiglu"`, whose hidden layer is a product of two, one of them through a SiLU (Shazeer
+            2020, https://arxiv.org/abs/2002.05202).
+        layer_scale_init: Start of a learned factor on each of the D numbers of a branch (Touvron et al. 2021,
+            https://arxiv.org/abs/2103.17239); None for no such factors.
+        num_register_tokens: Learned tokens behind the class token, which carry what is of no place (Darcet et al. 2023,
+            https://arxiv.org/abs/2309.16588).
         hidden_dropout_prob: Dropout after the position embeddings and after every linear layer but qkv, in [0, 1).
         attention_probs_dropout_prob: Dropout on the attention weights, in [0, 1).
         drop_path_rate: Stochastic depth (Huang et al. 2016, https://arxiv.org/abs/1603.09382): the share of images
@@ -72,7 +79,8 @@ class CelluScanConfig(PreTrainedConfig):
         patch_size: Height and width of a patch in pixels.
         num_channels: Channels of an image.
         qkv_bias: Whether queries, keys and values have a bias.
-        pooling: What the classifier reads: the class token (`"cls"`) or the mean of the patch tokens (`"mean"`).
+        pooling: What the classifier reads: the class token (`"cls"`), the mean of the patch tokens (`"mean"`), or one
+            beside the other (`"cls_mean"`), 2 D numbers.
         patch_stem: How pixels become tokens: one `"linear"` projection of each patch, or a `"convolution"` stem of
             log2(patch_size) 3x3 convolutions (Xiao et al. 2021, https://arxiv.org/abs/2106.14881).
         input_norm: `"image"` standardizes the colours of every image by itself, so that the lamp, the camera and the
@@ -99,6 +107,9 @@ class CelluScanConfig(PreTrainedConfig):
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
+    mlp: Literal["plain", "swiglu"] = "plain"
+    layer_scale_init: float | None = None
+    num_register_tokens: int = 0
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.0
@@ -108,7 +119,7 @@ class CelluScanConfig(PreTrainedConfig):
     patch_size: int = 16
     num_channels: int = 3
     qkv_bias: bool = True
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "cls_mean"] = "cls"
     patch_stem: Literal["linear", "convolution"] = "linear"
     input_norm: Literal["none", "image"] = "none"
     views: Literal[1, 2, 4, 8] = 1
@@ -214,11 +225,13 @@ class CelluScanConfig(PreTrainedConfig):
             )
 
     def validate_layers(self) -> None:
-        """Check that the activation exists and that epsilon and the initializer range are positive."""
+        """Check that the activation exists, and that numbers are positive where they must be."""
         if self.hidden_act not in ACT2FN:
             raise ValueError(f'hidden_act must be one of transformers.activations.ACT2FN, got "{self.hidden_act}"')
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
+        if self.num_register_tokens < 0:
+            raise ValueError(f"num_register_tokens must be 0 or more, got {self.num_register_tokens}")
+        for name in ("layer_norm_eps", "initializer_range", "layer_scale_init"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def validate_probabilities(self) -> None:

@@ -7,7 +7,7 @@ Every tensor is accounted for: a missing, unexpected or misshapen one raises an 
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import ViTConfig
 
 from .configuration_celluscan import CelluScanConfig
 from .key_mapping import (
+    DINOV2,
     HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -35,8 +36,9 @@ logger = logging.getLogger(__name__)
 Rgb = tuple[float, float, float]
 
 # Heads of published ViTs by hidden size, as no tensor shows them: Dosovitskiy et al. 2021, table 1 (768, 1024, 1280),
-# Zhai et al. 2022, "Scaling Vision Transformers" (192, 384, 1408, 1664), and timm's own sizes between them.
-HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+# Zhai et al. 2022, "Scaling Vision Transformers" (192, 384, 1408, 1664), Oquab et al. 2023, DINOv2 (1536), and timm's
+# own sizes between them.
+HEADS = {192: 3, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
 
 # timm's activation classes and pooling -> our names
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}
@@ -130,10 +132,14 @@ def from_weights(
         logger.warning("weights: %s", unwrapped.note)
     if mapping is None:
         raise ours_needs_its_folder()
+    mapping = mapping.as_in(weights)
     table = _match_names(weights, mapping)
+    weights = _with_class_position(weights, mapping)
     config = _config_of(weights, table, {"layer_norm_eps": mapping.layer_norm_eps} | fields)
     check_weights({name: [(part, weights[part]) for part in parts] for name, parts in table.items()}, config)
     ours = {name: torch.cat([weights[part] for part in parts]) for name, parts in table.items()}
+    if config.layer_scale_init is not None:  # DINOv2 and its kin, under timm's names too
+        mapping = replace(mapping, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     mean, std = _normalisation(mapping, image_mean, image_std)
     return Checkpoint(ours, config, mean, std, unwrapped.ignored)
 
@@ -151,10 +157,19 @@ def _normalisation(mapping: KeyMapping, mean: Rgb | None, std: Rgb | None) -> tu
     return mean or mapping.image_mean, std or mapping.image_std
 
 
+def _with_class_position(weights: dict[str, torch.Tensor], mapping: KeyMapping) -> dict[str, torch.Tensor]:
+    """Give the class token a position of zero where timm's table has one for patches alone, as with registers."""
+    name = mapping.position_embeddings
+    table = weights[name]
+    if mapping.library != "timm" or table.dim() != 3 or isqrt(table.shape[1]) ** 2 != table.shape[1]:
+        return weights
+    return weights | {name: torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)}
+
+
 def _match_names(theirs: Mapping[str, torch.Tensor], mapping: KeyMapping) -> dict[str, tuple[str, ...]]:
-    """Map our name of every tensor to theirs. The head and all qkv biases may be absent."""
+    """Map our name of every tensor to theirs. Head, qkv biases, layer scales and registers may be absent."""
     table = dict(mapping.pairs(mapping.depth(theirs)))
-    for optional in ("classifier.linear.", "attention.qkv.bias"):
+    for optional in ("classifier.linear.", "attention.qkv.bias", ".layer_scale", "register_tokens"):
         group = [name for name in table if optional in name]
         if not any(part in theirs for name in group for part in table[name]):
             table = {name: parts for name, parts in table.items() if name not in group}
@@ -184,11 +199,18 @@ def _config_of(
         raise WeightsError(f"positions: expected one class token and a square of patches, got {num_tokens}")
     if "num_attention_heads" not in fields and hidden_size not in HEADS:
         raise WeightsError(f"give num_attention_heads: no published ViT has the hidden size {hidden_size}")
+    first, second = "vit.layers.0.mlp.fc1.weight", "vit.layers.0.mlp.fc2.weight"
+    hidden_rows = shape(first, "intermediate_size", "D")[0] * len(table[first])
+    gated = hidden_rows == 2 * shape(second, "D", "intermediate_size")[1]
+    registers = "vit.embeddings.register_tokens"
     derived: dict[str, Any] = {
         "hidden_size": hidden_size,
         "num_hidden_layers": sum(name.endswith("mlp.fc1.weight") for name in table),
         "num_attention_heads": HEADS.get(hidden_size),
-        "intermediate_size": shape("vit.layers.0.mlp.fc1.weight", "intermediate_size", "D")[0],
+        "intermediate_size": hidden_rows // 2 if gated else hidden_rows,
+        "mlp": "swiglu" if gated else "plain",
+        "layer_scale_init": 1.0 if "vit.layers.0.layer_scale1.factors" in table else None,
+        "num_register_tokens": shape(registers, "1", "R", "D")[1] if registers in table else 0,
         "num_channels": num_channels,
         "patch_size": patch_size,
         "image_size": grid * patch_size,
@@ -234,7 +256,7 @@ def check_weights(parts: Mapping[str, Sequence[tuple[str, torch.Tensor]]], confi
 
 
 def from_model(model: nn.Module) -> Checkpoint:
-    """Convert a `VisionTransformer` of torchvision or timm, or a `ViTModel` or `ViTForImageClassification`.
+    """Convert a `VisionTransformer` of torchvision or timm, or a ViT or DINOv2 of transformers, with or without head.
 
     The normalisation is the library's default, or the one that a timm model states.
 
@@ -243,7 +265,12 @@ def from_model(model: nn.Module) -> Checkpoint:
     """
     weights = model.state_dict()
     mapping = recognise(weights)
-    describe = {"torchvision": _of_torchvision, "transformers": _of_transformers, "timm": _of_timm}[mapping.library]
+    describe = {
+        "torchvision": _of_torchvision,
+        "transformers": _of_transformers,
+        "timm": _of_timm,
+        DINOV2.library: _of_dinov2,
+    }[mapping.library]
     return from_weights(weights, **describe(model))
 
 
@@ -261,6 +288,16 @@ def _of_torchvision(model: Any) -> dict[str, Any]:
 def _of_transformers(model: Any) -> dict[str, Any]:
     normalisation = {"image_mean": HALF, "image_std": HALF}
     return normalisation | fields_of_vit(model.config, with_labels=hasattr(model, "classifier"))
+
+
+def _of_dinov2(model: Any) -> dict[str, Any]:
+    normalisation = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+    return normalisation | fields_of_dinov2(model.config, with_labels=hasattr(model, "classifier"))
+
+
+def fields_of_dinov2(config: Any, with_labels: bool) -> dict[str, Any]:
+    """Convert what no tensor shows from the library's config of a DINOv2; its head reads class token and patches."""
+    return fields_of_vit(config, with_labels) | ({"pooling": "cls_mean"} if with_labels else {})
 
 
 def fields_of_vit(config: ViTConfig, with_labels: bool) -> dict[str, Any]:
@@ -287,11 +324,7 @@ def _of_timm(model: Any) -> dict[str, Any]:
     stated = {f"image_{name}": tuple(described[name]) for name in ("mean", "std") if name in described}
     if kinds := {type(block).__name__ for block in model.blocks} - {"Block"}:
         raise WeightsError(f"blocks: expected timm's Block, which normalises before each branch, got {listed(kinds)}")
-    activation = type(block.mlp.act).__name__
-    if getattr(block.mlp.act, "approximate", "none") == "tanh":
-        activation = "GELUTanh"
-    if activation not in ACTIVATIONS:
-        raise WeightsError(f"activation of the MLP: expected one of {listed(ACTIVATIONS)}, got {activation}")
+    activation = _timm_activation(block.mlp)
     if pooling not in POOLING:
         raise WeightsError(f"pooling: expected one of {listed(POOLING)}, got {pooling!r}")
     if getattr(model, "pool_include_prefix", False):
@@ -300,9 +333,23 @@ def _of_timm(model: Any) -> dict[str, Any]:
     return stated | {
         "num_attention_heads": block.attn.num_heads,
         "layer_norm_eps": _common_epsilon(model),
-        "hidden_act": ACTIVATIONS[activation],
+        **({"hidden_act": activation} if activation else {}),
         "pooling": POOLING[pooling],
     }
+
+
+def _timm_activation(mlp: Any) -> str | None:
+    """Return our name for the activation of timm's MLP; None for a gated one, which has SiLU."""
+    activation = type(mlp.act).__name__
+    if type(mlp).__name__ == "GluMlp":
+        if activation != "SiLU" or mlp.gate_last:
+            raise WeightsError(f"gated MLP: expected SiLU on the first half, got {activation}")
+        return None
+    if getattr(mlp.act, "approximate", "none") == "tanh":
+        activation = "GELUTanh"
+    if activation not in ACTIVATIONS:
+        raise WeightsError(f"activation of the MLP: expected one of {listed(ACTIVATIONS)}, got {activation}")
+    return ACTIVATIONS[activation]
 
 
 def _common_epsilon(model: nn.Module) -> float:

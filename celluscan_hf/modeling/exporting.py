@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,36 +12,104 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer
-from transformers import BaseImageProcessor, ViTConfig, ViTForImageClassification
+from transformers import (
+    BaseImageProcessor,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers.utils import CONFIG_NAME
 
 from .configuration_celluscan import CelluScanConfig
 from .conversion import POOLING, TIMM_ACT_LAYERS
-from .key_mapping import TIMM, TORCHVISION, TRANSFORMERS_CLASSIFIER, KeyMapping, WeightsError
+from .key_mapping import (
+    DINOV2,
+    DINOV2_PREFIXES,
+    TIMM,
+    TORCHVISION,
+    TRANSFORMERS_CLASSIFIER,
+    KeyMapping,
+    WeightsError,
+)
 from .modeling_celluscan import CelluScanForImageClassification
 
-# what the library's ViT has
-_PLAIN = {"patch_stem": ("linear",), "pooling": ("cls",), "input_norm": ("none",), "views": (1,), "crops": ([],)}
-TIMM_ARCHITECTURE = "vit_base_patch16_224"  # its sizes are overridden
+_LOOK = {"patch_stem": ("linear",), "input_norm": ("none",), "views": (1,), "crops": ([],)}  # of all other libraries
+_DINOV2 = {"mlp": ("plain",), "layer_scale_init": (None,), "num_register_tokens": (0,)}  # what a plain ViT has not
+_PLAIN = _LOOK | {"pooling": ("cls",)} | _DINOV2
+TIMM_ARCHITECTURES = ("vit_base_patch16_224", "vit_giant_patch14_dinov2")  # plain or gated MLP; sizes are overridden
 
 
-def is_plain(config: CelluScanConfig) -> bool:
-    """Whether `to_transformers` can express a model."""
-    return all(getattr(config, name) in values for name, values in _PLAIN.items())
+def is_native(config: CelluScanConfig) -> bool:
+    """Whether a model of transformers alone can express a model, of which `export_native` writes a checkpoint."""
+    possible = _LOOK if config.layer_scale_init is not None else _PLAIN
+    return all(getattr(config, name) in values for name, values in possible.items())
 
 
-def to_transformers(model: CelluScanForImageClassification) -> ViTForImageClassification:
-    """Convert to the library's `ViTForImageClassification` with equal logits.
+def to_transformers(model: CelluScanForImageClassification) -> PreTrainedModel:
+    """Convert to the library's `ViTForImageClassification` with equal logits; with layer scales to its DINOv2.
 
     Raises:
-        WeightsError: It does not support the patch stem or the pooling of this model.
+        WeightsError: It does not support a part of this model; the message names it.
     """
     ours = model.config
+    if ours.layer_scale_init is not None:
+        return _to_dinov2(model)
     _refuse(ours, "ViTForImageClassification of transformers", **_PLAIN)
     same = set(ViTConfig().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
     native = ViTForImageClassification(ViTConfig(**{name: getattr(ours, name) for name in same}))
     native.load_state_dict(_their_weights(model, TRANSFORMERS_CLASSIFIER))
     return native.eval()
+
+
+def _to_dinov2(model: CelluScanForImageClassification) -> PreTrainedModel:
+    """Convert to `Dinov2ForImageClassification`, or to the one with registers.
+
+    Its head reads the class token and the mean of the patches; what ours does not read has a weight of zero.
+    """
+    ours, registers = model.config, model.config.num_register_tokens
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    _refuse(ours, f"{kind}ForImageClassification of transformers", **_LOOK)
+    config_class = Dinov2WithRegistersConfig if registers else Dinov2Config
+    same = set(config_class().to_dict()) & set(ours.to_dict()) - {"model_type", "architectures", "transformers_version"}
+    fields: dict[str, Any] = {name: getattr(ours, name) for name in same}
+    gated = ours.mlp == "swiglu"
+    fields |= {"use_swiglu_ffn": gated, "layerscale_value": ours.layer_scale_init, "mlp_ratio": _mlp_ratio(ours)}
+    config = config_class(**fields)
+    native = (Dinov2WithRegistersForImageClassification if registers else Dinov2ForImageClassification)(config)
+    mapping = DINOV2.prefixed(DINOV2_PREFIXES[bool(registers)])
+    weights = _their_weights(model, replace(mapping, parts={**mapping.parts, **(mapping.swiglu[0] if gated else {})}))
+    weights["classifier.weight"] = _wide_head(weights["classifier.weight"], ours.pooling)
+    state = native.state_dict()
+    mask = {name: tensor for name, tensor in state.items() if name.endswith("embeddings.mask_token")}  # of its training
+    native.load_state_dict(mask | weights)
+    return native.eval()
+
+
+def _mlp_ratio(config: CelluScanConfig) -> int:
+    """Return the whole number from which the library's DINOv2 computes `intermediate_size` by the width.
+
+    Of a gated MLP it takes two thirds, rounded up to a multiple of 8.
+    """
+    width, hidden, gated = config.hidden_size, config.intermediate_size, config.mlp == "swiglu"
+    for ratio in range(1, 2 * hidden // width + 2):
+        if hidden == ((ratio * width * 2 // 3 + 7) // 8 * 8 if gated else ratio * width):
+            return ratio
+    raise WeightsError(
+        f"Dinov2ForImageClassification of transformers does not support intermediate_size={hidden} with "
+        f"hidden_size={width}, only whole multiples{', of which a gated MLP takes two thirds' * gated}"
+    )
+
+
+def _wide_head(weight: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Fill up a head (L, D) to one that reads class token and patches, (L, 2 D)."""
+    if pooling == "cls_mean":
+        return weight
+    none = torch.zeros_like(weight)
+    return torch.cat((weight, none) if pooling == "cls" else (none, weight), dim=1)
 
 
 def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
@@ -53,11 +122,7 @@ def to_torchvision(model: CelluScanForImageClassification) -> VisionTransformer:
     _refuse(
         ours,
         "VisionTransformer of torchvision",
-        patch_stem=("linear",),
-        pooling=("cls",),
-        input_norm=("none",),
-        views=(1,),
-        crops=([],),
+        **_PLAIN,
         hidden_act=("gelu",),
         num_channels=(3,),
     )
@@ -89,10 +154,8 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
     _refuse(
         ours,
         "VisionTransformer of timm",
-        patch_stem=("linear",),
-        input_norm=("none",),
-        views=(1,),
-        crops=([],),
+        **_LOOK,
+        pooling=tuple(POOLING.values()),
         hidden_act=("gelu", *activations),
     )
     try:
@@ -103,10 +166,13 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
     options: dict[str, Any] = {}
     if ours.layer_norm_eps != TIMM.layer_norm_eps:  # only if needed: timm's config file cannot hold a function
         options["norm_layer"] = partial(nn.LayerNorm, eps=ours.layer_norm_eps)
-    if ours.hidden_act in activations:
+    gated = ours.mlp == "swiglu"
+    if ours.hidden_act in activations and not gated:
         options["act_layer"] = activations[ours.hidden_act]
+    if ours.num_register_tokens:
+        options |= {"reg_tokens": ours.num_register_tokens, "no_embed_class": True}
     native = timm.create_model(
-        TIMM_ARCHITECTURE,
+        TIMM_ARCHITECTURES[gated],
         pretrained_cfg=_timm_description(ours),
         img_size=ours.image_size,
         patch_size=ours.patch_size,
@@ -115,20 +181,30 @@ def to_timm(model: CelluScanForImageClassification) -> nn.Module:
         embed_dim=ours.hidden_size,
         depth=ours.num_hidden_layers,
         num_heads=ours.num_attention_heads,
-        mlp_ratio=(ours.intermediate_size + 0.5) / ours.hidden_size,  # timm rounds down
+        mlp_ratio=(ours.intermediate_size * (1 + gated) + 0.5) / ours.hidden_size,  # timm rounds down
+        init_values=ours.layer_scale_init,
         qkv_bias=ours.qkv_bias,
         global_pool=pooling,
         fc_norm=False,
         **options,
     )
-    native.load_state_dict(_their_weights(model, TIMM))
+    native.load_state_dict(_timm_weights(model))
     return native.eval()
+
+
+def _timm_weights(model: CelluScanForImageClassification) -> dict[str, torch.Tensor]:
+    """Return the weights under timm's names; beside registers, timm has positions of patches alone."""
+    weights = _their_weights(model, TIMM)
+    if model.config.num_register_tokens:
+        positions = weights["pos_embed"]
+        weights |= {"cls_token": weights["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:].clone()}
+    return weights
 
 
 def _timm_description(config: CelluScanConfig) -> dict[str, Any]:
     """Build timm's `pretrained_cfg`: padded square images, and nothing about the weights that timm has published."""
     return {
-        "architecture": TIMM_ARCHITECTURE,
+        "architecture": TIMM_ARCHITECTURES[config.mlp == "swiglu"],
         "input_size": (config.num_channels, config.image_size, config.image_size),
         "num_classes": config.num_labels,
         "interpolation": "bilinear",
@@ -159,15 +235,15 @@ def _refuse(config: CelluScanConfig, target: str, **possible: tuple[Any, ...]) -
 def export_native(
     model: CelluScanForImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
-    """Write a `ViTForImageClassification` checkpoint with equal logits, which needs only transformers.
+    """Write a checkpoint with equal logits that needs only transformers: a ViT, or with layer scales a DINOv2.
 
     Args:
-        model: A model with a linear patch stem and class-token pooling.
+        model: A model with a linear patch stem; a ViT also with class-token pooling.
         folder: Output folder, created if needed.
         processor: Image processor to save too, so that `pipeline("image-classification", model=folder)` works.
 
     Raises:
-        WeightsError: The library's ViT does not support a part of this model; the message names it.
+        WeightsError: The library's model does not support a part of this model; the message names it.
         FileExistsError: `folder` is a file.
     """
     native = to_transformers(model)

@@ -1,7 +1,8 @@
 """Tensor names of a ViT in torchvision, transformers and timm, and the values that their files do not hold.
 
-The tables follow torchvision 0.29 (`models.vision_transformer`), transformers 5.23 (`models.vit` and its
-renaming of older files) and timm 1.0 (`models.vision_transformer`); tests compare them with these libraries.
+The names of timm are also those of the authors of DINOv2, and of DinoBloom. The tables follow torchvision 0.29
+(`models.vision_transformer`), transformers 5.24 (`models.vit`, `models.dinov2` and their renaming of older files), timm
+1.0 (`models.vision_transformer`); tests compare them with these libraries.
 """
 
 import re
@@ -37,6 +38,12 @@ class KeyMapping:
     image_std: tuple[float, float, float]
     ignored_keys: tuple[str, ...] = ()
     """Tensors of other tasks, which a classifier does not need."""
+    layer_scale: str = ""
+    """Name of the two layer scales within a block, with `{}` for 1 and 2; empty if its ViTs have none."""
+    register_tokens: tuple[str, ...] = ()
+    """Names that the register tokens may have; empty if its ViTs have none."""
+    swiglu: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    """Parts that a gated MLP may have in place of those of the plain one."""
 
     def prefixed(self, prefix: str) -> "KeyMapping":
         """Return the names within a larger model: all but the head's begin with `prefix`."""
@@ -47,13 +54,23 @@ class KeyMapping:
             projection=prefix + self.projection,
             layernorm=prefix + self.layernorm,
             block=prefix + self.block,
+            register_tokens=tuple(prefix + name for name in self.register_tokens),
             ignored_keys=tuple(prefix + name for name in self.ignored_keys),
         )
+
+    def as_in(self, names: Collection[str]) -> "KeyMapping":
+        """Return the variant of the mapping that these names have, of several names for one part."""
+        first = self.block.format(0)
+        gated = [parts for parts in self.swiglu if first + parts["mlp.fc1."][0] + "weight" in names]
+        registers = [name for name in self.register_tokens if name in names] or self.register_tokens[:1]
+        return replace(self, parts={**self.parts, **(gated[0] if gated else {})}, register_tokens=tuple(registers))
 
     def pairs(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield our name of every tensor that a ViT of `depth` blocks can have, with theirs."""
         yield "vit.embeddings.cls_token", (self.cls_token,)
         yield "vit.embeddings.position_embeddings", (self.position_embeddings,)
+        if self.register_tokens:
+            yield "vit.embeddings.register_tokens", self.register_tokens[:1]
         prefixes: dict[str, tuple[str, ...]] = {
             "vit.embeddings.projection.": (self.projection,),
             "vit.layernorm.": (self.layernorm,),
@@ -63,6 +80,8 @@ class KeyMapping:
             block = self.block.format(index)
             for ours, theirs in self.parts.items():
                 prefixes[f"vit.layers.{index}.{ours}"] = tuple(block + part for part in theirs)
+            for number in (1, 2) if self.layer_scale else ():
+                yield f"vit.layers.{index}.layer_scale{number}.factors", (block + self.layer_scale.format(number),)
         for ours, theirs in prefixes.items():
             for kind in ("weight", "bias"):
                 yield ours + kind, tuple(part + kind for part in theirs)
@@ -154,12 +173,55 @@ TIMM = KeyMapping(
     layer_norm_eps=1e-6,
     image_mean=HALF,
     image_std=HALF,
+    layer_scale="ls{}.gamma",
+    register_tokens=("reg_token", "register_tokens"),  # of timm, of the authors
+    swiglu=({"mlp.fc1.": ("mlp.w12.",), "mlp.fc2.": ("mlp.w3.",)},),  # of the authors; those of timm are as usual
+)
+
+DINOV2 = KeyMapping(
+    library="transformers' DINOv2",
+    cls_token="embeddings.cls_token",
+    position_embeddings="embeddings.position_embeddings",
+    projection="embeddings.patch_embeddings.projection.",
+    layernorm="layernorm.",
+    head="classifier.",
+    block="encoder.layer.{}.",
+    parts={
+        "layernorm_before.": ("norm1.",),
+        "attention.qkv.": ("attention.q_proj.", "attention.k_proj.", "attention.v_proj."),
+        "attention.proj.": ("attention.o_proj.",),
+        "layernorm_after.": ("norm2.",),
+        "mlp.fc1.": ("mlp.fc1.",),
+        "mlp.fc2.": ("mlp.fc2.",),
+    },
+    layer_norm_eps=1e-6,
+    image_mean=IMAGENET_MEAN,
+    image_std=IMAGENET_STD,
+    ignored_keys=("embeddings.mask_token",),
+    layer_scale="layer_scale{}.lambda1",
+    register_tokens=("embeddings.register_tokens",),
+    swiglu=({"mlp.fc1.": ("mlp.gate_proj.", "mlp.up_proj."), "mlp.fc2.": ("mlp.down_proj.",)},),
+)
+
+DINOV2_FILE = replace(
+    DINOV2,
+    parts={
+        **DINOV2.parts,
+        "attention.qkv.": ("attention.attention.query.", "attention.attention.key.", "attention.attention.value."),
+        "attention.proj.": ("attention.output.dense.",),
+    },
+    swiglu=({"mlp.fc1.": ("mlp.weights_in.",), "mlp.fc2.": ("mlp.weights_out.",)},),
 )
 
 TRANSFORMERS_CLASSIFIER = TRANSFORMERS.prefixed("vit.")
+DINOV2_PREFIXES = ("dinov2.", "dinov2_with_registers.")
 
 # For each mapping a tensor that only it has; a name that ends like a later one must come before it.
 SENTINELS = {
+    **{f"{prefix}encoder.layer.0.attention.q_proj.weight": DINOV2.prefixed(prefix) for prefix in DINOV2_PREFIXES},
+    "encoder.layer.0.attention.q_proj.weight": DINOV2,
+    **{f"{prefix}encoder.layer.0.layer_scale1.lambda1": DINOV2_FILE.prefixed(prefix) for prefix in DINOV2_PREFIXES},
+    "encoder.layer.0.layer_scale1.lambda1": DINOV2_FILE,
     "encoder.layers.encoder_layer_0.mlp.linear_1.weight": TORCHVISION_FILE,
     "encoder.layers.encoder_layer_0.self_attention.in_proj_weight": TORCHVISION,
     "vit.encoder.layer.0.attention.attention.query.weight": TRANSFORMERS_FILE.prefixed("vit."),

@@ -5,8 +5,10 @@ pre-norm blocks. An image is cut into patches, each patch becomes a token, a cla
 added; then every block mixes the tokens (attention) and transforms each of them on its own (MLP); a linear
 classifier reads the class token. `celluscan_hf/modeling/README.md` of the project walks through it with numbers.
 
-Letters in the comments on shapes: B images, C channels, H x W pixels, P pixels a patch side, N tokens = 1 + number of
-patches, D = hidden_size, h heads, d = D / h, L labels.
+Three parts are of DINOv2 and off by default: `LayerScale`, `SwiGLU`, and register tokens.
+
+Letters in the comments on shapes: B images, C channels, H x W pixels, P pixels a patch side, R register tokens,
+N tokens = 1 + R + number of patches, D = hidden_size, h heads, d = D / h, L labels.
 
 This file is shipped with every checkpoint as remote code, so it stands alone: it imports nothing of this package.
 """
@@ -35,7 +37,8 @@ from .looks_celluscan import looks, symmetries
 class PatchEmbedding(nn.Module):
     """Pixels to tokens: (B, C, H, W) -> (B, N, D).
 
-    Projects every patch to D numbers, puts the class token in front and adds a learned position to each token.
+    Projects every patch to D numbers, puts the class token in front and adds a learned position to each token. Register
+    tokens, which have no position, follow the class token.
     """
 
     def __init__(self, config: CelluScanConfig) -> None:
@@ -44,6 +47,8 @@ class PatchEmbedding(nn.Module):
         self.grid_size = config.image_size // config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.grid_size**2, config.hidden_size))
+        registers, shape = config.num_register_tokens, (1, config.num_register_tokens, config.hidden_size)
+        self.register_tokens = nn.Parameter(torch.zeros(shape)) if registers else None
         self.projection = convolutional_stem(config) if config.patch_stem == "convolution" else linear_stem(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -52,9 +57,12 @@ class PatchEmbedding(nn.Module):
         positions: torch.Tensor = self.position_embeddings  # (1, N, D)
         if interpolate_pos_encoding:
             positions = self.interpolated_positions(patches.shape[-2], patches.shape[-1])
-        tokens = patches.flatten(2).transpose(1, 2)  # (B, N - 1, D)
+        tokens = patches.flatten(2).transpose(1, 2)  # (B, patches, D)
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)  # (B, 1, D)
-        tokens = torch.cat((cls_token, tokens), dim=1) + positions  # (B, N, D)
+        tokens = torch.cat((cls_token, tokens), dim=1) + positions  # (B, N - R, D)
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(tokens.shape[0], -1, -1)  # (B, R, D)
+            tokens = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)  # (B, N, D)
         return self.dropout(tokens)
 
     def interpolated_positions(self, rows: int, columns: int) -> torch.Tensor:
@@ -187,6 +195,31 @@ class MLP(nn.Module):
         return self.dropout(self.fc2(hidden_states))  # (B, N, D)
 
 
+class SwiGLU(nn.Module):
+    """An MLP whose hidden layer is one half of a wider one, gated by the other half: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, config: CelluScanConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, 2 * config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate, values = self.fc1(hidden_states).chunk(2, dim=-1)  # each (B, N, intermediate_size)
+        return self.dropout(self.fc2(self.dropout(nn.functional.silu(gate) * values)))  # (B, N, D)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each of the D numbers of a branch, small at first, so that deep stacks train."""
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        return branch * self.factors
+
+
 class StochasticDepth(nn.Module):
     """In training, drops a whole branch for a random share of the images and scales up the others."""
 
@@ -213,21 +246,25 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = MultiHeadSelfAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else MLP(config)
+        start = config.layer_scale_init
+        self.layer_scale1 = nn.Identity() if start is None else LayerScale(config.hidden_size, start)
+        self.layer_scale2 = nn.Identity() if start is None else LayerScale(config.hidden_size, start)
         self.drop_path = StochasticDepth(drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor, num_queries: int | None = None, **kwargs: Any) -> torch.Tensor:
         attended, _ = self.attention(self.layernorm_before(hidden_states), num_queries=num_queries, **kwargs)
-        hidden_states = hidden_states[:, :num_queries] + self.drop_path(attended)
-        return hidden_states + self.drop_path(self.mlp(self.layernorm_after(hidden_states)))
+        hidden_states = hidden_states[:, :num_queries] + self.drop_path(self.layer_scale1(attended))
+        transformed = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self.drop_path(self.layer_scale2(transformed))
 
 
 class ViTClassifier(nn.Module):
-    """The head: one score per label from the pooled token, (B, D) -> (B, L)."""
+    """The head: one score per label from what is pooled, (B, D) -> (B, L); D twice with `cls_mean`."""
 
     def __init__(self, config: CelluScanConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(config.hidden_size, config.num_labels)
+        self.linear = nn.Linear(config.hidden_size * (1 + (config.pooling == "cls_mean")), config.num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         return self.linear(pooled)
@@ -269,6 +306,10 @@ class CelluScanPreTrainedModel(PreTrainedModel):
         if isinstance(module, PatchEmbedding):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+            if module.register_tokens is not None:
+                init.trunc_normal_(module.register_tokens, std=self.config.initializer_range)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.factors, self.config.layer_scale_init)
 
 
 class CelluScanModel(CelluScanPreTrainedModel):
@@ -309,7 +350,8 @@ class CelluScanModel(CelluScanPreTrainedModel):
                 of the attention kernel. Names that the model does not know are ignored, as in the library's ViT.
 
         Returns:
-            `last_hidden_state` (B, N, D) and `pooler_output` (B, D), both after the last LayerNorm. On request
+            `last_hidden_state` (B, N, D) and `pooler_output` (B, D), or (B, 2 D) with `cls_mean`, both after the last
+            LayerNorm. On request
             `hidden_states`, num_hidden_layers + 1 of (B, N, D), and `attentions`, num_hidden_layers of (B, h, N, N).
 
         Raises:
@@ -318,7 +360,7 @@ class CelluScanModel(CelluScanPreTrainedModel):
                 the check synchronizes with the GPU once per call.
         """
         check_pixel_values(pixel_values, self.config, interpolate_pos_encoding)
-        cls_pooling = self.config.pooling == "cls"
+        pooling = self.config.pooling
         if self.config.input_norm == "image":
             pixel_values = standardize_colors(pixel_values)
         pixel_values = pixel_values.to(self.layernorm.weight.dtype)  # the norms' dtype, as weights may be quantized
@@ -330,10 +372,13 @@ class CelluScanModel(CelluScanPreTrainedModel):
         *blocks, last_block = self.layers
         for block in blocks:
             hidden_states = block(hidden_states, **kwargs)
-        kwargs["num_queries"] = 1 if pooled_only and cls_pooling else None
+        kwargs["num_queries"] = 1 if pooled_only and pooling == "cls" else None
         hidden_states = last_block(hidden_states, **kwargs)
         hidden_states = self.layernorm(hidden_states)  # (B, N, D), or (B, 1, D)
-        pooled = hidden_states[:, 0] if cls_pooling else hidden_states[:, 1:].mean(dim=1)
+        pooled = hidden_states[:, 0]  # (B, D): the class token
+        if pooling != "cls":
+            mean = hidden_states[:, 1 + self.config.num_register_tokens :].mean(dim=1)  # (B, D), of the patches
+            pooled = torch.cat((pooled, mean), dim=1) if pooling == "cls_mean" else mean
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 _BLOCK = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_NO_DECAY = ("cls_token", "position_embeddings")
+_NO_DECAY = ("cls_token", "position_embeddings", "register_tokens")
 
 
 def parameter_groups(
@@ -18,7 +18,8 @@ def parameter_groups(
 
     Learning rates fall by the factor `layer_decay` per block, from the head down to the embeddings (Bao et al. 2022,
     https://arxiv.org/abs/2106.08254). The head's groups come first: their rate is the one that is logged. Biases,
-    norms, class token and position embeddings get no weight decay. With `muon`, the matrices of the blocks are marked.
+    norms, layer scales, class and register tokens and position embeddings get no weight decay. With `muon`, the
+    matrices of the blocks are marked.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     top = 1 + max((block(name) for name in names), default=0)

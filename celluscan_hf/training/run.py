@@ -20,7 +20,7 @@ from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
 from ..modeling.checkpoints import start_model
 from ..modeling.configuration_celluscan import CelluScanConfig
-from ..modeling.exporting import export_hand_built, export_native, is_plain
+from ..modeling.exporting import export_hand_built, export_native, is_native
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
@@ -202,11 +202,11 @@ def _images(rows: Dataset, settings: TrainingSettings, view: View) -> CellImages
 def publish(trained: Path, processor: BaseImageProcessor, folder: Path) -> None:
     """Move a trained model to its output folder, in the format for users.
 
-    A plain ViT is written for transformers alone, any other model with the code of this package. Calibration that an
-    interrupted run left in the folder is removed.
+    A plain ViT and a DINOv2 are written for transformers alone, any other model with the code of this package.
+    Calibration that an interrupted run left in the folder is removed.
     """
     for name in (FACTS, ARRAYS):
         (folder / name).unlink(missing_ok=True)
     model = start_model(str(trained), taxonomy.ID2LABEL)
-    (export_native if is_plain(model.config) else export_hand_built)(model, folder, processor)
+    (export_native if is_native(model.config) else export_hand_built)(model, folder, processor)
     shutil.rmtree(trained)

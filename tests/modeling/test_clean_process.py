@@ -29,6 +29,7 @@ MEAN, STD = (0.7, 0.6, 0.65), (0.2, 0.21, 0.22)
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 OURS = {"layer_norm_eps": 1e-2, "pooling": "mean", "patch_stem": "convolution"}  # not possible in a plain ViT
 NATIVE = {"layer_norm_eps": 1e-2}
+DINOV2 = {"layer_scale_init": 0.5, "num_register_tokens": 2, "pooling": "cls_mean"}
 
 BLOCK_THE_PACKAGE = """
 import sys
@@ -95,6 +96,7 @@ def train_and_save():
 record("import celluscan_hf", import_the_package)
 read("hand_built", "hand_built plain")
 read("native", "native plain")
+read("dinov2", "dinov2 plain")
 read("hand_built", "hand_built trusted", **TRUST)
 model = AutoModelForImageClassification.from_pretrained("hand_built", **TRUST)
 record("save", lambda: save(model, "saved_again", "hand_built"))
@@ -136,6 +138,7 @@ def home(tmp_path_factory, cell_image, calibrated) -> Path:
     processor = build_image_processor(32, MEAN, STD)
     export_hand_built(tiny_model(**OURS), folder / "hand_built", processor)
     export_native(tiny_model(**NATIVE), folder / "native", processor)
+    export_native(tiny_model(**DINOV2), folder / "dinov2", processor)
     shutil.copytree(calibrated, folder / "calibrated")
     save_file({"pixel_values": images()}, folder / "pixel_values.safetensors")
     cell_image(0, (50, 70)).save(folder / "cell.png")
@@ -195,6 +198,12 @@ def test_a_native_folder_gives_our_results_without_a_flag(clean, home):
     assert torch.tensor(clean["native plain AutoModel"]).shape == (4, 32)
     check_logits(clean["native plain classifier"], NATIVE)
     check_scores(clean["native plain pipeline"], NATIVE, home)
+
+
+def test_a_native_folder_of_a_dinov2_does_too(clean, home):
+    assert clean["dinov2 plain AutoConfig"] == "dinov2_with_registers"
+    check_logits(clean["dinov2 plain classifier"], DINOV2)
+    check_scores(clean["dinov2 plain pipeline"], DINOV2, home)
 
 
 def test_what_was_loaded_without_the_package_can_be_saved_and_loaded_again(clean, saved_again, home):

@@ -1,6 +1,7 @@
 """Weights of torchvision, transformers and timm become ours: equal logits, every tensor is accounted for."""
 
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -12,7 +13,16 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
 from torchvision.models import VisionTransformer, resnet18
-from transformers import ViTConfig, ViTForImageClassification, ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
 from celluscan_hf.modeling.configuration_celluscan import LABELS
 from celluscan_hf.modeling.conversion import HEADS, from_model, from_weights
@@ -55,6 +65,20 @@ def timm_vit(**changes: Any) -> Any:
     return randomised(timm.create_model("vit_tiny_patch16_224", **(sizes | changes)))
 
 
+def dinov2(model_class: type[nn.Module] = Dinov2ForImageClassification, **changes: Any) -> Any:
+    sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_labels=5, image_size=32, patch_size=8)
+    registers = model_class is Dinov2WithRegistersForImageClassification
+    config_class = Dinov2WithRegistersConfig if registers else Dinov2Config
+    return randomised(model_class(config_class(**(sizes | changes))))
+
+
+def timm_dinov2(name: str, **changes: Any) -> Any:
+    import timm
+
+    sizes = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5)
+    return randomised(timm.create_model(name, **(sizes | changes)))
+
+
 THEIRS: dict[str, Callable[[], Any]] = {
     "torchvision": torchvision_vit,
     "torchvision, epsilon": partial(torchvision_vit, eps=COARSE),
@@ -64,6 +88,14 @@ THEIRS: dict[str, Callable[[], Any]] = {
     "transformers, no qkv bias": partial(transformers_vit, qkv_bias=False),
     "transformers, tanh": partial(transformers_vit, hidden_act="gelu_pytorch_tanh"),
     "transformers, quick gelu": partial(transformers_vit, hidden_act="quick_gelu"),
+    "transformers, DINOv2": dinov2,
+    "transformers, DINOv2, gated": partial(dinov2, use_swiglu_ffn=True),
+    "transformers, DINOv2, registers": partial(dinov2, Dinov2WithRegistersForImageClassification),
+    "transformers, DINOv2, both": partial(dinov2, Dinov2WithRegistersForImageClassification, use_swiglu_ffn=True),
+    "timm, DINOv2": partial(timm_dinov2, "vit_small_patch14_dinov2"),
+    "timm, DINOv2, gated": partial(timm_dinov2, "vit_giant_patch14_dinov2"),
+    "timm, DINOv2, registers": partial(timm_dinov2, "vit_small_patch14_reg4_dinov2"),
+    "timm, DINOv2, both": partial(timm_dinov2, "vit_giant_patch14_reg4_dinov2"),
     "timm": timm_vit,
     "timm, epsilon": partial(timm_vit, norm_layer=partial(nn.LayerNorm, eps=COARSE)),
     "timm, no qkv bias": partial(timm_vit, qkv_bias=False),
@@ -104,6 +136,54 @@ def test_a_model_without_a_head_gives_the_same_tokens_and_its_pooler_is_ignored(
         expected, tokens = theirs(images()), checkpoint.build().vit(images())
     assert_close(tokens.last_hidden_state, expected.last_hidden_state, **CLOSE)
     assert checkpoint.ignored_keys == ("pooler.dense.weight", "pooler.dense.bias")
+
+
+def test_a_dinov2_without_a_head_gives_the_same_tokens_and_no_mask_token():
+    theirs = dinov2(Dinov2Model)
+    checkpoint = from_model(theirs)
+    with torch.no_grad():
+        expected, ours = theirs(images()), checkpoint.build().vit(images())
+    assert_close(ours.last_hidden_state, expected.last_hidden_state, **CLOSE)
+    assert_close(ours.pooler_output, expected.pooler_output, **CLOSE)
+    assert checkpoint.ignored_keys == ("embeddings.mask_token",)
+    assert (checkpoint.image_mean, checkpoint.image_std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def authors_names(model: Any) -> Weights:
+    """The weights of a DINOv2 of transformers, without its head, under the names of its authors."""
+    renamed = {}
+    for name, tensor in model.state_dict().items():
+        ours = re.sub(r"^dinov2\w*\.(embeddings\.(?=cls|mask|reg))?", "", name)
+        ours = ours.replace("embeddings.position_embeddings", "pos_embed").replace("encoder.layer.", "blocks.")
+        ours = ours.replace("embeddings.patch_embeddings.projection", "patch_embed.proj")
+        ours = re.sub(r"layer_scale(\d)\.lambda1", r"ls\1.gamma", ours).replace("attention.o_proj", "attn.proj")
+        renamed[ours.replace("layernorm.", "norm.").replace("mlp.down_proj", "mlp.w3")] = tensor
+    joined = {
+        "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        "mlp.w12": ("mlp.gate_proj", "mlp.up_proj"),
+    }
+    for theirs, parts in joined.items():
+        for first in [name for name in renamed if parts[0] in name]:
+            tensors = [renamed.pop(first.replace(parts[0], part)) for part in parts]
+            renamed[first.replace(parts[0], theirs)] = torch.cat(tensors)
+    return {name: tensor for name, tensor in renamed.items() if not name.startswith("classifier")}
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("model_class", [Dinov2ForImageClassification, Dinov2WithRegistersForImageClassification])
+def test_a_file_of_the_authors_and_of_dinobloom_gives_the_same_features(model_class, gated):
+    theirs = dinov2(model_class, use_swiglu_ffn=gated)
+    names = authors_names(theirs)
+    assert {"blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight", "pos_embed", "mask_token"} <= set(names)
+    teacher = {f"backbone.{name}": tensor for name, tensor in names.items()}
+    others = {"dino_head.mlp.0.weight": torch.zeros(2, 2), "ibot_head.last_layer.weight": torch.zeros(2)}
+    with torch.no_grad():
+        expected = theirs.base_model(images()).last_hidden_state
+        for content in (names, {"teacher": teacher | others}):
+            checkpoint = from_weights(content, num_attention_heads=3)
+            tokens = checkpoint.build().vit(images()).last_hidden_state
+            assert_close(tokens, expected, **CLOSE)
+            assert (checkpoint.config.pooling, checkpoint.image_mean) == ("cls", IMAGENET_MEAN)
 
 
 def test_channels_and_image_size_are_derived_from_the_weights():
@@ -229,8 +309,6 @@ def test_a_position_table_other_than_a_square_is_refused():
 
 
 PARTS_OF_TIMM = {
-    "reg_token": {"reg_tokens": 4},
-    "blocks.0.ls1.gamma": {"init_values": 1e-5},
     "blocks.0.attn.q_norm.weight": {"qk_norm": True},
     "norm.weight": {"global_pool": "avg"},
     "'max'": {"global_pool": "max", "fc_norm": False},

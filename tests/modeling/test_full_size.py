@@ -1,11 +1,18 @@
-"""ViT-B/16 itself, random weights: logits of each library come in and go out again within 1e-5."""
+"""Published sizes, random weights: logits of each library come in and go out again within 1e-5."""
 
 from importlib.util import find_spec
 
 import pytest
 import torch
 from torchvision.models import vit_b_16
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from celluscan_hf.modeling.conversion import from_model
 from celluscan_hf.modeling.exporting import to_timm, to_torchvision, to_transformers
@@ -23,6 +30,20 @@ def transformers_vit():
     return ViTForImageClassification(ViTConfig(num_labels=1000))
 
 
+def dinov2_base():
+    return Dinov2ForImageClassification(Dinov2Config(image_size=224, num_labels=1000))
+
+
+def dinov2_base_with_registers():
+    return Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(image_size=224, num_labels=1000))
+
+
+def timm_dinov2_small():
+    import timm
+
+    return timm.create_model("vit_small_patch14_dinov2", img_size=224, num_classes=1000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "back"),
@@ -30,10 +51,13 @@ def transformers_vit():
         pytest.param(vit_b_16, to_torchvision, id="torchvision"),
         pytest.param(transformers_vit, to_transformers, id="transformers"),
         pytest.param(timm_vit, to_timm, id="timm", marks=NEEDS_TIMM),
+        pytest.param(dinov2_base, to_transformers, id="DINOv2 ViT-B/14"),
+        pytest.param(dinov2_base_with_registers, to_transformers, id="DINOv2 ViT-B/14 with registers"),
+        pytest.param(timm_dinov2_small, to_timm, id="timm DINOv2 ViT-S/14", marks=NEEDS_TIMM),
     ],
 )
 @torch.no_grad()
-def test_logits_of_vit_b16_are_kept_both_ways(make, back):
+def test_logits_are_kept_both_ways(make, back):
     torch.manual_seed(0)
     theirs = make().eval()
     for parameter in theirs.parameters():  # no bias stays zero, no norm one
