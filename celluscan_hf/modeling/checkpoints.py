@@ -1,10 +1,10 @@
 """Load weights from torchvision, the Hub, folders and files.
 
-A source is one of: `celluscan:wbc-small`, `torchvision:vit_b_16` (or another ViT of torchvision), a Hub repository or
-local folder with a ViT of transformers, timm or ours, a `.safetensors` file, or a file written by `torch.save`,
-whatever its ending. A `preprocessor_config.json` beside a file, or beside torchvision's `model.safetensors` in a
-folder, is read too. Weights are read as tensors only; no code in a file is run. State dicts saved by trainers are
-unwrapped (`unwrapping`).
+A source is one of: `celluscan:wbc-small`, `torchvision:vit_b_16` (or another ViT of torchvision), `dinobloom:base` or
+`dinov2:base` (`downloads`), a Hub repository or local folder with a ViT of transformers, timm or ours, a `.safetensors`
+file, or a file written by `torch.save`, whatever its ending. A `preprocessor_config.json` beside a file, or beside
+torchvision's `model.safetensors` in a folder, is read too. Weights are read as tensors only; no code in a file is run.
+State dicts saved by trainers are unwrapped (`unwrapping`).
 """
 
 import dataclasses
@@ -41,6 +41,7 @@ from .conversion import (
     make_config,
     require_square,
 )
+from .downloads import fetch
 from .key_mapping import HALF, IMAGENET_MEAN, IMAGENET_STD, WeightsError
 from .modeling_celluscan import CelluScanForImageClassification
 from .tensor_files import ENDINGS, read_tensor_file
@@ -56,6 +57,7 @@ TRANSFORMERS_KINDS = {  # by model_type
     "dinov2": (Dinov2Config, fields_of_dinov2),
     "dinov2_with_registers": (Dinov2WithRegistersConfig, fields_of_dinov2),
 }
+_IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 FOLDER_WEIGHTS = (WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
 
 
@@ -65,11 +67,13 @@ def read_checkpoint(
     """Load weights from any source, under our names.
 
     Args:
-        source: `celluscan:wbc-small`, `torchvision:NAME`, a folder, a file of tensors, or a Hub name `owner/name`.
+        source: `celluscan:wbc-small`, `torchvision:NAME`, `dinobloom:SIZE`, `dinov2:SIZE`, a folder, a file of tensors,
+            or a Hub name `owner/name`.
         revision: Commit, branch or tag of a Hub repository.
         key: Which weights to use if a file holds several, such as `"student"` (`unwrapping.unwrap`).
         **fields: Fields of the config that the source does not state, such as `num_attention_heads`, or that should
-            differ, such as `hidden_dropout_prob`; also `image_mean` and `image_std`, in [0, 1].
+            differ, such as `hidden_dropout_prob`; `image_size` resizes the position table; also
+            `image_mean` and `image_std`, in [0, 1].
 
     Raises:
         WeightsError: The source does not exist, cannot be downloaded (the message says which file to download, and
@@ -79,6 +83,8 @@ def read_checkpoint(
     _require_known(fields)
     if text.startswith("torchvision:"):
         return _from_torchvision(text.removeprefix("torchvision:"), fields)
+    if text.startswith(("dinobloom:", "dinov2:")):
+        return from_weights(read_tensor_file(fetch(text)), **(_IMAGENET | fields))
     path = Path(text).expanduser()
     options = fields if key is None else fields | {"key": key}
     if text and path.is_dir():
@@ -87,7 +93,8 @@ def read_checkpoint(
         return _from_tensors(read_tensor_file(path), path.parent, options)
     if text.count("/") != 1 or path.suffix in ENDINGS:
         raise WeightsError(
-            f"{text}: no such file or folder, and not a Hub repository (owner/name), torchvision:NAME or {NAME}"
+            f"{text}: no such file or folder, and not a Hub repository (owner/name), torchvision:NAME, dinobloom:SIZE, "
+            f"dinov2:SIZE or {NAME}"
         )
     return _from_folder(_fetch(text, revision), options)
 

@@ -135,6 +135,7 @@ def from_weights(
     mapping = mapping.as_in(weights)
     table = _match_names(weights, mapping)
     weights = _with_class_position(weights, mapping)
+    weights = _with_positions_for(weights, mapping, fields.get("image_size"))
     config = _config_of(weights, table, {"layer_norm_eps": mapping.layer_norm_eps} | fields)
     check_weights({name: [(part, weights[part]) for part in parts] for name, parts in table.items()}, config)
     ours = {name: torch.cat([weights[part] for part in parts]) for name, parts in table.items()}
@@ -164,6 +165,22 @@ def _with_class_position(weights: dict[str, torch.Tensor], mapping: KeyMapping) 
     if mapping.library != "timm" or table.dim() != 3 or isqrt(table.shape[1]) ** 2 != table.shape[1]:
         return weights
     return weights | {name: torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)}
+
+
+def _with_positions_for(
+    weights: dict[str, torch.Tensor], mapping: KeyMapping, image_size: int | None
+) -> dict[str, torch.Tensor]:
+    """Resize the position table to images of another size, bicubic, as the model itself does for other sizes."""
+    table, patches = weights[mapping.position_embeddings], weights[f"{mapping.projection}weight"]
+    grid = isqrt(table.shape[1] - 1) if table.dim() == 3 else 0
+    wanted = image_size // patches.shape[-1] if image_size and patches.dim() == 4 else grid
+    if wanted == grid or grid**2 + 1 != table.shape[1]:
+        return weights
+    logger.warning("position table resized from %d x %d to %d x %d patches", grid, grid, wanted, wanted)
+    squares = table[:, 1:].float().unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(squares, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    positions = torch.cat((table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
+    return weights | {mapping.position_embeddings: positions}
 
 
 def _match_names(theirs: Mapping[str, torch.Tensor], mapping: KeyMapping) -> dict[str, tuple[str, ...]]:

@@ -37,7 +37,7 @@ class TrainingSettings(TrainingArguments):
         default="scratch",
         metadata={
             "help": "initial weights: scratch, celluscan:wbc-small (which comes with the package), "
-            "torchvision:vit_b_16, a folder, or a ViT on the Hub"
+            "torchvision:vit_b_16, dinobloom:base, dinov2:base, a folder, or a ViT on the Hub"
         },
     )
     model: str = field(
