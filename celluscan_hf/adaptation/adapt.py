@@ -28,6 +28,7 @@ from ..inference.prediction import Read, best_device
 from ..inference.target_statistics import batch_norms, use_target_statistics
 from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
+from ..modeling.low_rank import add_adapters, merge
 from ..modeling.reliability_celluscan import FACTS, Reliability
 from ..reliability.calibrate import write
 from ..training.record import ASKED, CURVES, DONE
@@ -45,7 +46,7 @@ from .cells import (
 )
 from .expectation import expected, what_helps
 from .head import DEFAULT_STRENGTH, LinearHead
-from .layers import Schedule, low_rank, merged, train_layers
+from .layers import RANK, Schedule, train_layers
 from .settings import AdaptationSettings
 from .trials import Floats, Trial, Trials, Way, batches, head_for, with_head
 
@@ -216,11 +217,9 @@ class Adapter:
     ) -> PreTrainedModel:
         """Train layers of a copy of the model from a head on, on some cells."""
         model = with_head(way.model, head, self.cells.names)
-        trained = low_rank(model) if kind == "lora" else model
-        train_layers(
-            trained, way.pixels[rows], self.cells.labels[rows], way.training_view, schedule, self.seed, advance
-        )
-        return merged(trained) if kind == "lora" else trained
+        adapters = add_adapters(model, RANK) if kind == "lora" else None
+        train_layers(model, way.pixels[rows], self.cells.labels[rows], way.training_view, schedule, self.seed, advance)
+        return model if adapters is None else merge(adapters)
 
     def facts(self, adapted: Adapted) -> dict[str, Any]:
         """What `adaptation.json` says: cells, method, what was tried, and what to expect."""

@@ -1,13 +1,11 @@
-"""Train layers of a model on a few cells: all of them at a small rate, or low-rank adapters (LoRA) beside them.
+"""Train layers of a model on a few cells: all of them at a small rate, or low-rank adapters beside them.
 
 The head is fitted before (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054), so that the first steps do not
-spoil the features. Batch norms keep their statistics. Adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) are
-merged into the weights at the end.
+spoil the features. Batch norms keep their statistics.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,17 +15,11 @@ from transformers import PreTrainedModel
 
 from ..augmentation.batches import Augmentation
 from ..augmentation.view import View
-from ..errors import CelluScanError
 from ..inference.prediction import computes_bfloat16
-from ..modeling.reliability_celluscan import head_of
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 AUGMENTATION = Augmentation(rotate="any", shift=0.06, color_jitter=0.1, zoom=(0.5, 0.85))
 _WARMUP = 0.1  # share of the steps in which the rate rises
-_RANK = 8  # of the adapters
-_MATRICES = ["qkv", "proj", "fc1", "fc2"]
+RANK = 8  # of low-rank adapters
 
 
 @dataclass(frozen=True)
@@ -87,24 +79,3 @@ def _batches(labels: NDArray[np.int64], schedule: Schedule, seed: int) -> Iterat
     chances = 1 / counts[labels] / np.count_nonzero(counts)
     for _ in range(schedule.steps):
         yield rng.choice(len(labels), schedule.batch_size, p=chances)
-
-
-def low_rank(model: PreTrainedModel) -> "PeftModel":
-    """Freeze a hand-built model but for its head, and put low-rank adapters beside the matrices of its blocks.
-
-    Raises:
-        CelluScanError: The extra `adapt` is not installed.
-    """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise CelluScanError('--method lora needs peft: pip install "celluscan_hf[adapt]"') from error
-    adapted = get_peft_model(model, LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=_MATRICES))
-    head_of(model).requires_grad_(True)
-    return adapted
-
-
-def merged(adapted: "PeftModel") -> PreTrainedModel:
-    """Add the adapters to the matrices that they stand beside: a plain model with the same answers."""
-    model: PreTrainedModel = adapted.merge_and_unload()
-    return model.requires_grad_(True)

@@ -144,7 +144,7 @@ class TrainingFacts:
         """Return names and values of the main settings; unused ones are omitted."""
         settings = self.settings
         rows = [
-            ("trained weights", "head only" if settings["freeze"] else "all"),
+            ("trained weights", self._trained()),
             ("epochs", self._length()),
             ("batch", f"{self.record['batch']:,} images" + self._processes()),
             (
@@ -172,6 +172,11 @@ class TrainingFacts:
             ("versions", ", ".join(f"{name} {version}" for name, version in self.record["versions"].items())),
         ]
         return [(name, value) for name, value in rows if value]
+
+    def _trained(self) -> str:
+        if rank := self.settings["lora_rank"]:
+            return f"low-rank adapters (LoRA) of rank {rank}, merged into the weights, and the head"
+        return "head only" if self.settings["freeze"] else "all"
 
     def _length(self) -> str:
         steps = self.settings["max_steps"]

@@ -21,6 +21,7 @@ from ..evaluation.plots import training_curves
 from ..modeling.checkpoints import start_model
 from ..modeling.configuration_celluscan import CelluScanConfig
 from ..modeling.exporting import export_hand_built, export_native, is_native
+from ..modeling.low_rank import add_adapters, merge
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
@@ -92,6 +93,7 @@ class _Stage:
             data = open_dataset(settings.dataset)
             rows = _rows(data, settings)
             model = _model(settings)
+        self.adapters = add_adapters(model, settings.lora_rank) if settings.lora_rank else None
         mean, std = data.channel_statistics
         view = View(model.config.image_size, settings.crop_pct, mean, std)
         seen = _seen(model.config, view)
@@ -113,6 +115,9 @@ class _Stage:
         checkpoint = self._checkpoint(resume)
         trained = self.trainer.train(checkpoint)
         history, metrics = self.trainer.history, self.trainer.final_metrics
+        if self.adapters is not None:
+            self.trainer.optimizer.eval()  # averages, if any, before the parameters that hold them are gone
+            merge(self.adapters)
         unpublished = self.folder / "unpublished"
         self.trainer.save_model(str(unpublished))  # gathers weights that are sharded over processes
         if self.trainer.is_world_process_zero():
@@ -159,11 +164,12 @@ def _rows(data: CellDataset, settings: TrainingSettings) -> dict[str, Dataset]:
 def _model(settings: TrainingSettings) -> CelluScanForImageClassification:
     model = start_model(settings.start, taxonomy.ID2LABEL, **settings.model_fields)
     convolution = model.config.patch_stem == "convolution"
+    if convolution and (settings.freeze or settings.lora_rank):
+        option = "--freeze" if settings.freeze else "--lora_rank"
+        raise CelluScanError(
+            f"{option} does not support a convolution stem, whose batch norms would keep changing: leave it out"
+        )
     if settings.freeze:
-        if convolution:
-            raise CelluScanError(
-                "--freeze does not support a convolution stem, whose batch norms would keep changing: leave it out"
-            )
         model.vit.requires_grad_(False)
     if settings.device.type == "cpu":  # where the backward pass of fused attention is slower
         model.set_attn_implementation("eager")

@@ -44,6 +44,10 @@ class TrainingSettings(TrainingArguments):
         default="{}", metadata={"help": "fields of CelluScanConfig as JSON: '{\"drop_path_rate\": 0.1}'"}
     )
     freeze: bool = field(default=False, metadata={"help": "train only the classification head"})
+    lora_rank: int = field(
+        default=0,
+        metadata={"help": "train low-rank adapters (LoRA) of this rank and the head alone; merged at the end; 0: off"},
+    )
     crop_pct: float = field(default=1.0, metadata={"help": "share of the image's side that is cropped for the model"})
     rotate: Literal["none", "dihedral", "any"] = field(
         default="dihedral",
@@ -214,6 +218,8 @@ class TrainingSettings(TrainingArguments):
         for name, choices in (("loss", LOSSES), ("sampler", SAMPLERS)):  # the parser does not check those of a recipe
             if getattr(self, name) not in choices:
                 raise CelluScanError(f"--{name} {getattr(self, name)}: expected one of {', '.join(choices)}")
+        if self.lora_rank < 0 or (self.lora_rank and (self.freeze or self.muon)):
+            raise CelluScanError(f"--lora_rank {self.lora_rank}: expected 0 or more, without --freeze and --muon")
         if self.freeze and self.muon:
             raise CelluScanError("--freeze leaves no matrix for --muon to optimize; give --muon false")
         if self.data_seed is not None:

@@ -9,10 +9,11 @@ import torch
 
 from celluscan_hf.adaptation.adapt import Start
 from celluscan_hf.adaptation.cells import LabelledCells, view_of
-from celluscan_hf.adaptation.layers import Schedule, low_rank, merged, train_layers
+from celluscan_hf.adaptation.layers import Schedule, train_layers
 from celluscan_hf.adaptation.trials import head_for, with_head
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
+from celluscan_hf.modeling.low_rank import add_adapters, merge
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 
 SHORT = Schedule(steps=4, batch_size=6)
@@ -69,15 +70,14 @@ def test_batch_norms_keep_their_statistics(train: Callable[..., None]) -> None:
 def test_adapters_are_merged_into_plain_weights(start: Start, train: Callable[..., None]) -> None:
     model = copy(start)
     names = set(model.state_dict())
-    adapted = low_rank(model)
-    assert {name for name, weight in adapted.named_parameters() if weight.requires_grad} >= {
-        f"base_model.model.classifier.linear.{part}" for part in ("weight", "bias")
-    }
-    train(adapted)
+    adapters = add_adapters(model, 8)
+    trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name in trainable if "lora" not in name} == {"classifier.linear.weight", "classifier.linear.bias"}
+    train(model)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        expected = adapted(pixel_values=images).logits
-        plain = merged(adapted)
+        expected = model(pixel_values=images).logits
+        plain = merge(adapters)
         assert torch.allclose(plain(pixel_values=images).logits, expected, atol=1e-5)
     assert set(plain.state_dict()) == names
     weight = "vit.layers.0.attention.qkv.weight"
@@ -90,7 +90,7 @@ def test_adapters_are_merged_into_plain_weights(start: Start, train: Callable[..
 def test_without_peft_the_extra_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(CelluScanError, match=r'pip install "celluscan_hf\[adapt\]"'):
-        low_rank(copy(start))
+        add_adapters(copy(start), 8)
 
 
 def test_every_class_is_drawn_equally_often() -> None:

@@ -27,6 +27,21 @@ RANDOM = {  # everything that draws random numbers, and everything that has a st
     ("killed_at", "options"),
     [
         pytest.param(5, {}, id="first epoch"),
+        pytest.param(
+            9,
+            {
+                "lora_rank": 4,
+                "muon": False,
+                "model": {
+                    "hidden_dropout_prob": 0.1,
+                    "layer_scale_init": 0.1,
+                    "num_register_tokens": 2,
+                    "mlp": "swiglu",
+                },
+            },
+            id="second epoch, adapters of a DINOv2",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(9, {"dataloader_num_workers": 2}, id="second epoch, workers", marks=pytest.mark.slow),
         pytest.param(
             10,
@@ -44,7 +59,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     train: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    chosen = recipe(**RANDOM, **options)
+    chosen = recipe(**RANDOM | options)
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     assert trained(chosen, uninterrupted) == 0
     assert train("--recipe", chosen, "--output_dir", killed, kill_at=killed_at).returncode == -signal.SIGKILL

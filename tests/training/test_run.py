@@ -156,6 +156,32 @@ def test_a_frozen_model_trains_its_head_alone(run: Path, data_set: Path, tmp_pat
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
+def test_adapters_train_beside_the_matrices_and_are_merged(recipe: Recipe, trained: Trained, tmp_path: Path) -> None:
+    fields = {"layer_scale_init": 0.1, "num_register_tokens": 2, "pooling": "cls_mean"}
+    assert trained(recipe(model=fields, num_train_epochs=1), tmp_path / "first") == 0
+    adapted = recipe("adapted", model=fields, start=str(tmp_path / "first"), lora_rank=4, ema_decay=0.9)
+    assert trained(adapted, tmp_path / "adapted") == 0
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "adapted"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    kinds = {".".join(name.split(".")[-3:-1]) for name in changed if not name.startswith("classifier")}
+    assert kinds == {"attention.query", "attention.key", "attention.value", "output.dense", "mlp.fc1", "mlp.fc2"}
+    assert not [name for name in changed if name.endswith("bias") and not name.startswith("classifier")]
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "adapted")  # of transformers alone
+    assert type(model).__name__ == "Dinov2WithRegistersForImageClassification"
+    loaded, _ = load_classifier(tmp_path / "adapted")
+    assert loaded.config.id2label == taxonomy.ID2LABEL
+
+
+def test_adapters_and_a_frozen_model_exclude_each_other(
+    recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(recipe(lora_rank=4, freeze=True), tmp_path / "out") == 2
+    assert "--lora_rank 4: expected 0 or more, without --freeze and --muon" in capsys.readouterr().err
+    assert trained(recipe(lora_rank=4, model={"patch_stem": "convolution"}), tmp_path / "out") == 2
+    assert "--lora_rank does not support a convolution stem" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_fewer_classes_than_fourteen_train_a_head_of_fourteen(
     recipe: Recipe, trained: Trained, tmp_path: Path, write_image: Callable[..., Path]
