@@ -71,6 +71,9 @@ PUBLISHED_LABELS: dict[str, str] = {
     "neutrophil band": "Band Neutrophil",
     "neutrophil segmented": "Segmented Neutrophil",
     "normoblast": "Erythroblast",
+    "NRBC": "Erythroblast",
+    "nucleated red blood cell": "Erythroblast",
+    "thrombocyte": "Platelet",
 }
 
 

@@ -6,12 +6,12 @@
 import argparse
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the library
 
-from celluscan_hf.atomic_io import atomic_write_folder  # noqa: E402
 from celluscan_hf.hub.model_folder import TrainedModel, Variant, assemble  # noqa: E402
 from celluscan_hf.models import WBC_SMALL  # noqa: E402
 
@@ -19,10 +19,13 @@ from celluscan_hf.models import WBC_SMALL  # noqa: E402
 def bundle(run: Path, evaluation: Path, folder: Path = WBC_SMALL) -> None:
     """Write weights, processor, calibration, records, plots and card into `folder`, in place of what it holds."""
     packaged = Variant(folder.name, hand_built=True, counterpart=None, dataset=None, revision=None, packaged=True)
-    trained = TrainedModel(run, evaluation)
-    shutil.rmtree(folder, ignore_errors=True)
-    with atomic_write_folder(folder) as partial:
-        assemble(trained, packaged, partial)
+    before = folder.with_name(f"{folder.name}-before")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        assemble(TrainedModel(run, evaluation), packaged, Path(scratch) / folder.name)
+        if folder.exists():
+            folder.rename(before)
+        (Path(scratch) / folder.name).rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Draw the image of README.md: a synthetic cell of each class, and the recall of `cpu-best` on PBC test cells.
+"""Draw the image of README.md: a synthetic cell of each class, and the recall of `wbc-small` on test cells.
 
-`python scripts/overview.py` writes `results/overview.png` from `results/cpu-best.json`.
+`python scripts/overview.py` writes `results/overview.png` from `results/bundled.json`.
 """
 
 import sys
@@ -23,12 +23,12 @@ CROP = 0.15  # of each side, so that the cell fills the tile
 
 def overview() -> Figure:
     """Draw a tile for each class that the model knows, with its recall as a bar below."""
-    matrix = metrics("cpu-best", "test_confusion_matrix")
+    matrix = metrics("bundled", "test_confusion_matrix")
     cells = [cell for cell in ORDER if cell.name in matrix["labels"] and cell.name in DRAWN]
     figure = Figure(figsize=(11.2, 4.9), layout="constrained")
     figure.suptitle(
-        f"The {len(cells)} classes, as synthetic cells. Bars: share of each class that the model cpu-best recognises\n"
-        f"among {np.sum(matrix['matrix']):,} real cells of PBC held out from its training",
+        f"The {len(cells)} classes, as synthetic cells. Bars: share of each class that wbc-small recognises\n"
+        f"among {np.sum(matrix['matrix']):,} real cells of five laboratories held out from its training",
         fontsize=12,
     )
     edge = int(CROP * SIZE)

@@ -16,7 +16,7 @@ celluscan=".venv/bin/celluscan"
 mkdir -p "$home"
 
 echo "== 2/7 a first answer, by wbc-small, the model that comes with the package"
-.venv/bin/python - "$home/drawn.png" <<'PYTHON'
+.venv/bin/python - "$home/synthetic.png" <<'PYTHON'
 import sys
 
 import numpy as np
@@ -24,8 +24,8 @@ from celluscan_hf.sources.drawing import draw_cell
 
 draw_cell("Eosinophil", np.random.default_rng(1), 256).save(sys.argv[1])
 PYTHON
-echo "   $home/drawn.png is a drawing of an eosinophil, not a photograph: give it an image of a real cell"
-"$celluscan" predict "$home/drawn.png" --json
+echo "   $home/synthetic.png is a synthetic eosinophil, not a photograph: give it an image of a real cell"
+"$celluscan" predict "$home/synthetic.png" --json
 
 echo "== 3/7 building a dataset: 40 synthetic cells per class, train classes filled up to 60"
 "$celluscan" build --source synthetic=40 --target-per-class 60 --output "$data" --resume

@@ -244,7 +244,7 @@ def test_export_onnx_trusts_remote_code_only_when_told(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("celluscan_hf.inference.onnx.export_onnx", note)
     assert main(["export-onnx", "some/model", "out"]) == 0
-    assert main(["export-onnx", "some/model", "out", "--views", "8", "--trust-remote-code"]) == 0
+    assert main(["export-onnx", "some/model", "--views", "8", "out", "--trust-remote-code"]) == 0
     assert trusted == [(None, False), (8, True)]
 
 

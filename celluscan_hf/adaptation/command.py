@@ -53,7 +53,7 @@ def adapt(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         "--minutes", type=float, default=defaults.minutes, help="time that auto may take (default: %(default)g)"
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of folds and training (default: %(default)s)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     from .adapt import adapt as run_adaptation
 
     settings = AdaptationSettings(

@@ -97,6 +97,11 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
 def summary(metrics: dict[str, Any], output: Path) -> str:
     """Return the closing lines: the headline metrics, here and on each external source, and the files written."""
     lines = [_headline(metrics, metrics["data"]["dropped"], output)]
+    if seen := metrics["data"].get("seen_sources"):
+        lines.append(
+            f"caution: the model was trained on cells of {', '.join(seen)}, maybe on some of these: expect less on "
+            "cells of another laboratory"
+        )
     lines += [
         f"external {name}, {_headline(external, external['dropped'], output)}"
         for name, external in metrics["external"].items()

@@ -18,7 +18,7 @@ from .. import __version__
 from ..atomic_io import atomic_write
 from ..dataset.workers import progress
 from ..errors import CelluScanError
-from ..inference.loading import load_classifier, load_reliability
+from ..inference.loading import load_classifier, load_reliability, seen_sources, trained_on
 from ..inference.prediction import best_device
 from ..models import default_model
 from ..sources import Dropped
@@ -136,7 +136,14 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         dropped = [*cells.dropped, *bad]
         metrics = measure(predictions, settings.resamples, reliability) | {
             "model": describe_model(settings.model, model, processor),
-            "data": {**cells.described, "n": len(predictions), "dropped": _reasons(dropped)},
+            "data": {
+                **cells.described,
+                "n": len(predictions),
+                "dropped": _reasons(dropped),
+                "seen_sources": seen_sources(
+                    trained_on(settings.model), cells.described["sources"], cells.described.get("fingerprint")
+                ),
+            },
             "external": external.metrics,
             "versions": versions(_SOFTWARE),
             "command": settings.command,
@@ -186,6 +193,7 @@ def describe_model(name: str, model: PreTrainedModel, processor: BaseImageProces
         "revision": getattr(model.config, "_commit_hash", None),
         "class": type(model).__name__,
         "parameters": model.num_parameters(),
+        "views": getattr(model.config, "views", 1),
         "sha256": digest.hexdigest() if files else None,
         "preparation": preparation(processor),
         "celluscan_hf": __version__,

@@ -69,6 +69,11 @@ class TrainedModel:
                 "after this evaluation (calibrated or trained again?) or are of another run; run "
                 "celluscan evaluate on this run"
             )
+        if (views := model.get("views")) not in (None, own := _read(self.run / "config.json").get("views", 1)):
+            raise CelluScanError(
+                f"{self.evaluation} evaluates the model with {views} views, its config has {own}: run celluscan "
+                "evaluate without --views"
+            )
         if self.adaptation and self.adaptation.get("classes", list(taxonomy.NAMES)) != list(taxonomy.NAMES):
             raise CelluScanError(
                 f"{self.run} has classes of its own, which are not evaluated on our sets; its folder is complete, with "

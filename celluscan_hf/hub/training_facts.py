@@ -49,6 +49,13 @@ _DECISIVE = (
 
 
 _DEFAULTS = {name: TrainingSettings.default(name) for name in TrainingSettings.__dataclass_fields__}
+_SAMPLING = {
+    "natural": "every image once per epoch",
+    "balanced": "class-balanced",
+    "balanced_sources": "balanced by class, and by source within a class",
+    "sqrt": "every class of a source by the square root of its images",
+}
+_NAMED = ("torchvision:", "celluscan:", "dinobloom:", "dinov2:")
 _ROTATIONS = {
     "none": "",
     "dihedral": "dihedral (rotations by 90° and flips)",
@@ -95,7 +102,7 @@ class TrainingFacts:
 
     @property
     def _is_local(self) -> bool:
-        return not (self.start == "scratch" or self.start.startswith(("torchvision:", "celluscan:")) or self.base_model)
+        return not (self.start == "scratch" or self.start.startswith(_NAMED) or self.base_model)
 
     @property
     def began_with(self) -> str:
@@ -106,6 +113,8 @@ class TrainingFacts:
             return f"torchvision's `{self.start.removeprefix('torchvision:')}`, pretrained on ImageNet"
         if self.start == NAME:
             return f"`{WBC_SMALL.name}`, the model that comes with celluscan_hf"
+        if self.start.startswith(("dinobloom:", "dinov2:")):
+            return f"`{self.start}`, of its publisher"
         if self._is_local:
             return "weights of a local file or folder"
         return f"[{self.start}](https://huggingface.co/{self.start})"
@@ -160,7 +169,7 @@ class TrainingFacts:
             ("weight decay", f"{settings['weight_decay']:g}" if settings["weight_decay"] else ""),
             ("layer-wise learning-rate decay", f"{settings['layer_decay']:g}" if settings["layer_decay"] != 1 else ""),
             ("loss", self._loss()),
-            ("sampling", "class-balanced" if settings["sampler"] == "balanced" else "every image once per epoch"),
+            ("sampling", _SAMPLING[settings["sampler"]]),
             ("training augmentation", self._augmentation()),
             (
                 "exponential moving average of weights",

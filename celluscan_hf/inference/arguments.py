@@ -36,5 +36,5 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=VIEWS,
         help="mirrored and transposed copies of an image that are averaged over: 1 is fastest, 8 a little more "
-        "accurate (default: as the model was trained to answer)",
+        "accurate (default: that of the model's config)",
     )

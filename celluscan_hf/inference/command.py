@@ -90,7 +90,7 @@ def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
     add_trust(parser)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
     add_views(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     from .onnx import export_onnx as export
 

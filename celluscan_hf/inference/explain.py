@@ -71,8 +71,8 @@ def explain(
     image = read_image(Path(image_path))
     if isinstance(model, (str, Path)):
         model, processor = load_classifier(model, trust_remote_code, views=views, attn_implementation="eager")
-    elif processor is None:
-        raise CelluScanError("a model object needs its image processor: explain(…, processor=…)")
+    elif processor is None or views is not None:
+        raise CelluScanError("a model object needs its image processor, and has its views: explain(…, processor=…)")
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
     record = record_attention(model, pixel_values)
     cell = displayed(pixel_values[0], processor)

@@ -1,7 +1,8 @@
 """Load a trained classifier with its image processor and calibration; explain failed loads."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
@@ -18,11 +19,13 @@ from transformers import (
     PreTrainedModel,
     ViTConfig,
 )
+from transformers.utils.hub import cached_file
 
 from ..errors import CelluScanError
 from ..modeling.configuration_celluscan import CelluScanConfig
 from ..modeling.reliability_celluscan import Reliability, find_reliability
 
+SETTINGS = "settings.json"  # what a training writes beside its model
 _SAVE = "save it with model.save_pretrained(folder) and processor.save_pretrained(folder)"
 
 _ABSENT = "does not exist; expected a checkpoint folder, or the name of a model on the Hub, owner/name"
@@ -83,12 +86,12 @@ def load_classifier(
             f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another model"
         )
     _check_images(name, model.config, processor)
-    if views is not None:
+    if views not in (None, getattr(model.config, "views", 1)):
         _set_views(name, model.config, views)
     return model.eval(), processor
 
 
-def _set_views(name: str | Path, config: PreTrainedConfig, views: int) -> None:
+def _set_views(name: str | Path, config: PreTrainedConfig, views: int | None) -> None:
     if config.model_type != CelluScanConfig.model_type:
         raise CelluScanError(
             f"--views {views}: {name} is a {type(config).__name__[:-6]}, which looks once at an image; leave it out, "
@@ -115,6 +118,20 @@ def _check_images(name: str | Path, config: PreTrainedConfig, processor: BaseIma
 
 def _shape(sides: tuple[int, ...]) -> str:
     return " x ".join(map(str, sides))
+
+
+def trained_on(name: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """Return what a model's training says of its data: `sources`, `fingerprint`, …; empty if it does not say."""
+    record = cached_file(name, SETTINGS, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return dict(json.loads(Path(record).read_text("utf-8"))["data"]) if record else {}
+
+
+def seen_sources(data: Mapping[str, Any], sources: Iterable[str], fingerprint: str | None) -> list[str]:
+    """Return the sources whose cells a model may have been trained on, of other data than it was trained on.
+
+    A built dataset is known by its `fingerprint`: if it is that of the training, its test split was held out.
+    """
+    return [] if data.get("fingerprint") == fingerprint else sorted(set(data.get("sources", ())) & set(sources))
 
 
 def load_reliability(model: PreTrainedModel) -> Reliability | None:

@@ -71,8 +71,8 @@ def export_onnx(
     _require_free(folder)
     if isinstance(model, (str, Path)):
         model, processor = load_classifier(model, trust_remote_code, views=views)
-    elif processor is None:
-        raise CelluScanError("a model object needs its image processor: export_onnx(…, processor)")
+    elif processor is None or views is not None:
+        raise CelluScanError("a model object needs its image processor, and has its views: export_onnx(…, processor)")
     model = _exportable(model)
     program = _trace(model)
     with _atomic_folder(folder) as partial:

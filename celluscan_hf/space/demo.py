@@ -1,21 +1,26 @@
 """Serve the demo page of one model: locally (`celluscan demo`), or in a Space."""
 
 import json
+import tempfile
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
+import numpy as np
 from huggingface_hub import snapshot_download
-from transformers.utils.hub import cached_file
 
 from ..errors import CelluScanError
 from ..evaluation.folder import EXAMPLES, IMAGES
+from ..inference.loading import trained_on
 from ..models import default_model
-from ..sources import SYNTHETIC
-from ..training.record import ASKED
+from ..sources import READERS, SYNTHETIC
+from ..sources.drawing import draw_cell
 from .page import build_page, serve
 from .recogniser import Recogniser
+
+_DRAWN = ("Segmented Neutrophil", "Eosinophil", "Lymphocyte", "Monocyte")
+_SEED, _SIDE = 1, 256  # pixels
 
 
 def run(model: str, evaluation: Path | None, host: str, port: int | None, views: int | None = None) -> None:
@@ -41,34 +46,43 @@ def page_of(
 ) -> gr.Blocks:
     """Build the page of a model: that of the package, a local folder, or a Hub repository at a revision.
 
-    Examples come from an evaluation, else from the Hub repository. The page names `dataset`, a Hub
-    id. `views` are mirrored copies of an image that are averaged over; None for those of the model.
+    Examples come from an evaluation, else from the Hub repository; for a local model without an evaluation they are
+    synthetic. The page names `dataset`, a Hub id, and the sources of the training. `views` are mirrored copies of an
+    image that are averaged over; None for those of the model.
     """
     recogniser = Recogniser(model, revision, views)
-    shown = examples(evaluation) if evaluation else [] if Path(model).is_dir() else published_examples(model, revision)
+    if evaluation:
+        shown = examples(evaluation)
+    else:
+        shown = synthetic_examples() if Path(model).is_dir() else published_examples(model, revision)
+    sources = trained_on(model, revision).get("sources", [])
     commit = getattr(recogniser.model.config, "_commit_hash", None)
-    return build_page(recogniser, shown, _links(model, commit, dataset), _synthetic_only(model, revision))
+    return build_page(recogniser, shown, _links(model, commit, dataset, sources), sources == [SYNTHETIC])
 
 
-def _synthetic_only(model: str, revision: str | None) -> bool:
-    """Whether a model was trained on synthetic cells only, according to its training record, if any."""
-    record = cached_file(model, ASKED, revision=revision, _raise_exceptions_for_missing_entries=False)
-    if record is None:
-        return False
-    settings: dict[str, Any] = json.loads(Path(record).read_text("utf-8"))
-    return bool(settings["data"].get("sources") == [SYNTHETIC])
-
-
-def _links(model: str, commit: str | None, dataset: str | None) -> str:
-    """Return HTML that names the model and its dataset."""
-    if Path(model).is_dir():
-        return f"Model: <code>{escape(Path(model).name)}</code>"
+def _links(model: str, commit: str | None, dataset: str | None, sources: Sequence[str]) -> str:
+    """Return HTML that names the model, its dataset, and the authors' datasets in it with their licences."""
+    link = "<a href='{}'>{}</a>".format
     at = f" at <code>{escape(commit[:12])}</code>" if commit else ""
-    model_link = f"Model: <a href='https://huggingface.co/{escape(model)}'>{escape(model)}</a>{at}"
-    dataset_link = (
-        f" · Data: <a href='https://huggingface.co/datasets/{escape(dataset)}'>{escape(dataset)}</a>" if dataset else ""
-    )
-    return model_link + dataset_link
+    hub = f"https://huggingface.co/{escape(model)}"
+    named = f"<code>{escape(Path(model).name)}</code>" if Path(model).is_dir() else link(hub, escape(model)) + at
+    parts = [f"Model: {named}"]
+    if dataset:
+        parts.append(f"Data: {link(f'https://huggingface.co/datasets/{escape(dataset)}', escape(dataset))}")
+    published = [READERS[source].info for source in sources if source in READERS and READERS[source].info.url]
+    if published:
+        origins = (f"{link(escape(info.url), escape(info.title))} ({escape(info.license)})" for info in published)
+        parts.append(f"Trained on images of {', '.join(origins)}")
+    return " · ".join(parts)
+
+
+def synthetic_examples() -> list[tuple[Path, str]]:
+    """Draw a few cells, for who has none at hand; real ones look different."""
+    folder = Path(tempfile.mkdtemp(prefix="celluscan-"))
+    shown = [(folder / f"{name}.png", f"{name} (synthetic)") for name in _DRAWN]
+    for (file, _), name in zip(shown, _DRAWN, strict=True):
+        draw_cell(name, np.random.default_rng(_SEED), _SIDE).save(file)
+    return shown
 
 
 def published_examples(model: str, revision: str | None) -> list[tuple[Path, str]]:

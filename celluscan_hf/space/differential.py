@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..evaluation.intervals import wilson
 from ..evaluation.plots import ORDER
-from ..modeling.reliability_celluscan import Certainty
+from ..modeling.reliability_celluscan import ABNORMAL, Certainty
 from ..taxonomy import CLASSES
 from .answer import Answer
 
@@ -38,10 +38,12 @@ class Differential:
 
     - `white`: number of white cells with an answer; `shares`: their classes, those that occur.
     - `erythroblasts`, `platelets`: their numbers; `unsure`: cells without a class, which are in no share.
+    - `own`: classes of the user's own among the white cells, of which nothing else is known.
     - `immature`: bands, metamyelocytes, myelocytes and promyelocytes together; None without white cells.
-    - `not_named`: neutrophils that may be bands or segmented.
+    - `unresolved`: neutrophils that may be bands or segmented.
     - `abnormal`: classes not expected in the blood of a healthy adult, with their numbers of cells.
-    - `elsewhere`: cells unlike those of the training laboratories.
+    - `unsure_abnormal`, `unsure_immature`: unsure cells that are probably of one of these classes all the same.
+    - `out_of_distribution`: cells unlike those of the training laboratories.
     """
 
     white: int
@@ -49,16 +51,20 @@ class Differential:
     erythroblasts: int
     platelets: int
     unsure: int
+    own: tuple[str, ...]
     immature: Share | None
-    not_named: int
+    unresolved: int
     abnormal: dict[str, int]
-    elsewhere: int
+    unsure_abnormal: int
+    unsure_immature: int
+    out_of_distribution: int
 
 
 def differential(answers: Sequence[Answer]) -> Differential:
     """Count answers by class; a class of the user's own is a white cell."""
-    sure = [answer for answer in answers if answer.certainty is not Certainty.UNSURE]
-    counts = Counter(answer.headline for answer in sure)
+    answered = [answer for answer in answers if answer.certainty is not Certainty.UNSURE]
+    unsure = [answer for answer in answers if answer.certainty is Certainty.UNSURE]
+    counts = Counter(answer.headline for answer in answered)
     white = {name: number for name, number in counts.items() if _is_white(name)}
     total = sum(white.values())
     immature = sum(number for name, number in white.items() if name in _IMMATURE)
@@ -67,12 +73,19 @@ def differential(answers: Sequence[Answer]) -> Differential:
         shares=tuple(_share(name, white[name], total) for name in sorted(white, key=_position)),
         erythroblasts=counts["Erythroblast"],
         platelets=counts["Platelet"],
-        unsure=len(answers) - len(sure),
-        immature=_share("bands and younger", immature, total) if total else None,
-        not_named=counts["Neutrophil"],
-        abnormal={name: number for name, number in counts.items() if name in _FACTS and _FACTS[name].abnormal_in_blood},
-        elsewhere=sum(1 for answer in answers if answer.hint),
+        unsure=len(unsure),
+        own=tuple(sorted(name for name in white if name not in _FACTS)),
+        immature=_share("bands to promyelocytes", immature, total) if total else None,
+        unresolved=counts["Neutrophil"],
+        abnormal={name: counts[name] for name in _IN_ORDER if counts[name] and _FACTS[name].abnormal_in_blood},
+        unsure_abnormal=sum(1 for answer in unsure if answer.flagged),
+        unsure_immature=sum(1 for answer in unsure if _probably_immature(answer)),
+        out_of_distribution=sum(1 for answer in answers if answer.hint),
     )
+
+
+def _probably_immature(answer: Answer) -> bool:
+    return sum(share for cell, share in answer.ranking if cell.name in _IMMATURE) >= ABNORMAL
 
 
 def _is_white(name: str) -> bool:

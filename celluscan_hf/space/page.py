@@ -67,7 +67,7 @@ def _one_cell(recogniser: Recogniser, examples: Sequence[tuple[Path, str]]) -> N
                 gr.Examples(
                     [[str(file)] for file, _ in examples],
                     image,
-                    label="Examples, one of each class",
+                    label="Examples",
                     example_labels=[label for _, label in examples],
                     examples_per_page=len(examples),
                 )
@@ -105,7 +105,8 @@ def _several_cells(recogniser: Recogniser) -> None:
         path = _as_csv([record(result) for result in results], Path(folder.name))
         return texts.counts(results), texts.table(results), gr.update(value=path, visible=True)
 
-    files = gr.File(file_count="multiple", file_types=["image"], label=f"Up to {MAX_FILES} images of one cell each")
+    label = f"Up to {MAX_FILES} images of one cell each"
+    files = gr.File(file_count="multiple", file_types=["image"], label=label, height=180)  # pixels; the rest scrolls
     counts, table = gr.HTML(), gr.HTML()
     download = gr.DownloadButton("Download as CSV", visible=False)
     files.change(tabulate, files, [counts, table, download], api_visibility="private")

@@ -31,6 +31,7 @@ _NO_DIAGNOSIS = (
     "<p class='hint'>Intervals are of the count alone; mistakes of the model come on top. The cells are those you "
     "chose, not all of a field. No diagnosis: a laboratory counts 100 to 200 cells and looks at the whole smear.</p>"
 )
+_ENOUGH = 20  # white cells, from which on a number per 100 of them says something
 _CLASSES_SHOWN = 3
 _DRAW_STAGES = 0.1  # summed probability from which the maturation stages are drawn
 _THUMBNAIL = 72  # pixels
@@ -118,10 +119,11 @@ def counts(results: Sequence[Result]) -> str:
     counted = differential(answers)
     headings = "".join(f"<th scope='col'>{name}</th>" for name in ("Class", "Cells", "Share", "95 % interval"))
     rows = "".join(map(_share_row, counted.shares))
-    caption = f"Differential of {counted.white} white cell{'s' * (counted.white != 1)}"
+    beside = f"; {counted.unsure} unsure, in no share" if counted.unsure else ""
+    caption = f"Differential of {counted.white} white cell{'s' * (counted.white != 1)}{beside}"
     table = f"<table><caption>{caption}</caption><tr>{headings}</tr>{rows}</table>" if rows else ""
-    beside = "".join(f"<p>{text}</p>" for text in _beside(counted))
-    return f"<section class='card differential'>{table}{beside}{_NO_DIAGNOSIS}</section>"
+    lines = "".join(f"<p>{text}</p>" for text in (*_uncounted(counted), *_left_shift(counted), *_warnings(counted)))
+    return f"<section class='card differential'>{table}{lines}{_NO_DIAGNOSIS}</section>"
 
 
 def _share_row(share: Share) -> str:
@@ -131,29 +133,48 @@ def _share_row(share: Share) -> str:
     )
 
 
-def _beside(counted: Differential) -> list[str]:
-    """What stands below the counts: cells outside of them, a left shift, abnormal classes."""
+def _uncounted(counted: Differential) -> list[str]:
+    """What is not among the white cells, and what is by default."""
     lines = []
-    outside = {"erythroblasts": counted.erythroblasts, "platelets": counted.platelets, "unsure": counted.unsure}
+    outside = {"erythroblasts": counted.erythroblasts, "platelets": counted.platelets}
     if named := [f"{name} {number}" for name, number in outside.items() if number]:
-        lines.append(f"Not in these shares: {', '.join(named)}.")
-    if counted.erythroblasts and counted.white:
+        lines.append(f"Beside the white cells: {', '.join(named)}.")
+    if counted.erythroblasts and counted.white >= _ENOUGH:
         lines.append(f"Erythroblasts per 100 white cells: {100 * counted.erythroblasts / counted.white:.0f}.")
-    if counted.immature and counted.immature.cells:
-        part = counted.immature
-        text = f"Bands and younger: {part.cells} of {counted.white}, {part.share:.0%} ({part.low:.0%}–{part.high:.0%})."
-        if part.share > LEFT_SHIFT:
-            text += f" More than {LEFT_SHIFT:.0%} of the white cells is often called a <strong>left shift</strong>."
-        lines.append(text)
-    if counted.not_named:
-        lines.append(f"{counted.not_named} may be bands or segmented: the model was unsure which.")
-    if counted.abnormal:
-        named = [f"{escape(name)} {number}" for name, number in counted.abnormal.items()]
+    if counted.own:
+        lines.append(f"Counted as white cells, classes of your own: {escape(', '.join(counted.own))}.")
+    return lines
+
+
+def _left_shift(counted: Differential) -> list[str]:
+    """How many neutrophils are immature, with those that may be."""
+    part, unresolved = counted.immature, counted.unresolved
+    if part is None or not (part.cells or unresolved or counted.unsure_immature):
+        return []
+    text = f"Bands to promyelocytes: {part.cells} of {counted.white}, {part.share:.0%} ({part.low:.0%}–{part.high:.0%})"
+    if unresolved:
+        most = (part.cells + unresolved) / counted.white
+        text += f", and up to {most:.0%} if all {unresolved} neutrophils that may be bands or segmented are bands"
+    if counted.unsure_immature:
+        text += f"; of the unsure cells {counted.unsure_immature} more are probably of these"
+    if part.low > LEFT_SHIFT:
+        text += f". More than {LEFT_SHIFT:.0%} is often called a <strong>left shift</strong>"
+    elif part.share > LEFT_SHIFT:
+        text += f". More than {LEFT_SHIFT:.0%} is often called a left shift, but the cells are too few to say"
+    return [f"{text}."]
+
+
+def _warnings(counted: Differential) -> list[str]:
+    lines = []
+    named = [f"{escape(name)} {number}" for name, number in counted.abnormal.items()]
+    if counted.unsure_abnormal:
+        named.append(f"of the unsure cells probably {counted.unsure_abnormal}")
+    if named:
         lines.append(f"<span class='flag'>Not expected in the blood of a healthy adult: {', '.join(named)}.</span>")
-    if counted.elsewhere:
+    if counted.out_of_distribution:
         lines.append(
-            f"{counted.elsewhere} of the cells are unlike those that the model was trained on: expect more mistakes, "
-            "or adapt it to your microscope first (celluscan adapt)."
+            f"{counted.out_of_distribution} of the cells are unlike those that the model was trained on: expect more "
+            "mistakes, or adapt it to your microscope first (celluscan adapt)."
         )
     return lines
 

@@ -14,10 +14,11 @@ import torch
 from ..atomic_io import atomic_write
 from ..dataset.reading import CellDataset
 from ..errors import CelluScanError
+from ..inference.loading import SETTINGS
 from ..versions import versions
 from .settings import TrainingSettings
 
-ASKED, DONE = "settings.json", "training.json"
+ASKED, DONE = SETTINGS, "training.json"
 CURVES = "curves.png"
 _SOFTWARE = (
     "celluscan_hf",

@@ -18,6 +18,7 @@ from ..augmentation.view import View
 from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
+from ..inference.loading import seen_sources, trained_on
 from ..modeling.checkpoints import start_model
 from ..modeling.configuration_celluscan import CelluScanConfig
 from ..modeling.exporting import export_hand_built, export_native, is_native
@@ -25,6 +26,7 @@ from ..modeling.low_rank import add_adapters, merge
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
+from ..models import NAME, WBC_SMALL
 from ..reliability.calibrate import calibrate
 from . import record
 from .callbacks import TrainingTable, check_trackers
@@ -93,6 +95,7 @@ class _Stage:
             data = open_dataset(settings.dataset)
             rows = _rows(data, settings)
             model = _model(settings)
+            _warn_of_seen_cells(settings.start, data)
         self.adapters = add_adapters(model, settings.lora_rank) if settings.lora_rank else None
         mean, std = data.channel_statistics
         view = View(model.config.image_size, settings.crop_pct, mean, std)
@@ -154,6 +157,18 @@ class _Stage:
             return resume
         complete = [path.parent for path in self.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # written last
         return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _warn_of_seen_cells(start: str, data: CellDataset) -> None:
+    """Say if the initial weights know cells of these sources, so that no split of this dataset is new to them."""
+    folder = WBC_SMALL if start == NAME else Path(start)
+    known = trained_on(folder) if folder.is_dir() else {}
+    if seen := seen_sources(known, data.sources, data.fingerprint):
+        logger.warning(
+            "%s was trained on cells of %s, maybe on some of validation and test here: judge it on other cells",
+            start,
+            ", ".join(seen),
+        )
 
 
 def _rows(data: CellDataset, settings: TrainingSettings) -> dict[str, Dataset]:

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 from datasets import load_dataset
 
+from celluscan_hf.dataset.reading import open_dataset
 from celluscan_hf.evaluation.command import summary
 from celluscan_hf.evaluation.folder import EXTERNAL, FILES, IMAGES
 from celluscan_hf.evaluation.job import describe_model
@@ -125,6 +126,19 @@ def test_raw_files_are_evaluated_and_what_is_no_cell_is_listed(folder, checkpoin
     assert (metrics["n"], sum(metrics["data"]["dropped"].values())) == (2, 1)
     assert metrics["data"]["sources"]["imagefolder"]["path"] == str(folder)
     assert "2 cells: accuracy" in capsys.readouterr().out
+
+
+def test_cells_of_sources_that_the_model_was_trained_on_are_pointed_out(built, checkpoint, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    for fingerprint, seen in (("another build", ["synthetic"]), (open_dataset(built).fingerprint, [])):
+        record = {"data": {"sources": ["pbc", "synthetic"], "fingerprint": fingerprint}}
+        (model / "settings.json").write_text(json.dumps(record))
+        output = tmp_path / f"eval-{len(seen)}"
+        assert call("--model", model, "--dataset", built, "--output", output, "--resamples", "0") == 0
+        metrics = metrics_of(output)
+        assert metrics["data"]["seen_sources"] == seen
+        assert ("caution: the model was trained on cells of synthetic" in capsys.readouterr().out) is bool(seen)
 
 
 def test_weights_in_several_files_are_all_hashed(checkpoint, tmp_path):

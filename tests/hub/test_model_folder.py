@@ -69,6 +69,15 @@ def test_the_folder_of_the_package_has_neither_code_nor_images_of_cells(plain: T
     assert "model=default_model()" in card
     assert "celluscan evaluate --dataset" in card
     assert "trust_remote_code=True" not in card
+    assert "huggingface.co/wbc-small" not in card
+    assert "examples/" not in card
+
+
+def test_an_evaluation_with_other_views_is_not_published(copy: TrainedModel) -> None:
+    metrics = json.loads((copy.evaluation / "metrics.json").read_text())
+    edit(copy.evaluation / "metrics.json", model=metrics["model"] | {"views": 8})
+    with pytest.raises(CelluScanError, match="evaluates the model with 8 views, its config has 1"):
+        TrainedModel(copy.run, copy.evaluation)
 
 
 def test_a_given_revision_is_pinned_instead(plain: Trained, tmp_path: Path) -> None:

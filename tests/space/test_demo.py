@@ -9,7 +9,8 @@ import pytest
 
 from celluscan_hf.cli import main
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.space.demo import examples, page_of
+from celluscan_hf.sources import READERS
+from celluscan_hf.space.demo import examples, page_of, synthetic_examples
 
 
 @pytest.mark.slow
@@ -44,6 +45,22 @@ def test_examples_are_those_of_an_evaluation(tmp_path: Path) -> None:
     assert examples(tmp_path) == [(tmp_path / "examples/BA.jpg", "Basophil")]
     with pytest.raises(CelluScanError, match=r"has no examples\.json"):
         examples(tmp_path / "elsewhere")
+
+
+def test_without_an_evaluation_they_are_synthetic_and_say_so(checkpoint: Path) -> None:
+    config = json.dumps(page_of(str(checkpoint)).config)
+    assert "Eosinophil (synthetic)" in config
+    assert all(file.is_file() for file, _ in synthetic_examples())
+
+
+def test_the_page_names_the_authors_of_the_images_and_their_licences(checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    (model / "settings.json").write_text(json.dumps({"data": {"sources": ["pbc", "bcisc"]}}))
+    page = json.dumps(page_of(str(model), dataset="lab/wbc").config)
+    assert "Trained on images of" in page
+    for words in (READERS["pbc"].info.url, "(CC-BY-4.0)", "(Apache-2.0)", "datasets/lab/wbc"):
+        assert words in page
 
 
 @pytest.mark.parametrize(("sources", "warned"), [(["synthetic"], True), (["pbc", "synthetic"], False)])

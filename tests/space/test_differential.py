@@ -2,7 +2,8 @@
 
 import pytest
 
-from celluscan_hf.space.answer import answer
+from celluscan_hf.modeling.reliability_celluscan import Certainty, StoredFacts
+from celluscan_hf.space.answer import Answer, answer
 from celluscan_hf.space.differential import differential
 from celluscan_hf.space.recogniser import Result
 from celluscan_hf.space.texts import counts
@@ -41,30 +42,46 @@ def test_intervals_are_wilsons() -> None:
     assert every.low < 0.35
 
 
-@pytest.mark.parametrize(("bands", "shifted"), [(10, False), (12, True)])
-def test_a_left_shift_is_hinted_at(bands: int, shifted: bool) -> None:
-    text = page(BNE=bands - 2, MMY=1, IG=1, SNE=100 - bands)
-    assert f"Bands and younger: {bands} of 100" in text
-    assert ("left shift" in text) is shifted
+def test_a_left_shift_is_hinted_at_if_enough_cells_say_so() -> None:
+    text = page(BNE=18, MMY=1, IG=1, SNE=80)
+    assert "Bands to promyelocytes: 20 of 100, 20% (13%–29%)" in text
+    assert "<strong>left shift</strong>" in text
+    assert "left shift" not in page(BNE=8, SNE=92)
+    assert "too few to say" in page(BNE=1, SNE=1)
 
 
-def test_what_is_not_expected_in_healthy_blood_is_named() -> None:
+def test_what_may_be_immature_is_said_too() -> None:
+    assert "up to 60% if all 60 neutrophils that may be bands" in page(NEU=60, SNE=40)
+    torn = answer([0.5 * (cell.code in ("MMY", "BNE")) for cell in CLASSES])
+    counted = differential([*answers(SNE=20), *[torn] * 3])
+    assert (counted.unsure, counted.unsure_immature) == (3, 3)
+    assert "of the unsure cells 3 more" in counts([Result("a", given) for given in [*answers(SNE=20), *[torn] * 3]])
+
+
+def test_what_is_not_expected_in_healthy_blood_is_named_also_if_unsure() -> None:
     text = page(SNE=8, MYO=2)
-    assert "Not expected in the blood of a healthy adult: Myeloblast 2" in text
+    assert "Not expected in the blood of a healthy adult: Myeloblast 2." in text
     assert "No diagnosis" in text
     assert "Not expected" not in page(SNE=8, LY=2)
+    torn = answer([0.5 * (cell.code in ("MYO", "PMY")) for cell in CLASSES])
+    assert "adult: of the unsure cells probably 1." in counts([Result("a", given) for given in [*answers(LY=2), torn]])
 
 
-def test_neutrophils_that_were_not_named_further_are_said() -> None:
-    assert "3 may be bands or segmented" in page(NEU=3, LY=2)
+def test_classes_of_ones_own_are_named() -> None:
+    own = StoredFacts("Smudge <cell>", "", None, "", None, False)
+    seen = Answer(((own, 0.9),), Certainty.CLASS, own.name, 0.9, "", 0.0)
+    assert differential([seen, seen]).own == (own.name,)
+    assert "classes of your own: Smudge &lt;cell&gt;" in counts([Result("a", seen), Result("b", seen)])
 
 
 def test_cells_without_a_share_are_said_and_no_white_cell_is_no_error() -> None:
     text = page(PLT=3, ERB=2)
-    assert "Not in these shares: erythroblasts 2, platelets 3" in text
+    assert "Beside the white cells: erythroblasts 2, platelets 3" in text
     assert "<table>" not in text
     assert "per 100" not in text
-    assert "Erythroblasts per 100 white cells: 50" in page(ERB=2, LY=4)
+    assert "Erythroblasts per 100 white cells: 8" in page(ERB=2, LY=24)
+    assert "per 100 white" not in page(ERB=2, LY=4)
+    assert "of 4 white cells; 2 unsure, in no share" in page(LY=4, unsure=2)
 
 
 def test_one_answer_is_no_differential() -> None:

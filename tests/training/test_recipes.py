@@ -12,8 +12,9 @@ GIVEN = ["--dataset", "out/wbc", "--output_dir", "out/run"]
 
 
 def test_the_recipes_of_the_design_are_there() -> None:
-    cpu, gpu = ["cpu-best", "cpu-robust", "cpu-small"], ["finetune", "original-probe", "original-scratch", "scratch"]
-    assert recipes.names() == cpu + gpu
+    cpu = ["bundled", "cpu-best", "cpu-robust", "cpu-small", "finetune-small"]
+    gpu = ["finetune", "lora", "original-probe", "original-scratch", "scratch"]
+    assert recipes.names() == sorted(cpu + gpu)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -54,7 +55,7 @@ def test_model_fields_that_are_not_a_json_object_are_refused() -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
-    with pytest.raises(CelluScanError, match=r"no recipe 'finetun'; there are: cpu-best, .*scratch"):
+    with pytest.raises(CelluScanError, match=r"no recipe 'finetun'; there are: bundled, .*scratch"):
         recipes.load("finetun")
 
 
