@@ -71,9 +71,6 @@ PUBLISHED_LABELS: dict[str, str] = {
     "neutrophil band": "Band Neutrophil",
     "neutrophil segmented": "Segmented Neutrophil",
     "normoblast": "Erythroblast",
-    "NRBC": "Erythroblast",
-    "nucleated red blood cell": "Erythroblast",
-    "thrombocyte": "Platelet",
 }
 
 
