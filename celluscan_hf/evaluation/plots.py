@@ -5,6 +5,7 @@ are the colour-blind safe ones of Okabe & Ito (2008, https://jfly.uni-koeln.de/c
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,14 @@ def abnormal_roc(cells: Predictions, detection: Mapping[str, Any], path: Path) -
     save(figure, path)
 
 
-def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the loss, and accuracy and macro-F1 on validation, over the epochs of a `Trainer`'s `log_history`."""
+def training_curves(
+    history: Sequence[Mapping[str, float]], path: Path, along: str = "epoch", label: str = "epoch"
+) -> None:
+    """Draw the loss, and accuracy and macro-F1 on validation, over the epochs of a `Trainer`'s `log_history`.
+
+    `along` is another field of its entries to draw them over, on a logarithmic axis, and `label` what it is called.
+    """
+    history = sorted((entry for entry in history if along in entry), key=itemgetter(along))
     figure = blank(10, 4.2)
     left, right = figure.subplots(1, 2)
     lines = [
@@ -193,13 +200,14 @@ def training_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
         (right, "eval_accuracy", "accuracy", BLUE, "o-"),
         (right, "eval_macro_f1", "macro-F1", VERMILION, "s--"),
     ]
-    for axes, name, label, colour, style in lines:
-        points = np.array([(entry["epoch"], entry[name]) for entry in history if name in entry]).reshape(-1, 2)
+    for axes, name, title, colour, style in lines:
+        points = np.array([(entry[along], entry[name]) for entry in history if name in entry]).reshape(-1, 2)
         if len(points):
-            axes.plot(*points.T, style, color=colour, label=label, ms=4, lw=1.6, markevery=_few_marks(points))
+            axes.plot(*points.T, style, color=colour, label=title, ms=4, lw=1.6, markevery=_few_marks(points))
     for axes, title in ((left, "loss"), (right, "validation")):
         axes.set_title(title)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(label)
+        axes.set_xscale("linear" if along == "epoch" else "log")
         axes.grid(color="#E0E0E0")
         _bare(axes)
         if axes.lines:

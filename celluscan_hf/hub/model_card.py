@@ -45,7 +45,7 @@ class ModelFacts:
     - `dataset`: Hub id of the dataset it was trained on; None if it is not published.
     - `settings`, `training`: the `settings.json` and `training.json` of the run.
     - `metrics`, `examples`: the `metrics.json` and `examples.json` of the evaluation.
-    - `config`, `parameters`: the `config.json` of the model, and its number of parameters.
+    - `config`, `parameters`: the config of the model as a hand-built one, and its number of parameters.
     - `adaptation`: the `adaptation.json` of an adapted model, else None.
     - `packaged`: whether it comes with this package, without code of its own.
     """

@@ -22,6 +22,7 @@ from ..inference.loading import load_classifier
 from ..modeling.checkpoints import start_model
 from ..modeling.exporting import export_hand_built, export_native
 from ..modeling.key_mapping import WeightsError
+from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
 from ..reliability.calibrate import PLOT as CALIBRATION
 from ..training.record import ASKED, CURVES, DONE
@@ -168,11 +169,10 @@ def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | Non
     if variant.packaged:
         for code in folder.glob("*.py"):  # the package has it
             code.unlink()
-    parameters = model.num_parameters()
     revision = variant.revision
     if revision is None and variant.hand_built and not variant.packaged:
-        revision = f"content-{_digest(folder, _card(trained, variant, folder, '', parameters))[:12]}"
-    (folder / "README.md").write_text(_card(trained, variant, folder, revision or "main", parameters), "utf-8")
+        revision = f"content-{_digest(folder, _card(trained, variant, folder, '', model))[:12]}"
+    (folder / "README.md").write_text(_card(trained, variant, folder, revision or "main", model), "utf-8")
     return revision
 
 
@@ -207,7 +207,9 @@ def _copy_examples(trained: TrainedModel, folder: Path) -> None:
         shutil.copyfile(image, folder / example["file"])
 
 
-def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, parameters: int) -> str:
+def _card(
+    trained: TrainedModel, variant: Variant, folder: Path, revision: str, model: CelluScanForImageClassification
+) -> str:
     """Render the card, and write the evaluation results for the Hub."""
     facts = ModelFacts(
         repository=variant.repository,
@@ -218,8 +220,8 @@ def _card(trained: TrainedModel, variant: Variant, folder: Path, revision: str, 
         settings=public(trained.settings, trained, variant),
         training=trained.training,
         metrics=public(trained.metrics, trained, variant),
-        config=_read(folder / "config.json"),
-        parameters=parameters,
+        config=model.config.to_dict(),
+        parameters=model.num_parameters(),
         examples=[] if variant.packaged else trained.examples,
         packaged=variant.packaged,
         adaptation=public(trained.adaptation, trained, variant),

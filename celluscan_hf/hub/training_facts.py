@@ -55,6 +55,7 @@ _SAMPLING = {
     "balanced_sources": "balanced by class, and by source within a class",
     "sqrt": "every class of a source by the square root of its images",
 }
+_OF_PROBE = ("trained weights", "seed", "git revision", "versions")
 _NAMED = ("torchvision:", "celluscan:", "dinobloom:", "dinov2:")
 _ROTATIONS = {
     "none": "",
@@ -180,9 +181,12 @@ class TrainingFacts:
             ("git revision", f"`{self.record['git']}`" if self.record["git"] else ""),
             ("versions", ", ".join(f"{name} {version}" for name, version in self.record["versions"].items())),
         ]
-        return [(name, value) for name, value in rows if value]
+        known = _OF_PROBE if settings["probe"] else [name for name, _ in rows]
+        return [(name, value) for name, value in rows if value and name in known]
 
     def _trained(self) -> str:
+        if self.settings["probe"]:
+            return "the head alone, by logistic regression on features of the cells as they are"
         if rank := self.settings["lora_rank"]:
             return f"low-rank adapters (LoRA) of rank {rank}, merged into the weights, and the head"
         return "head only" if self.settings["freeze"] else "all"

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..reliability.calibrate import calibrate
 from . import record
 from .callbacks import TrainingTable, check_trackers
 from .images import CellImages
+from .probe import fit_probe
 from .settings import TrainingSettings
 from .streaming import StreamedCells
 from .trainer import SCALARS, CellTrainer
@@ -90,6 +92,8 @@ class _Stage:
         self.settings = settings
         self.calibrated = last and settings.calibrate
         self.folder = Path(settings.output_dir)
+        if settings.probe and settings.world_size > 1:
+            raise CelluScanError(f"--probe runs in one process, got {settings.world_size}: start it without a launcher")
         set_seed(settings.seed)
         with settings.main_process_first():  # the others then use its downloads and caches
             data = open_dataset(settings.dataset)
@@ -115,31 +119,49 @@ class _Stage:
         if record.is_finished(self.folder):
             logger.info("already finished: %s", self.folder)
             return
+        unpublished = self.folder / "unpublished"
+        results = self._fit_probe(unpublished) if self.settings.probe else self._train(resume, unpublished)
+        if self.trainer.is_world_process_zero():
+            publish(unpublished, self.processor, self.folder)
+            along = ("strength", "strength of the head, C") if self.settings.probe else ("epoch", "epoch")
+            training_curves(results["history"], self.folder / record.CURVES, *along)
+            record.finish(self.folder, results | {"calibration": self._calibrate()})
+        self.trainer.accelerator.wait_for_everyone()  # before the next stage reads the model
+
+    def _train(self, resume: str | None, unpublished: Path) -> dict[str, Any]:
+        """Train layers, save the weights with the best validation score, and return what `training.json` says."""
         checkpoint = self._checkpoint(resume)
         trained = self.trainer.train(checkpoint)
-        history, metrics = self.trainer.history, self.trainer.final_metrics
         if self.adapters is not None:
             self.trainer.optimizer.eval()  # averages, if any, before the parameters that hold them are gone
             merge(self.adapters)
-        unpublished = self.folder / "unpublished"
         self.trainer.save_model(str(unpublished))  # gathers weights that are sharded over processes
-        if self.trainer.is_world_process_zero():
-            publish(unpublished, self.processor, self.folder)
-            training_curves(history, self.folder / record.CURVES)
-            results = {
-                "resumed_from": Path(checkpoint).name
-                if checkpoint
-                else None,  # the next three are measured from there on
-                "seconds": round(trained.metrics["train_runtime"], 3),
-                "steps": trained.global_step,
-                "images_per_second": round(trained.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
-                "best_step": self.trainer.state.best_global_step,
-                "validation": {name: metrics[f"eval_{name}"] for name in SCALARS},
-                "calibration": self._calibrate(),
-                "history": history,
-            }
-            record.finish(self.folder, results)
-        self.trainer.accelerator.wait_for_everyone()  # before the next stage reads the model
+        return {
+            # the next three are measured from there on
+            "resumed_from": Path(checkpoint).name if checkpoint else None,
+            "seconds": round(trained.metrics["train_runtime"], 3),
+            "steps": trained.global_step,
+            "images_per_second": round(trained.metrics["train_steps_per_second"] * self.trainer.images_per_step, 1),
+            "best_step": self.trainer.state.best_global_step,
+            "validation": {name: self.trainer.final_metrics[f"eval_{name}"] for name in SCALARS},
+            "history": self.trainer.history,
+        }
+
+    def _fit_probe(self, unpublished: Path) -> dict[str, Any]:
+        """Fit the head to features, save the model, and return what `training.json` says."""
+        started = time.perf_counter()
+        model = self.trainer.model.eval()
+        history = fit_probe(model, self.processor, self.settings.dataset, self.folder)
+        model.save_pretrained(unpublished)
+        return {
+            "resumed_from": None,
+            "seconds": round(time.perf_counter() - started, 3),
+            "steps": 0,
+            "images_per_second": None,
+            "best_step": None,
+            "validation": {name: history[-1][f"eval_{name}"] for name in SCALARS},
+            "history": history,
+        }
 
     def _calibrate(self) -> dict[str, Any] | None:
         """Calibrate the written model; return its thresholds and the validation metrics before and after."""

@@ -44,6 +44,10 @@ class TrainingSettings(TrainingArguments):
         default="{}", metadata={"help": "fields of CelluScanConfig as JSON: '{\"drop_path_rate\": 0.1}'"}
     )
     freeze: bool = field(default=False, metadata={"help": "train only the classification head"})
+    probe: bool = field(
+        default=False,
+        metadata={"help": "fit the head alone, by logistic regression on features that are computed once"},
+    )
     lora_rank: int = field(
         default=0,
         metadata={"help": "train low-rank adapters (LoRA) of this rank and the head alone; merged at the end; 0: off"},
@@ -218,6 +222,8 @@ class TrainingSettings(TrainingArguments):
         for name, choices in (("loss", LOSSES), ("sampler", SAMPLERS)):  # the parser does not check those of a recipe
             if getattr(self, name) not in choices:
                 raise CelluScanError(f"--{name} {getattr(self, name)}: expected one of {', '.join(choices)}")
+        if self.probe and (self.lora_rank or self.freeze or self.streaming):
+            raise CelluScanError("--probe trains the head alone: leave --lora_rank, --freeze and --streaming out")
         if self.lora_rank < 0 or (self.lora_rank and (self.freeze or self.muon)):
             raise CelluScanError(f"--lora_rank {self.lora_rank}: expected 0 or more, without --freeze and --muon")
         if self.freeze and self.muon:

@@ -13,7 +13,7 @@ GIVEN = ["--dataset", "out/wbc", "--output_dir", "out/run"]
 
 def test_the_recipes_of_the_design_are_there() -> None:
     cpu = ["bundled", "cpu-best", "cpu-robust", "cpu-small", "finetune-small"]
-    gpu = ["finetune", "lora", "original-probe", "original-scratch", "scratch"]
+    gpu = ["finetune", "lora", "original-probe", "original-scratch", "probe", "scratch"]
     assert recipes.names() == sorted(cpu + gpu)
 
 

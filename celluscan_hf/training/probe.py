@@ -1,0 +1,90 @@
+"""A linear probe: the head of a frozen model as a logistic regression on its features, which are computed once.
+
+Features are those of every original cell of train and validation as it is, without augmentation. They are kept in the
+folder of the run, so that a run goes on where it stopped. The strength of the regularization is the one with the best
+macro-F1 on validation.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from .. import taxonomy
+from ..atomic_io import atomic_write
+from ..evaluation.cells import load_cells_of_split
+from ..evaluation.wbc_metrics import wbc_metrics
+from ..modeling.reliability_celluscan import COLOURS, head_of
+from ..reliability.calibrate import run_model
+
+FEATURES = "features.safetensors"
+STRENGTHS = np.logspace(-4, 2, 13)  # scikit-learn's C
+_MOST_STEPS = 500
+_ABSENT = 10.0  # how far the bias of a class without cells lies below the lowest other one
+
+
+def fit_probe(
+    model: PreTrainedModel, processor: BaseImageProcessor, dataset: str, folder: Path
+) -> list[dict[str, float]]:
+    """Fit the head of a model, in place, to the train split of a built dataset.
+
+    Returns:
+        For each strength: `strength`, and the metrics on validation (`eval_macro_f1`, …), the best one last.
+    """
+    train, validation = (_features(model, processor, dataset, split, folder) for split in ("train", "validation"))
+    mean, scale = train["features"].mean(axis=0), train["features"].std(axis=0) + 1e-6
+    values = [(part["features"] - mean) / scale for part in (train, validation)]
+    history, heads = [], []
+    for strength in tqdm(STRENGTHS, desc="fitting the head", unit="strength", leave=False, disable=None):
+        fitted = LogisticRegression(C=strength, max_iter=_MOST_STEPS).fit(values[0], train["labels"])
+        weight, bias = _all_classes(fitted)
+        heads.append((weight / scale, bias - weight @ (mean / scale)))
+        logits = validation["features"] @ heads[-1][0].T + heads[-1][1]
+        history.append({"strength": float(strength)} | _metrics(logits, validation["labels"]))
+    best = int(np.argmax([line["eval_macro_f1"] for line in history]))
+    head = head_of(model)
+    with torch.no_grad():
+        for parameter, values_of in zip((head.weight, head.bias), heads[best], strict=True):
+            parameter.copy_(torch.from_numpy(values_of))
+    return [*history[:best], *history[best + 1 :], history[best]]
+
+
+def _features(
+    model: PreTrainedModel, processor: BaseImageProcessor, dataset: str, split: str, folder: Path
+) -> dict[str, NDArray[Any]]:
+    """Compute `features` (n, D) and `labels` (n,) of a split, or read those of the run before."""
+    path = folder / f"{split}-{FEATURES}"
+    if not path.is_file():
+        outputs = run_model(load_cells_of_split(dataset, split).kept, model, processor)
+        content: dict[str, NDArray[Any]] = {
+            "features": np.ascontiguousarray(outputs.features[:, :-COLOURS]),
+            "labels": outputs.labels,
+        }
+        with atomic_write(path) as partial:
+            save_file(content, partial)
+    return load_file(path)
+
+
+def _all_classes(fitted: LogisticRegression) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return weight (14, D) and bias (14,); a class without train cells gets no weight and the lowest bias."""
+    coefficients, intercepts = fitted.coef_, fitted.intercept_
+    if len(coefficients) == 1:  # of two classes scikit-learn keeps the difference
+        halves = np.array([[-0.5], [0.5]])
+        coefficients, intercepts = halves * coefficients, halves[:, 0] * intercepts
+    weight = np.zeros((len(taxonomy.NAMES), coefficients.shape[1]))
+    bias = np.full(len(taxonomy.NAMES), intercepts.min() - _ABSENT)
+    weight[fitted.classes_], bias[fitted.classes_] = coefficients, intercepts
+    return weight, bias
+
+
+def _metrics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    metrics: dict[str, Any] = wbc_metrics.compute_metrics(probabilities, labels, taxonomy.NAMES, resamples=0)
+    return {f"eval_{name}": metrics[name] for name in ("n", *wbc_metrics.SCALARS)}

@@ -1,0 +1,88 @@
+"""The linear probe: the head alone, features computed once, a checkpoint like any other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
+
+from celluscan_hf.hub.model_folder import TrainedModel, Variant, assemble
+from celluscan_hf.inference.loading import load_classifier
+from celluscan_hf.training import probe
+from celluscan_hf.training.probe import fit_probe
+from tests.commands import evaluate
+
+DINOV2 = {"layer_scale_init": 0.1, "num_register_tokens": 2, "pooling": "cls_mean"}
+Recipe = Callable[..., Path]
+Trained = Callable[..., int]
+
+
+@pytest.fixture
+def start(recipe: Recipe, trained: Trained, tmp_path: Path) -> Path:
+    """A DINOv2 with hardly trained weights."""
+    assert trained(recipe(model=DINOV2, num_train_epochs=1), tmp_path / "start") == 0
+    return tmp_path / "start"
+
+
+def test_only_the_head_changes_and_it_gets_better(
+    start: Path, recipe: Recipe, trained: Trained, data_set: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "probe"
+    chosen = recipe("probe", model=DINOV2, start=str(start), probe=True, calibrate=True)
+    assert trained(chosen, output) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, output))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    record, first = (json.loads((folder / "training.json").read_text()) for folder in (output, start))
+    assert record["validation"]["macro_f1"] > first["validation"]["macro_f1"] + 0.1
+    assert record["validation"]["macro_f1"] == max(line["eval_macro_f1"] for line in record["history"])
+    assert len(record["history"]) == len(probe.STRENGTHS)
+    assert type(AutoModelForImageClassification.from_pretrained(output)).__name__.startswith("Dinov2WithRegisters")
+    evaluation = tmp_path / "evaluation"
+    assert evaluate("--model", output, "--dataset", data_set, "--output", evaluation, "--resamples", "0") == 0
+    assemble(TrainedModel(output, evaluation), Variant("lab/probe", False, None, None, None), tmp_path / "hub")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "the head alone, by logistic regression on features" in card
+    assert "Strength of the regularization chosen by macro-F1 on validation" in card
+    assert "| epochs |" not in card
+
+
+def test_features_are_computed_once(
+    start: Path, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load_classifier(start)
+    first = fit_probe(model, processor, str(data_set), tmp_path)
+    monkeypatch.setattr(probe, "run_model", None)
+    again, _ = load_classifier(start)
+    assert fit_probe(again, processor, str(data_set), tmp_path) == first
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_classes_without_cells_are_never_answered(
+    start: Path, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load_classifier(start)
+    fit_probe(model, processor, str(data_set), tmp_path)
+    from safetensors.numpy import load_file as load_arrays
+    from safetensors.numpy import save_file
+
+    file = tmp_path / f"train-{probe.FEATURES}"
+    arrays = load_arrays(file)
+    for classes in ([1, 5, 7], [1, 5]):
+        rows = np.isin(arrays["labels"], classes)
+        save_file({name: np.ascontiguousarray(values[rows]) for name, values in arrays.items()}, file)
+        fit_probe(model, processor, str(data_set), tmp_path)
+        with torch.no_grad():
+            answers = model.classifier(torch.from_numpy(arrays["features"])).argmax(dim=1)
+        assert set(answers.tolist()) == set(classes)
+
+
+def test_it_excludes_adapters(
+    recipe: Recipe, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(recipe(probe=True, lora_rank=4), tmp_path / "out") == 2
+    assert "--probe trains the head alone: leave --lora_rank" in capsys.readouterr().err
