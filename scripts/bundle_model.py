@@ -7,18 +7,21 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the library
 
 from celluscan_hf.hub.model_folder import TrainedModel, Variant, assemble  # noqa: E402
 from celluscan_hf.models import WBC_SMALL  # noqa: E402
+from scripts.tables import PLACES, metrics  # noqa: E402
 
 
 def bundle(run: Path, evaluation: Path, folder: Path = WBC_SMALL) -> None:
     """Write weights, processor, calibration, records, plots and card into `folder`, in place of what it holds."""
-    packaged = Variant(folder.name, hand_built=True, counterpart=None, dataset=None, revision=None, packaged=True)
+    packaged = Variant(folder.name, True, None, None, None, packaged=True, left_out=tuple(left_out()))
     before = folder.with_name(f"{folder.name}-before")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         assemble(TrainedModel(run, evaluation), packaged, Path(scratch) / folder.name)
@@ -26,6 +29,19 @@ def bundle(run: Path, evaluation: Path, folder: Path = WBC_SMALL) -> None:
             folder.rename(before)
         (Path(scratch) / folder.name).rename(folder)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def left_out() -> Iterator[dict[str, Any]]:
+    """Yield what trainings reached on laboratories that they left out, from `results/`."""
+    alone = {
+        key: ("all others (`cpu-robust`)", run["recipe"]["left_out"]) for key, run in metrics("left-out-robust").items()
+    }
+    three = metrics("three-laboratories", "external")
+    several = {key: ("PBC, bone marrow (MLL), BCISC (`cpu-robust`)", place) for key, place in three.items()}
+    for key, (trained_on, place) in (alone | several).items():
+        five = place["five_classes"]
+        scores = {name: five["any_answer"][name] for name in ("accuracy", "macro_f1")}
+        yield {"title": PLACES[key], "n": five["n"], "trained_on": trained_on} | scores
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def recipes() -> Table:
     rows.append(["`bundled`", "the same, longer, on five laboratories: `wbc-small`", f"{minutes:.0f} minutes", *scores])
     unmeasured = {
         "finetune": "ViT-B/16 with ImageNet weights, our full training recipe",
-        "lora`, `probe": "DinoBloom with low-rank adapters, or with a new head alone",
+        "lora`, `probe": "DinoBloom with low-rank adapters; with a new head alone, also on a CPU",
         "scratch": "ViT-S/16 (or B/16) from random weights",
         "original-probe`, `original-scratch": "the runs of the student project",
     }

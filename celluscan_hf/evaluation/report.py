@@ -57,17 +57,18 @@ def environment() -> Environment:
     return jinja
 
 
-def results_table(metrics: Mapping[str, Any], evaluated: str) -> str:
+def results_table(metrics: Mapping[str, Any], evaluated: str, unmeasured: str | None = None) -> str:
     """Markdown table of the scalars: a row for the `evaluated` cells, as this names them, and one per external source.
 
-    If no external source was measured, the last row says so, so that the first never stands alone.
+    If no external source was measured, the last row says so, or what `unmeasured` says, so that the first never stands
+    alone.
     """
     external: Mapping[str, Mapping[str, Any]] = metrics.get("external") or {}
     classes = sum(1 for scores in metrics["per_class"].values() if scores["support"])
     rows = [_results_row(evaluated, {**metrics, "classes": classes})]
     rows += [_results_row(f"{source['title']} ({_code(name)})", source) for name, source in external.items()]
     if not external:
-        unmeasured = _UNMEASURED if "dataset" in metrics["data"] else "other sources: not measured"
+        unmeasured = unmeasured or _UNMEASURED if "dataset" in metrics["data"] else "other sources: not measured"
         rows.append([unmeasured, *["–"] * (len(_COLUMNS) - 1)])
     return table(_COLUMNS, rows)
 

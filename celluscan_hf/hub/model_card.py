@@ -27,6 +27,7 @@ _TEMPLATE = "model_card.md"
 _TAGS = ["biology", "medical", "haematology", "white-blood-cells", "microscopy", "vit"]
 _DIGITS = 4  # decimals in the metrics for the Hub
 _CONFUSIONS = 6
+_LEFT_OUT = "other laboratories: [lower, see below](#other-laboratories)"
 # name in metrics.json -> type, name and config on the Hub; balanced accuracy is the macro-averaged recall
 _METRICS = {
     "accuracy": ("accuracy", "Accuracy", None),
@@ -48,6 +49,8 @@ class ModelFacts:
     - `config`, `parameters`: the config of the model as a hand-built one, and its number of parameters.
     - `adaptation`: the `adaptation.json` of an adapted model, else None.
     - `packaged`: whether it comes with this package, without code of its own.
+    - `left_out`: what such trainings reached on the five white cells of a laboratory that they left out: `title`, `n`,
+      `trained_on`, `accuracy` and `macro_f1` of each.
     """
 
     repository: str
@@ -63,6 +66,7 @@ class ModelFacts:
     examples: Sequence[Mapping[str, Any]]
     adaptation: Mapping[str, Any] | None = None
     packaged: bool = False
+    left_out: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.metrics["data"].get("split") == "train":
@@ -79,6 +83,9 @@ class ModelFacts:
     @property
     def dataset_link(self) -> str:
         """The dataset in a sentence."""
+        if self.packaged:
+            count = len(self.metrics["data"]["sources"])
+            return f"a dataset [built of {count} published ones](#data)"
         return f"[{self.dataset}]({HUB}/datasets/{self.dataset})" if self.dataset else "a dataset that is not published"
 
     @property
@@ -111,7 +118,7 @@ def render(facts: ModelFacts) -> str:
         sources=_sources(facts.metrics["data"]["sources"]),
         external=facts.external,
         external_sources=_sources(facts.external),
-        results=results_table(facts.metrics, _home(facts)),
+        results=results_table(facts.metrics, _home(facts), _LEFT_OUT if facts.left_out else None),
         name=facts.repository.rpartition("/")[2],
         classes=ORDER,
         confusions=largest_confusions(facts.metrics)[:_CONFUSIONS],

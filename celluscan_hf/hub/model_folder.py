@@ -139,6 +139,7 @@ class Variant:
     - `dataset`: the Hub id of the dataset it was trained on; None if it is not published.
     - `revision`: the tag to publish under; by default the hand-built variant gets a tag derived from its files.
     - `packaged`: comes with this package instead of in a repository, without code and without images of cells.
+    - `left_out`: as in `ModelFacts`.
     """
 
     repository: str
@@ -147,6 +148,7 @@ class Variant:
     dataset: str | None
     revision: str | None
     packaged: bool = False
+    left_out: tuple[Mapping[str, Any], ...] = ()
 
 
 def assemble(trained: TrainedModel, variant: Variant, folder: Path) -> str | None:
@@ -224,6 +226,7 @@ def _card(
         parameters=model.num_parameters(),
         examples=[] if variant.packaged else trained.examples,
         packaged=variant.packaged,
+        left_out=variant.left_out,
         adaptation=public(trained.adaptation, trained, variant),
     )
     if not variant.packaged:
