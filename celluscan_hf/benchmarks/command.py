@@ -18,6 +18,7 @@ PACKAGES = {
     "adaptation": ("celluscan_hf", "numpy", "scipy", "scikit-learn", "torch", "transformers"),
     "cpu": ("celluscan_hf", "torch", "transformers"),
     "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
+    "features": ("celluscan_hf", "numpy", "scikit-learn", "torch", "transformers"),
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
@@ -192,6 +193,7 @@ def _add_reliability_commands(
     commands.choices["reliability"].add_argument("--bccd", type=Path, help="the folder of BCCD, for its red cells")
     _add_stain_command(commands, common)
     _add_adaptation_command(commands, common)
+    _add_features_command(commands, common)
     command = commands.choices["recalibration"]
     command.add_argument(
         "--source", required=True, metavar="KEY=PATH", help="a raw source that the model was not trained on"
@@ -229,6 +231,27 @@ def _add_adaptation_command(
     command.add_argument("--draws", type=int, default=20, help=f"draws where nothing is trained {_DEFAULT}")
     command.add_argument("--training-draws", type=int, default=3, help=f"draws where layers are trained {_DEFAULT}")
     command.add_argument("--minutes", type=float, default=5.0, help=f"time that auto may take {_DEFAULT}")
+
+
+def _add_features_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    text = "what the features of pretrained models are worth on cells: probe, nearest neighbours, few labelled cells"
+    command = commands.add_parser("features", help=text, parents=[common])
+    command.set_defaults(module="features")
+    command.add_argument(
+        "--start",
+        action="append",
+        required=True,
+        help="weights as celluscan train --start takes them, or random, pixels, colours; repeatable",
+    )
+    command.add_argument("--dataset", required=True, help="a built dataset: its folder, or its name on the Hub")
+    command.add_argument(
+        "--external", action="append", default=[], metavar="KEY=PATH", help="a source of another laboratory; repeatable"
+    )
+    command.add_argument("--output", type=Path, required=True, help="a folder for the features")
+    command.add_argument("--shots", type=int, nargs="+", default=[1, 5, 10, 20], help=f"cells of each class {_DEFAULT}")
+    command.add_argument("--draws", type=int, default=10, help=f"draws of such cells {_DEFAULT}")
 
 
 def _add_stain_command(

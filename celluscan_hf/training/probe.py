@@ -26,6 +26,8 @@ from ..reliability.calibrate import run_model
 FEATURES = "features.safetensors"
 STRENGTHS = np.logspace(-4, 2, 13)  # scikit-learn's C
 _MOST_STEPS = 500
+Floats = NDArray[np.floating[Any]]
+Cells = tuple[Floats, NDArray[np.int64]]  # features and labels
 _ABSENT = 10.0  # how far the bias of a class without cells lies below the lowest other one
 
 
@@ -37,22 +39,31 @@ def fit_probe(
     Returns:
         For each strength: `strength`, and the metrics on validation (`eval_macro_f1`, …), the best one last.
     """
-    train, validation = (_features(model, processor, dataset, split, folder) for split in ("train", "validation"))
-    mean, scale = train["features"].mean(axis=0), train["features"].std(axis=0) + 1e-6
-    values = [(part["features"] - mean) / scale for part in (train, validation)]
-    history, heads = [], []
-    for strength in tqdm(STRENGTHS, desc="fitting the head", unit="strength", leave=False, disable=None):
-        fitted = LogisticRegression(C=strength, max_iter=_MOST_STEPS).fit(values[0], train["labels"])
-        weight, bias = _all_classes(fitted)
-        heads.append((weight / scale, bias - weight @ (mean / scale)))
-        logits = validation["features"] @ heads[-1][0].T + heads[-1][1]
-        history.append({"strength": float(strength)} | _metrics(logits, validation["labels"]))
-    best = int(np.argmax([line["eval_macro_f1"] for line in history]))
+    parts = [_features(model, processor, dataset, split, folder) for split in ("train", "validation")]
+    best, history = fit_logistic(*((part["features"], part["labels"]) for part in parts))
     head = head_of(model)
     with torch.no_grad():
-        for parameter, values_of in zip((head.weight, head.bias), heads[best], strict=True):
-            parameter.copy_(torch.from_numpy(values_of))
-    return [*history[:best], *history[best + 1 :], history[best]]
+        for parameter, values in zip((head.weight, head.bias), best, strict=True):
+            parameter.copy_(torch.from_numpy(values))
+    return history
+
+
+def fit_logistic(train: Cells, validation: Cells) -> tuple[tuple[Floats, Floats], list[dict[str, float]]]:
+    """Fit a logistic regression to features (n, D) with labels (n,), its strength chosen on validation.
+
+    Returns:
+        Weight (14, D) and bias (14,) of the best strength; and the history of `fit_probe`.
+    """
+    (features, labels), (held_out, truth) = train, validation
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    history, heads = [], []
+    for strength in tqdm(STRENGTHS, desc="fitting the head", unit="strength", leave=False, disable=None):
+        fitted = LogisticRegression(C=strength, max_iter=_MOST_STEPS).fit((features - mean) / scale, labels)
+        weight, bias = _all_classes(fitted)
+        heads.append((weight / scale, bias - weight @ (mean / scale)))
+        history.append({"strength": float(strength)} | _metrics(held_out @ heads[-1][0].T + heads[-1][1], truth))
+    best = int(np.argmax([line["eval_macro_f1"] for line in history]))
+    return heads[best], [*history[:best], *history[best + 1 :], history[best]]
 
 
 def _features(
