@@ -80,15 +80,21 @@ def summary(record: dict[str, Any], settings: AdaptationSettings) -> str:
             lines.append(f"{count:,} files or cells were not used: {reasons}")
     if record["unlabelled"]:
         lines.append(f"{record['unlabelled']:,} images without labels")
-    lines.append(f"adapted: {_WHAT[record['method']]}" + " with statistics of the new images" * record["statistics"])
+    lines.append(f"adapted: {_adapted(record)}")
     lines += _expectation(record) if "cells" in record else [_UNKNOWN]
     lines += record.get("notes", [])
     lines.append(f"{settings.output}: the adapted model ({record['seconds']:.0f} s)")
     return "\n".join(lines)
 
 
+def _adapted(record: dict[str, Any]) -> str:
+    if record["method"] == "none":
+        unchanged = "nothing but thresholds and sets: held-out cells favour the model as it is"
+        return "the statistics of the new images" if record["statistics"] else unchanged
+    return _WHAT[record["method"]] + ", with statistics of the new images" * record["statistics"]
+
+
 _WHAT = {
-    "none": "nothing but what is named here,",
     "calibration": "the calibration",
     "head": "the head",
     "lora": "head and low-rank adapters",

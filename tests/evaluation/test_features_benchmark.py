@@ -36,7 +36,6 @@ def test_starts_are_compared_on_the_test_split_and_on_other_laboratories(
             assert 0 <= found[name]["probe"]["weighted_f1"] <= 1
             assert found[name]["few_shot"]["50"] is None
         assert found["imagefolder"]["few_shot"]["1"]["draws"] == 2
-    assert record["starts"][str(calibrated)]["test"]["probe"]["balanced_accuracy"] > 2 / 14
     monkeypatch.setattr(module, "extractor", lambda start, dataset: None)  # features are kept
     assert main(command) == 0
     assert json.loads(result.read_text())["metrics"]["cells"] == record["cells"]
