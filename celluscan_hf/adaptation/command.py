@@ -91,7 +91,7 @@ def _adapted(record: dict[str, Any]) -> str:
     if record["method"] == "none":
         unchanged = "nothing but thresholds and sets: held-out cells favour the model as it is"
         return "the statistics of the new images" if record["statistics"] else unchanged
-    return _WHAT[record["method"]] + ", with statistics of the new images" * record["statistics"]
+    return f"{_WHAT[record['method']]}{', with statistics of the new images' if record['statistics'] else ''}"
 
 
 _WHAT = {
