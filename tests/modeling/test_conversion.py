@@ -186,6 +186,18 @@ def test_a_file_of_the_authors_and_of_dinobloom_gives_the_same_features(model_cl
             assert (checkpoint.config.pooling, checkpoint.image_mean) == ("cls", IMAGENET_MEAN)
 
 
+def test_what_does_not_fit_in_a_dinov2_is_named():
+    names = authors_names(dinov2(Dinov2WithRegistersForImageClassification, use_swiglu_ffn=True))
+    narrow = {"register_tokens": torch.zeros(1, 4, 12)}
+    assert "register_tokens: expected the shape (1, 4, 24), got (1, 4, 12)" in message(names | narrow)
+    plain = {name.replace("mlp.w12", "mlp.fc1"): tensor for name, tensor in names.items()}
+    assert "blocks.0.mlp.fc2.weight" in message(plain)
+    cut = {name: tensor for name, tensor in names.items() if not name.startswith("blocks.1.ls2")}
+    assert "blocks.1.ls2.gamma" in message(cut)
+    students = {"student": {f"backbone.{name}": tensor for name, tensor in names.items()}}
+    assert from_weights(students, num_attention_heads=3).config.num_register_tokens == 4
+
+
 def test_channels_and_image_size_are_derived_from_the_weights():
     config = from_model(transformers_vit(image_size=48, num_channels=1)).config
     assert (config.num_channels, config.image_size, config.patch_size) == (1, 48, 8)
