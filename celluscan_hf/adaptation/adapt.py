@@ -237,6 +237,7 @@ class Adapter:
                 "n": len(self.cells),
                 "groups": len(np.unique(self.cells.groups)),
                 "counts": self.cells.counts,
+                "unchecked": [name for name in self.cells.names if name not in self.cells.counts],
                 "dropped": dict(Counter(item.reason for item in self.cells.dropped)),
                 **self.cells.described,
             },
@@ -307,7 +308,7 @@ def adapt(settings: AdaptationSettings) -> dict[str, Any]:
         for name in (ASKED, DONE, CURVES):  # of the training that this goes on from
             if (settings.model / name).is_file():
                 shutil.copyfile(settings.model / name, partial / name)
-        (partial / "README.md").write_text(render(record, settings.output.name), "utf-8")
+        (partial / "README.md").write_text(render(record, settings.output), "utf-8")
         with atomic_write(partial / RECORD) as file:
             file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return record

@@ -28,19 +28,22 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
     """Fit prediction sets, abstention and the OOD score to held-out answers.
 
     `features` with colours (n, D + 9) of all cells, by the adapted model. If no cell was held out, prediction sets hold
-    all classes, and the confidence threshold is that of `source`.
+    all classes, and the confidence threshold is that of `source`. It is no lower either if a class has no cells: how
+    sure the model is of the others says nothing of that one.
     """
     rows = trial.held_out
     probabilities = softmax(trial.logits[rows] / trial.temperature, axis=1)
     labels = trial.labels[rows]
+    confident = source.confidence_threshold
+    if len(labels):
+        complete = len(np.unique(trial.labels)) == len(names)
+        confident = max(fit_confidence_threshold(probabilities, labels, RIGHT), 0.0 if complete else confident)
     return replace(
         with_scorers(trial, source, features),
         classes=facts_on(names),
         scores=conformity(probabilities)[np.arange(len(labels)), labels] if len(labels) else np.empty(0),
         labels=labels,
-        confidence_threshold=fit_confidence_threshold(probabilities, labels, RIGHT)
-        if len(labels)
-        else source.confidence_threshold,
+        confidence_threshold=confident,
         record={},
     )
 

@@ -1,6 +1,7 @@
 """The card of an adapted model: what it was adapted to, what to expect, how to use it, what to beware of."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -16,11 +17,12 @@ _METHODS = {
 }
 
 
-def render(record: Mapping[str, Any], name: str) -> str:
-    """Write the card of `adaptation.json`; `name` is that of the model."""
+def render(record: Mapping[str, Any], folder: Path) -> str:
+    """Write the card of `adaptation.json`; `folder` is that of the model, as the user named it."""
+    name = folder.name
     parts = [_BEGINNING.format(name=name, source=record["from"], how=_METHODS[record["method"]])]
     parts += [_cells(record), _expected(record)] if "cells" in record else [_UNKNOWN]
-    parts.append(_END.format(name=name))
+    parts.append(_END.format(folder=folder.as_posix(), unchecked=_unchecked(record)))
     data = ModelCardData(
         license="mit", library_name="transformers", pipeline_tag="image-classification", tags=_TAGS, model_name=name
     )
@@ -33,6 +35,17 @@ def _cells(record: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in cells["counts"].items())
     more = f", and {record['unlabelled']:,} images without labels" if record["unlabelled"] else ""
     return f"{cells['n']:,} labelled cells of {cells['groups']:,} groups from {titles}: {counts}{more}."
+
+
+def _unchecked(record: Mapping[str, Any]) -> str:
+    """A line on the classes of which there was no cell."""
+    names = record.get("cells", {}).get("unchecked", [])
+    if not names:
+        return ""
+    return (
+        f"\n- No cell of {', '.join(names)} was given: these classes are as they were, and how often such a cell is "
+        "recognised on this microscope is not known. It may get another class, also without a doubt."
+    )
 
 
 def _expected(record: Mapping[str, Any]) -> str:
@@ -71,12 +84,12 @@ _END = """## How to use it
 import celluscan_hf  # registers the model
 from transformers import pipeline
 
-print(pipeline("wbc-classification", model="{name}")("cell.jpg"))
+print(pipeline("wbc-classification", model="{folder}")("cell.jpg"))
 ```
 
 ## Limits
 
 - It was adapted to one laboratory, maybe to one patient. On another microscope or stain it may be wrong.
-- It always names one of its classes, unless it abstains.
+- It always names one of its classes, unless it abstains.{unchecked}
 
 `adaptation.json` holds the command, and what was tried and measured."""

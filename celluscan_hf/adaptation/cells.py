@@ -149,7 +149,11 @@ def read_cells(
     if own:
         sources = [_with_own_names(source) for source in sources]
     found = [] if own else list(names)
-    cells = load_cells(sources, trained_on.files, own_names=found)
+    try:
+        cells = load_cells(sources, trained_on.files, own_names=found)
+    except CelluScanError as error:
+        words = "" if own else "; or learn the classes of these cells, by any name: --classes own"
+        raise CelluScanError(f"{error}{words}") from error
     if unknown := [] if own else [name for name in found[len(names) :] if name in taxonomy.LABEL2ID]:
         raise CelluScanError(
             f"the model has no class {' or '.join(map(repr, unknown[:3]))}; give --classes own to learn the classes of "

@@ -75,9 +75,19 @@ def summary(record: dict[str, Any], settings: AdaptationSettings) -> str:
     if "cells" in record:
         counts = ", ".join(f"{name} {count}" for name, count in record["cells"]["counts"].items())
         lines.append(f"{record['cells']['n']:,} cells of {record['cells']['groups']:,} groups: {counts}")
+        if record["cells"]["groups"] == record["cells"]["n"]:
+            lines.append(
+                "each cell is a group of its own: if some are of one patient or slide, say so in metadata.csv "
+                "(group_id), or expect less than below"
+            )
         if count := sum(record["cells"]["dropped"].values()):
             reasons = ", ".join(f"{reason} {number}" for reason, number in record["cells"]["dropped"].items())
             lines.append(f"{count:,} files or cells were not used: {reasons}")
+    if unchecked := record.get("cells", {}).get("unchecked"):
+        lines.append(
+            f"no cell of {', '.join(unchecked)}: these classes stay as they were, and are not checked on your "
+            "microscope; a cell of them may get another class"
+        )
     if record["unlabelled"]:
         lines.append(f"{record['unlabelled']:,} images without labels")
     lines.append(f"adapted: {_adapted(record)}")

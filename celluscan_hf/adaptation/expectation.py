@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .. import taxonomy
 from ..evaluation.intervals import bootstrap, proportion
 from ..evaluation.selective_metrics import calibration_metrics
-from ..reliability.temperature import fit_temperature
+from ..reliability.temperature import TEMPERATURE_SPREAD, fit_temperature
 from .cells import LabelledCells
 from .trials import Floats, Trial, Trials
 
@@ -74,7 +74,8 @@ def _temperatures(trial: Trial) -> Floats:
     for fold in np.unique(trial.fold[rows]):
         others = rows & (trial.fold != fold)
         if others.any():
-            temperatures[trial.fold[rows] == fold] = fit_temperature(trial.logits[others], trial.labels[others])
+            given = trial.logits[others], trial.labels[others]
+            temperatures[trial.fold[rows] == fold] = fit_temperature(*given, TEMPERATURE_SPREAD)
     return temperatures
 
 

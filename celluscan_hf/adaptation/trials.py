@@ -22,7 +22,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..augmentation.view import View
 from ..modeling.looks_celluscan import looks, symmetries
 from ..modeling.reliability_celluscan import COLOURS, colours, forward, head_of
-from ..reliability.temperature import Adjustment, fit_adjustment, fit_temperature
+from ..reliability.temperature import TEMPERATURE_SPREAD, Adjustment, fit_adjustment, fit_temperature
 from .cells import LabelledCells, view_of
 from .head import DEFAULT_STRENGTH, STRENGTHS, LinearHead, balanced_weights, fit_head, fit_heads
 
@@ -151,16 +151,19 @@ class Trial:
 
     @cached_property
     def temperature(self) -> float:
-        """The temperature that suits the held-out answers best; 1 if there are none, or if it was fitted already."""
+        """The temperature that suits the held-out answers, nearer to 1 the fewer; 1 if it was fitted already."""
         if self.method == "calibration":
             return 1.0
-        return fit_temperature(self.logits[self.held_out], self.labels[self.held_out]) if self.held_out.any() else 1.0
+        rows = self.held_out
+        return fit_temperature(self.logits[rows], self.labels[rows], TEMPERATURE_SPREAD) if rows.any() else 1.0
 
     @cached_property
     def losses(self) -> Floats:
         """Negative log-likelihood of each held-out cell at the best temperature, every class weighing the same."""
-        labels = self.labels[self.held_out]
-        likelihood = log_softmax(self.logits[self.held_out] / self.temperature, axis=1)[np.arange(len(labels)), labels]
+        logits, labels = self.logits[self.held_out], self.labels[self.held_out]
+        if len(labels) and self.method != "calibration":
+            logits = logits / fit_temperature(logits, labels)
+        likelihood = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
         losses: Floats = -balanced_weights(labels) * likelihood
         return losses
 

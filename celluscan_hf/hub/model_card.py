@@ -247,7 +247,7 @@ def _sources(described: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]
 
 
 def _weak_classes(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Name the classes with `low_recall`, with `few_cells` in the evaluation, and with none (`untested`)."""
+    """Name the classes with `few_cells` in the evaluation, with none (`untested`), and with `low_recall` of enough."""
     per_class: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
     names = [cell.name for cell in ORDER]
     present = [name for name in names if per_class[name]["support"]]
@@ -255,7 +255,9 @@ def _weak_classes(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
         "untested": [name for name in names if name not in present],
         "few_cells": [f"{name} ({per_class[name]['support']})" for name in present if per_class[name]["support"] < FEW],
         "low_recall": [
-            f"{name} ({100 * per_class[name]['recall']:.1f} %)" for name in present if per_class[name]["recall"] < WEAK
+            f"{name} ({100 * per_class[name]['recall']:.1f} %)"
+            for name in present
+            if per_class[name]["recall"] < WEAK and per_class[name]["support"] >= FEW
         ],
     }
 

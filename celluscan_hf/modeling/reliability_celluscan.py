@@ -41,7 +41,10 @@ COVERAGE = 0.9  # default coverage of a prediction set
 CONFIDENCE_THRESHOLD = 0.7  # least probability of a confident answer, for models that were not calibrated
 COMPETES = 0.1  # a child with a lower probability is not named
 NOT_A_CELL = "not a stained cell"  # a reason to abstain
-OTHER_LABORATORY = "Other microscope or stain than the model was trained on: adapt it with some labelled cells of yours"
+OTHER_LABORATORY = (
+    "Unlike the cells that the model was trained on, as of another microscope or stain, or cut out in another way: "
+    "adapt it with some labelled cells of yours"
+)
 ABNORMAL = 0.5  # summed probability from which a cell is flagged; not tuned
 _SAME_HEAD = 0.01  # relative change of a head's norm that half precision may cause
 Floats = NDArray[np.floating[Any]]

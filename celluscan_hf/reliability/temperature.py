@@ -39,13 +39,20 @@ def nll(logits: Floats, labels: NDArray[np.int64]) -> float:
     return float(-likelihood.mean())
 
 
-def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """Find the temperature with the smallest `nll`. Raises `CelluScanError` without cells."""
+def fit_temperature(logits: Floats, labels: NDArray[np.int64], spread: float = np.inf) -> float:
+    """Find the temperature with the smallest `nll`. Raises `CelluScanError` without cells.
+
+    With `spread`, the standard deviation of a Gaussian prior on its logarithm, few cells change little: if all of them
+    are right, the likeliest temperature would be as low as allowed, and every answer certain.
+    """
     if len(labels) == 0:
         raise CelluScanError("no cell to calibrate on; give a dataset with validation cells")
     low, high = np.log(_TEMPERATURES)
     optimum = minimize_scalar(
-        lambda log_t: nll(logits / np.exp(log_t), labels), bounds=(low, high), method="bounded", options={"xatol": 1e-6}
+        lambda log_t: nll(logits / np.exp(log_t), labels) + (log_t / spread) ** 2 / 2 / len(labels),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-6},
     )
     return float(np.exp(optimum.x))
 

@@ -31,7 +31,9 @@ def run(model: str, evaluation: Path | None, host: str, port: int | None, views:
     """
     page = page_of(model, evaluation=evaluation, views=views)
     try:
-        serve(page, host, port)
+        _, address, _ = serve(page, host, port, quiet=True, prevent_thread_lock=True)
+        print(f"Ctrl-C stops the page, which is at {address.rstrip('/')}", flush=True)
+        page.block_thread()
     except OSError as error:
         raise CelluScanError(f"--port {port}: {error}; give another port, or none") from error
 

@@ -17,6 +17,7 @@ from celluscan_hf.adaptation import adapt as module
 from celluscan_hf.adaptation.adapt import RECORD, Adapter, Start, adapt, load_start
 from celluscan_hf.adaptation.calibration import facts_on, fitted_reliability
 from celluscan_hf.adaptation.cells import LabelledCells
+from celluscan_hf.adaptation.command import summary
 from celluscan_hf.adaptation.expectation import expected, right, what_helps
 from celluscan_hf.adaptation.layers import Schedule
 from celluscan_hf.adaptation.settings import AdaptationSettings
@@ -331,3 +332,22 @@ def test_the_command_says_what_to_expect(
 
 def test_the_start_is_hand_built_with_its_classes(start: Start, calibrated: Path) -> None:
     assert load_start(calibrated).names == start.names == NAMES
+
+
+def test_classes_without_cells_are_named_and_keep_the_model_careful(
+    adapted: Adapted, calibrated: Path, tmp_path: Path
+) -> None:
+    record = adapted(method="head")
+    unchecked = record["cells"]["unchecked"]
+    assert set(unchecked) == set(NAMES) - set(CLASSES)
+    card = (tmp_path / "mine" / "README.md").read_text("utf-8")
+    assert f"No cell of {', '.join(unchecked)} was given" in card
+    assert f'model="{(tmp_path / "mine").as_posix()}"' in card
+    before, after = (load_reliability(load_classifier(folder)[0]) for folder in (calibrated, tmp_path / "mine"))
+    assert before is not None and after is not None
+    assert after.confidence_threshold >= before.confidence_threshold
+    text = summary(record, AdaptationSettings(calibrated, tmp_path / "mine", sources=("imagefolder=cells",)))
+    assert f"no cell of {unchecked[0]}" in text
+    assert "each cell is a group of its own" not in text
+    record["cells"]["groups"] = record["cells"]["n"]
+    assert "each cell is a group of its own" in summary(record, AdaptationSettings(calibrated, tmp_path, ("a=b",)))

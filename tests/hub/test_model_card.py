@@ -326,7 +326,7 @@ def test_failures_are_derived_from_the_metrics(facts):
     assert "**Classes without test cells**: Myeloblast." in text
     assert "| Myeloblast | MYO | 0 | not measured |" in text
     assert "**Classes with few test cells**: Promyelocyte (7);" in text
-    assert f"**Low recall**: Promyelocyte ({100 / 7:.1f} %)." in text
+    assert "**Low recall**" not in text  # of so few cells nothing is known
     assert "**Shortcut in `drawn`**: Grey backgrounds." in text
     assert "**One source**" in text
 

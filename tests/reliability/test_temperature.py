@@ -49,3 +49,14 @@ def test_a_class_that_no_cell_hints_at_keeps_its_bias() -> None:
 
 def test_an_adjustment_divides_and_adds() -> None:
     assert Adjustment(2.0, np.array([0.0, 1.0]))(np.array([[2.0, 4.0]])).tolist() == [[1.0, 3.0]]
+
+
+def test_few_cells_that_are_all_right_do_not_make_every_answer_certain() -> None:
+    labels = np.arange(10) % 3
+    logits = 2.0 * np.eye(3)[labels]
+    assert fit_temperature(logits, labels) < 0.05
+    assert 0.4 < fit_temperature(logits, labels, 0.5) < 1
+    rng = np.random.default_rng(0)
+    many = rng.normal(0, 3, (4000, 3))
+    truth = np.array([rng.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in many / 2])
+    assert fit_temperature(many, truth, 0.5) == pytest.approx(fit_temperature(many, truth), rel=0.01)

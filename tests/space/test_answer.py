@@ -104,7 +104,7 @@ def test_the_maturation_stages_have_a_text_alternative() -> None:
 def test_a_cell_unlike_those_of_the_training_laboratories_gets_its_class_with_a_hint() -> None:
     cell_answer = answer(shares(ERB=0.9, LY=0.1), RELIABILITY, np.array([3.0, 0.0]))
     assert (cell_answer.certainty, cell_answer.headline) == (Certainty.CLASS, "Erythroblast")
-    assert cell_answer.hint.startswith("Other microscope or stain than the model was trained on: adapt it")
+    assert cell_answer.hint.startswith("Unlike the cells that the model was trained on, as of another microscope")
     assert cell_answer.flagged
     assert cell_answer.prediction_set == ()  # its coverage holds for cells like those of the calibration
     result = Result("cell.png", answer=cell_answer)
