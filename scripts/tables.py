@@ -201,6 +201,21 @@ def adapted(row: dict[str, Any]) -> str:
     return f"{row['balanced_accuracy']:.2f}" + (f" ({low:.2f}–{high:.2f})" if low is not None else "")
 
 
+def features() -> Table:
+    titles = {
+        "out/robust-7/run": "`cpu-robust`, trained on PBC alone",
+        "out/dinov2-random": "DINOv2 ViT-S/14 of random weights",
+        "pixels": "`pixels`",
+        "colours": "`colours`",
+    }
+    rows = []
+    for start, found in metrics("features", "starts").items():
+        scores = [f"{found['test'][way]['balanced_accuracy']:.2f}" for way in ("probe", "knn_1", "knn_20")]
+        shots = [f"{found['test']['few_shot'][shots]['balanced_accuracy']:.2f}" for shots in ("1", "5")]
+        rows.append([titles[start], str(found["width"]), *scores, *shots])
+    return ["features", "width", "linear probe", "1 neighbour", "20 neighbours", "1 cell of each class", "5"], rows
+
+
 def leak() -> Table:
     tests = ("own", "own_originals", "held_out")
     rows = []
@@ -536,7 +551,8 @@ def speed() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        recipes, trust, sources, external, laboratories, more_laboratories, adaptation, leak, leak_short, leak_bias,
+        recipes, trust, sources, external, laboratories, more_laboratories, adaptation, features,
+        leak, leak_short, leak_bias,
         shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
         acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
         calibration, calibration_external, conformal, conformal_classes, abstention, ood, stain, copies, speed,
