@@ -33,12 +33,10 @@ def bundle(run: Path, evaluation: Path, folder: Path = WBC_SMALL) -> None:
 
 def left_out() -> Iterator[dict[str, Any]]:
     """Yield what trainings reached on laboratories that they left out, from `results/`."""
-    alone = {
-        key: ("all others (`cpu-robust`)", run["recipe"]["left_out"]) for key, run in metrics("left-out-robust").items()
-    }
-    three = metrics("three-laboratories", "external")
-    several = {key: ("PBC, bone marrow (MLL), BCISC (`cpu-robust`)", place) for key, place in three.items()}
-    for key, (trained_on, place) in (alone | several).items():
+    two = metrics("two-laboratories", "external")
+    places = [(key, "PBC, bone marrow (this recipe)", place) for key, place in two.items()]
+    alone = metrics("left-out-robust", "bone_marrow", "recipe", "left_out")
+    for key, trained_on, place in [*places, ("bone_marrow", "the four others (`cpu-robust`, shorter)", alone)]:
         five = place["five_classes"]
         scores = {name: five["any_answer"][name] for name in ("accuracy", "macro_f1")}
         yield {"title": PLACES[key], "n": five["n"], "trained_on": trained_on} | scores
