@@ -340,6 +340,7 @@ def test_calibrate_and_adapt_say_what_they_did(
     more = ["--source", f"imagefolder={tmp_path / 'cells'}", "--output", str(tmp_path / "mine")]
     assert main(["adapt", str(run), "--method", "calibration", *more]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("8 cells of 8 groups: Basophil 4, Lymphocyte 4\nadapted: the calibration\n")
+    assert out.startswith("8 cells of 8 groups: Basophil 4, Lymphocyte 4\neach cell is a group of its own")
+    assert "\nadapted: the calibration\n" in out
     assert main(["adapt", str(run), "--method", "calibration", *more]) == 2
     assert "already exists" in capsys.readouterr().err
