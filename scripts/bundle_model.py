@@ -14,8 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the library
 
+from celluscan_hf.bundled_model import WBC_SMALL  # noqa: E402
 from celluscan_hf.hub.model_folder import TrainedModel, Variant, assemble  # noqa: E402
-from celluscan_hf.models import WBC_SMALL  # noqa: E402
 from scripts.tables import PLACES, metrics  # noqa: E402
 
 

@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoModelForImageClassification, pipeline
 
 from celluscan_hf import default_model, taxonomy
+from celluscan_hf.bundled_model import NAME
 from celluscan_hf.inference.loading import load_classifier, load_reliability
 from celluscan_hf.modeling.checkpoints import start_model
 from celluscan_hf.modeling.key_mapping import WeightsError
-from celluscan_hf.models import NAME
 from celluscan_hf.sources import READERS
 from celluscan_hf.sources.drawing import draw_cell
 from celluscan_hf.training import recipes

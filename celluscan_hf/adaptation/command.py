@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models import default_model
+from ..bundled_model import default_model
 from .settings import METHODS, AdaptationSettings
 
 

@@ -4,8 +4,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bundled_model import default_model
 from ..errors import CelluScanError
-from ..models import default_model
 
 METHODS = ("auto", "calibration", "head", "lora", "full")
 

@@ -16,11 +16,11 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import __version__
 from ..atomic_io import atomic_write
+from ..bundled_model import default_model
 from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.loading import load_classifier, load_reliability, seen_sources, trained_on
 from ..inference.prediction import best_device
-from ..models import default_model
 from ..sources import Dropped
 from ..versions import versions
 from . import folder, plots

@@ -15,8 +15,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 import celluscan_hf
 
+from ..bundled_model import WBC_SMALL
 from ..errors import CelluScanError
-from ..models import WBC_SMALL
 
 _CARD = """---
 title: CelluScan

@@ -12,8 +12,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..augmentation.batches import RANGES
+from ..bundled_model import NAME, WBC_SMALL
 from ..modeling.tensor_files import ENDINGS
-from ..models import NAME, WBC_SMALL
 from ..training import recipes
 from ..training.losses import LOSSES
 from ..training.settings import TrainingSettings

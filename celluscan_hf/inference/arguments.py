@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ..models import default_model
+from ..bundled_model import default_model
 
 VIEWS = (1, 2, 4, 8)
 

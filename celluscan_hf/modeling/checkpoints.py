@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from torchvision.models import get_model_weights, list_models
 from transformers import Dinov2Config, Dinov2WithRegistersConfig, ViTConfig
 
-from ..models import NAME, WBC_SMALL
+from ..bundled_model import NAME, WBC_SMALL
 from .configuration_celluscan import CelluScanConfig
 from .conversion import (
     POOLING,

@@ -10,10 +10,10 @@ import gradio as gr
 import numpy as np
 from huggingface_hub import snapshot_download
 
+from ..bundled_model import default_model
 from ..errors import CelluScanError
 from ..evaluation.folder import EXAMPLES, IMAGES
 from ..inference.loading import trained_on
-from ..models import default_model
 from ..sources import READERS, SYNTHETIC
 from ..sources.drawing import draw_cell
 from .page import build_page, serve

@@ -16,6 +16,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, TRAINER_STATE_NAME
 
 from .. import taxonomy
 from ..augmentation.view import View
+from ..bundled_model import NAME, WBC_SMALL
 from ..dataset.reading import CellDataset, open_dataset
 from ..errors import CelluScanError
 from ..evaluation.plots import training_curves
@@ -27,7 +28,6 @@ from ..modeling.low_rank import add_adapters, merge
 from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
 from ..modeling.reliability_celluscan import ARRAYS, FACTS
-from ..models import NAME, WBC_SMALL
 from ..reliability.calibrate import calibrate
 from . import record
 from .callbacks import TrainingTable, check_trackers

@@ -1,11 +1,11 @@
-"""The model that comes with the package: `wbc-small`, trained by the recipe `bundled`; its README.md is its card.
+"""Where the model that comes with the package is: `models/wbc-small/`, trained by the recipe `bundled`.
 
-`scripts/bundle_model.py` writes its folder from a run and its evaluation.
+Its README.md is its card. `scripts/bundle_model.py` writes the folder from a run and its evaluation.
 """
 
 from pathlib import Path
 
-WBC_SMALL = Path(__file__).parent / "wbc-small"
+WBC_SMALL = Path(__file__).parent / "models" / "wbc-small"
 NAME = f"celluscan:{WBC_SMALL.name}"  # among the weights that a training may start from
 
 
