@@ -3,7 +3,7 @@
 As in the paper of DinoBloom (Koch et al. 2024, https://arxiv.org/abs/2404.05022): weighted F1 and balanced accuracy of
 features that are not trained any further. A start is whatever `celluscan train --start` takes, or one of three floors:
 `random` (a ViT-B/16 of random weights), `pixels` (the image in 16 x 16 pixels) and `colours` (histograms of its three
-channels). Features are kept in `--output`, so that a run goes on where it stopped. In other laboratories children count
+channels). Features are kept in `--output`, so that a run goes on where it stopped. In external sources children count
 as their parent, as sources name them more or less finely.
 """
 
@@ -11,7 +11,8 @@ import argparse
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -27,17 +27,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .. import taxonomy
-from ..atomic_io import atomic_write
 from ..dataset.reading import open_dataset
-from ..dataset.workers import progress
-from ..errors import BadImage, CelluScanError
-from ..evaluation.cells import Cell, load_cells_of_split
+from ..evaluation.cells import Cells, load_cells_of_split
 from ..evaluation.external import load_external_cells
-from ..inference.prediction import best_device, outputs
+from ..inference.prediction import best_device
 from ..modeling.checkpoints import read_checkpoint, start_model
-from ..modeling.modeling_celluscan import CelluScanForImageClassification
 from ..modeling.processor import build_image_processor
-from ..modeling.reliability_celluscan import COLOURS
+from ..training.features import identify, keep_features, labels_of, model_features
 from ..training.probe import fit_logistic
 
 NEIGHBOURS = (1, 20)
@@ -49,31 +45,31 @@ Labels = NDArray[np.int64]
 
 def features(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure each start; return its metrics on the test split and on each external source."""
-    splits = {split: load_cells_of_split(arguments.dataset, split).kept for split in ("train", "validation", "test")}
+    data = {split: load_cells_of_split(arguments.dataset, split) for split in ("train", "validation", "test")}
     with tempfile.TemporaryDirectory() as scratch:
-        external = load_external_cells(arguments.external, arguments.dataset, Path(scratch))
-        places = splits | {name: cells.kept for name, cells in external.items()}
+        data |= load_external_cells(arguments.external, arguments.dataset, Path(scratch))
         measured = {}
         for start in arguments.start:
             started = time.perf_counter()
-            extract = extractor(start, arguments.dataset)
-            found = {name: _kept(extract, cells, arguments.output, start, name) for name, cells in places.items()}
-            seconds = round(time.perf_counter() - started, 1)
-            width = found["train"].shape[1]
-            measured[start] = {"width": width, "seconds": seconds} | measure(found, places, arguments)
-    return {"cells": {name: len(cells) for name, cells in places.items()}, "starts": measured}
+            of, extract = extractor(start, arguments.dataset)
+            folder = arguments.output / re.sub(r"[^A-Za-z0-9.]+", "-", start).strip("-")
+            values = {
+                name: keep_features(folder / f"{name}.safetensors", cells, of, partial(extract, cells))
+                for name, cells in data.items()
+            }
+            seconds, width = round(time.perf_counter() - started, 1), values["train"].shape[1]
+            measured[start] = {"width": width, "seconds": seconds} | measure(values, data, arguments)
+    return {"cells": {name: len(cells.kept) for name, cells in data.items()}, "starts": measured}
 
 
-def extractor(start: str, dataset: str) -> Callable[[Sequence[Cell]], Floats]:
-    """Return what computes the features (n, D) of cells.
+def extractor(start: str, dataset: str) -> tuple[str, Callable[[Cells], Floats]]:
+    """Return what identifies a start, and what computes its features (n, D) of cells.
 
     Raises:
         CelluScanError: The start cannot be loaded.
     """
-    if start == "pixels":
-        return lambda cells: np.stack([_small(cell.read()).ravel() for cell in cells])
-    if start == "colours":
-        return lambda cells: np.stack([_histograms(cell.read()) for cell in cells])
+    if start in _FLOORS:
+        return start, lambda cells: np.stack([_FLOORS[start](cell.read()) for cell in cells.kept])
     if start == "random":
         torch.manual_seed(0)
         model = start_model("scratch", taxonomy.ID2LABEL, hidden_dropout_prob=0.0)
@@ -82,24 +78,11 @@ def extractor(start: str, dataset: str) -> Callable[[Sequence[Cell]], Floats]:
         checkpoint = read_checkpoint(start)
         model, side = checkpoint.build(taxonomy.ID2LABEL), checkpoint.config.picture_size
         processor = build_image_processor(side, checkpoint.image_mean, checkpoint.image_std, checkpoint.resized)
-    return lambda cells: _of_model(model, processor, cells)
-
-
-def _of_model(model: CelluScanForImageClassification, processor: Any, cells: Sequence[Cell]) -> Floats:
-    model.to(best_device()).eval()
-    rows = []
-    with progress("computing features", len(cells), "cell") as advance:
-        results = outputs((cell.read for cell in cells), model, processor, with_features=True)
-        for cell, output in zip(cells, results, strict=True):
-            if isinstance(output, BadImage) or output.features is None:
-                raise CelluScanError(f"{cell.image_id} cannot be used ({output}): leave it out of the source")
-            rows.append(output.features[:-COLOURS])
-            advance(1)
-    return np.stack(rows)
+    return identify(model, processor), partial(model_features, model.to(best_device()).eval(), processor)
 
 
 def _small(image: Image.Image) -> Floats:
-    return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32) / 255
+    return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32).ravel() / 255
 
 
 def _histograms(image: Image.Image) -> Floats:
@@ -107,41 +90,29 @@ def _histograms(image: Image.Image) -> Floats:
     return np.concatenate([np.histogram(channel, _BINS, (0, 256))[0] / len(channel) for channel in channels])
 
 
-def _kept(
-    extract: Callable[[Sequence[Cell]], Floats], cells: Sequence[Cell], folder: Path, start: str, name: str
-) -> Floats:
-    """Compute features, or read those of an earlier run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', start).strip('-')}-{name}.safetensors"
-    if not path.is_file():
-        with atomic_write(path) as partial:
-            save_file({"features": np.ascontiguousarray(extract(cells), np.float32)}, partial)
-    values: Floats = load_file(path)["features"]
-    return values
+_FLOORS: dict[str, Callable[[Image.Image], Floats]] = {"pixels": _small, "colours": _histograms}
 
 
-def measure(
-    found: Mapping[str, Floats], places: Mapping[str, Sequence[Cell]], arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """Fit each read-out to train, and judge it on the test split and elsewhere."""
-    labels = {name: np.array([cell.label for cell in cells], np.int64) for name, cells in places.items()}
-    groups = {name: np.array([cell.group_id for cell in cells]) for name, cells in places.items()}
-    (weight, bias), _ = fit_logistic(*((found[part], labels[part]) for part in ("train", "validation")))
+def measure(values: Mapping[str, Floats], data: Mapping[str, Cells], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fit each read-out to train, and judge it on the test split and on external sources."""
+    labels = {name: labels_of(cells) for name, cells in data.items()}
+    (weight, bias), _ = fit_logistic(*((values[part], labels[part]) for part in ("train", "validation")))
     answers: dict[str, Callable[[Floats], Labels]] = {"probe": lambda x: (x @ weight.T + bias).argmax(axis=1)}
     for count in NEIGHBOURS:
-        neighbours = KNeighborsClassifier(min(count, len(labels["train"]))).fit(found["train"], labels["train"])
+        neighbours = KNeighborsClassifier(min(count, len(labels["train"]))).fit(values["train"], labels["train"])
         answers[f"knn_{count}"] = neighbours.predict
-    known = np.unique(labels["train"])
     result: dict[str, Any] = {}
-    for name in [name for name in found if name not in ("train", "validation")]:
-        usable = np.isin(_PARENT[labels[name]], _PARENT[known])
+    for name in [name for name in data if name not in ("train", "validation")]:
+        trained = np.isin(_PARENT[labels[name]], _PARENT[labels["train"]])
         coarse = name != "test"
         result[name] = {
-            way: _scores(answer(found[name][usable]), labels[name][usable], coarse) for way, answer in answers.items()
+            way: _scores(answer(values[name][trained]), labels[name][trained], coarse)
+            for way, answer in answers.items()
         }
         own = _PARENT[labels[name]] if coarse else labels[name]
+        groups = np.array([cell.group_id for cell in data[name].kept])
         result[name]["few_shot"] = {
-            str(shots): few_shot(found[name], own, groups[name], shots, arguments.draws) for shots in arguments.shots
+            str(shots): few_shot(values[name], own, groups, shots, arguments.draws) for shots in arguments.shots
         }
     return result
 

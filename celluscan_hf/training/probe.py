@@ -5,30 +5,30 @@ folder of the run, so that a run goes on where it stopped. The strength of the r
 macro-F1 on validation.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import taxonomy
-from ..atomic_io import atomic_write
 from ..evaluation.cells import load_cells_of_split
 from ..evaluation.wbc_metrics import wbc_metrics
-from ..modeling.reliability_celluscan import COLOURS, head_of
-from ..reliability.calibrate import run_model
+from ..modeling.reliability_celluscan import head_of
+from .features import identify, keep_features, labels_of, model_features
 
 FEATURES = "features.safetensors"
 STRENGTHS = np.logspace(-4, 2, 13)  # scikit-learn's C
 _MOST_STEPS = 500
-Floats = NDArray[np.floating[Any]]
-Cells = tuple[Floats, NDArray[np.int64]]  # features and labels
 _ABSENT = 10.0  # how far the bias of a class without cells lies below the lowest other one
+Floats = NDArray[np.floating[Any]]
+Labelled = tuple[Floats, NDArray[np.int64]]  # features (n, D) and labels (n,)
 
 
 def fit_probe(
@@ -39,8 +39,12 @@ def fit_probe(
     Returns:
         For each strength: `strength`, and the metrics on validation (`eval_macro_f1`, …), the best one last.
     """
-    parts = [_features(model, processor, dataset, split, folder) for split in ("train", "validation")]
-    best, history = fit_logistic(*((part["features"], part["labels"]) for part in parts))
+    of, parts = identify(model, processor), []
+    for split in ("train", "validation"):
+        cells = load_cells_of_split(dataset, split)
+        compute = partial(model_features, model, processor, cells)
+        parts.append((keep_features(folder / f"{split}-{FEATURES}", cells, of, compute), labels_of(cells)))
+    best, history = fit_logistic(*parts)
     head = head_of(model)
     with torch.no_grad():
         for parameter, values in zip((head.weight, head.bias), best, strict=True):
@@ -48,7 +52,7 @@ def fit_probe(
     return history
 
 
-def fit_logistic(train: Cells, validation: Cells) -> tuple[tuple[Floats, Floats], list[dict[str, float]]]:
+def fit_logistic(train: Labelled, validation: Labelled) -> tuple[tuple[Floats, Floats], list[dict[str, float]]]:
     """Fit a logistic regression to features (n, D) with labels (n,), its strength chosen on validation.
 
     Returns:
@@ -66,23 +70,7 @@ def fit_logistic(train: Cells, validation: Cells) -> tuple[tuple[Floats, Floats]
     return heads[best], [*history[:best], *history[best + 1 :], history[best]]
 
 
-def _features(
-    model: PreTrainedModel, processor: BaseImageProcessor, dataset: str, split: str, folder: Path
-) -> dict[str, NDArray[Any]]:
-    """Compute `features` (n, D) and `labels` (n,) of a split, or read those of the run before."""
-    path = folder / f"{split}-{FEATURES}"
-    if not path.is_file():
-        outputs = run_model(load_cells_of_split(dataset, split).kept, model, processor)
-        content: dict[str, NDArray[Any]] = {
-            "features": np.ascontiguousarray(outputs.features[:, :-COLOURS]),
-            "labels": outputs.labels,
-        }
-        with atomic_write(path) as partial:
-            save_file(content, partial)
-    return load_file(path)
-
-
-def _all_classes(fitted: LogisticRegression) -> tuple[NDArray[Any], NDArray[Any]]:
+def _all_classes(fitted: LogisticRegression) -> tuple[Floats, Floats]:
     """Return weight (14, D) and bias (14,); a class without train cells gets no weight and the lowest bias."""
     coefficients, intercepts = fitted.coef_, fitted.intercept_
     if len(coefficients) == 1:  # of two classes scikit-learn keeps the difference
@@ -94,8 +82,6 @@ def _all_classes(fitted: LogisticRegression) -> tuple[NDArray[Any], NDArray[Any]
     return weight, bias
 
 
-def _metrics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    metrics: dict[str, Any] = wbc_metrics.compute_metrics(probabilities, labels, taxonomy.NAMES, resamples=0)
+def _metrics(logits: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
+    metrics: dict[str, Any] = wbc_metrics.compute_metrics(softmax(logits, axis=1), labels, taxonomy.NAMES, resamples=0)
     return {f"eval_{name}": metrics[name] for name in ("n", *wbc_metrics.SCALARS)}

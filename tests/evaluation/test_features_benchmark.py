@@ -10,6 +10,7 @@ import pytest
 from celluscan_hf.benchmarks import features as module
 from celluscan_hf.benchmarks.features import few_shot
 from celluscan_hf.cli import main
+from celluscan_hf.training import features
 
 
 def test_starts_are_compared_on_the_test_split_and_on_other_laboratories(
@@ -36,7 +37,7 @@ def test_starts_are_compared_on_the_test_split_and_on_other_laboratories(
             assert 0 <= found[name]["probe"]["weighted_f1"] <= 1
             assert found[name]["few_shot"]["50"] is None
         assert found["imagefolder"]["few_shot"]["1"]["draws"] == 2
-    monkeypatch.setattr(module, "extractor", lambda start, dataset: None)  # features are kept
+    monkeypatch.setattr(features, "run_model", None)  # features are kept
     assert main(command) == 0
     assert json.loads(result.read_text())["metrics"]["cells"] == record["cells"]
 
@@ -48,7 +49,7 @@ def test_few_shots_learn_what_can_be_learned_and_never_see_the_group_they_are_ju
     assert few_shot(values, labels, labels, 5, 3) is None  # one group a class: nothing is left to judge
 
 
-def test_children_count_as_their_parent_elsewhere() -> None:
+def test_children_count_as_their_parent_in_external_sources() -> None:
     band, segmented, neutrophil = 0, 13, 10
     scores = module._scores(np.array([segmented, band]), np.array([neutrophil, neutrophil]), coarse=True)
     assert scores["balanced_accuracy"] == 1
