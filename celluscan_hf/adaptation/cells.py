@@ -23,7 +23,7 @@ from ..evaluation.external import file_digests
 from ..inference.inputs import find_images
 from ..inference.prediction import Read
 from ..sources import Dropped, Source, open_sources
-from ..sources.imagefolder import ImageFolder, OwnFolder
+from ..sources.imagefolder import ImageFolder, OwnFolder, UnknownLabel
 from ..training.record import ASKED
 
 MOST_UNLABELLED = 512  # more do not change an estimate
@@ -115,6 +115,14 @@ class TrainedOn:
         at_hand = data.get("local", False) and Path(data["name"]).is_dir()
         return cls(frozenset(data["sources"]), file_digests(open_dataset(data["name"])) if at_hand else frozenset())
 
+    def refuse(self, source: Source) -> None:
+        """Raise a `CelluScanError` for a published source that the model was trained on."""
+        if source.name in self.sources and not isinstance(source, ImageFolder):
+            raise CelluScanError(
+                f"the model was trained on {source.name}, so it knows these cells already; give cells of another "
+                "laboratory (other cells of this one: --source imagefolder=FOLDER)"
+            )
+
 
 def read_cells(
     specs: Sequence[str],
@@ -138,40 +146,42 @@ def read_cells(
     Raises:
         CelluScanError: A source cannot be read, or the model was trained on it; or see `labelled_cells`.
     """
-    sources = open_sources(specs, scratch, seed=0, licenses={})
     trained_on = trained_on or TrainedOn()
+    sources = open_sources(specs, scratch, seed=0, licenses={})
     for source in sources:
-        if source.name in trained_on.sources and not isinstance(source, ImageFolder):
-            raise CelluScanError(
-                f"the model was trained on {source.name}, so it knows these cells already; give cells of another "
-                "laboratory (other cells of this one: --source imagefolder=FOLDER)"
-            )
+        trained_on.refuse(source)
     if own:
-        sources = [_with_own_names(source) for source in sources]
-    found = [] if own else list(names)
+        cells, found = _load([_with_own_names(source) for source in sources], [], trained_on.files)
+        order = {name: number for number, name in enumerate(taxonomy.NAMES)}
+        classes = sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        return with_names_of_cells(labelled_cells(_of_classes(cells, found, classes), classes, processor))
     try:
-        cells = load_cells(sources, trained_on.files, own_names=found)
-    except CelluScanError as error:
-        words = "" if own else "; or learn the classes of these cells, by any name: --classes own"
-        raise CelluScanError(f"{error}{words}") from error
-    if unknown := [] if own else [name for name in found[len(names) :] if name in taxonomy.LABEL2ID]:
+        cells, found = _load(sources, list(names), trained_on.files)
+    except UnknownLabel as error:
+        raise CelluScanError(f"{error}; or learn the classes of these cells, by any name: --classes own") from error
+    if unknown := [name for name in found[len(names) :] if name in taxonomy.LABEL2ID]:
         raise CelluScanError(
             f"the model has no class {' or '.join(map(repr, unknown[:3]))}; give --classes own to learn the classes of "
             "these cells instead"
         )
-    order = {name: number for number, name in enumerate(taxonomy.NAMES)}
-    wanted = sorted(found, key=lambda name: (order.get(name, len(order)), name)) if own else found
-    wanted = wanted if own else wanted[: len(names)]
-    kept = [replace(cell, label=wanted.index(found[cell.label])) for cell in cells.kept if found[cell.label] in wanted]
-    others = [
-        Dropped(
-            cell.image_id, f"unknown_label:{cell.source_label}", "of none of the model's classes", cell.source_label
-        )
-        for cell in cells.kept
-        if found[cell.label] not in wanted
-    ]
-    labelled = labelled_cells(replace(cells, kept=kept, dropped=[*cells.dropped, *others]), wanted, processor)
-    return with_names_of_cells(labelled) if own else labelled
+    return labelled_cells(_of_classes(cells, found, names), names, processor)
+
+
+def _load(sources: Sequence[Source], names: list[str], left_out: frozenset[str]) -> tuple[Cells, list[str]]:
+    """Load cells, whose labels are numbers of the names that are returned: those given, and then others as found."""
+    return load_cells(sources, left_out, own_names=names), names
+
+
+def _of_classes(cells: Cells, found: Sequence[str], classes: Sequence[str]) -> Cells:
+    """Keep the cells of some classes, with labels that are numbers of these; the others are dropped with a reason."""
+    kept, others = [], []
+    for cell in cells.kept:
+        if (name := found[cell.label]) in classes:
+            kept.append(replace(cell, label=list(classes).index(name)))
+        else:
+            reason, detail = f"unknown_label:{cell.source_label}", "of none of the model's classes"
+            others.append(Dropped(cell.image_id, reason, detail, cell.source_label))
+    return replace(cells, kept=kept, dropped=[*cells.dropped, *others])
 
 
 def with_names_of_cells(cells: LabelledCells) -> LabelledCells:

@@ -11,6 +11,24 @@ from .settings import METHODS, AdaptationSettings
 
 def adapt(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Adapt a model as the arguments say, and print what to expect of it."""
+    _add_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    from .adapt import adapt as run_adaptation
+
+    settings = AdaptationSettings(
+        model=options.model,
+        output=options.output,
+        sources=tuple(options.source),
+        unlabelled=tuple(options.unlabelled),
+        classes=options.classes,
+        method=options.method,
+        minutes=options.minutes,
+        seed=options.seed,
+    )
+    print(summary(run_adaptation(settings), settings))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = AdaptationSettings
     parser.epilog = (
         "Cells: imagefolder=FOLDER with a folder for each class, 5 to 200 cells in each; name patients or slides in "
@@ -53,20 +71,6 @@ def adapt(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         "--minutes", type=float, default=defaults.minutes, help="time that auto may take (default: %(default)g)"
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of folds and training (default: %(default)s)")
-    options = parser.parse_intermixed_args(arguments)
-    from .adapt import adapt as run_adaptation
-
-    settings = AdaptationSettings(
-        model=options.model,
-        output=options.output,
-        sources=tuple(options.source),
-        unlabelled=tuple(options.unlabelled),
-        classes=options.classes,
-        method=options.method,
-        minutes=options.minutes,
-        seed=options.seed,
-    )
-    print(summary(run_adaptation(settings), settings))
 
 
 def summary(record: dict[str, Any], settings: AdaptationSettings) -> str:

@@ -136,14 +136,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         dropped = [*cells.dropped, *bad]
         metrics = measure(predictions, settings.resamples, reliability) | {
             "model": describe_model(settings.model, model, processor),
-            "data": {
-                **cells.described,
-                "n": len(predictions),
-                "dropped": _reasons(dropped),
-                "seen_sources": seen_sources(
-                    trained_on(settings.model), cells.described["sources"], cells.described.get("fingerprint")
-                ),
-            },
+            "data": _describe_data(settings.model, cells, len(predictions), dropped),
             "external": external.metrics,
             "versions": versions(_SOFTWARE),
             "command": settings.command,
@@ -159,6 +152,13 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         plot_names = {path.name for path in final.glob("*.png")}
         (final / folder.REPORT).write_text(render(metrics, plot_names), "utf-8")
     return metrics
+
+
+def _describe_data(model: str, cells: Cells, count: int, dropped: Sequence[Dropped]) -> dict[str, Any]:
+    """What was evaluated, and from which of its sources the model may know cells."""
+    described = cells.described
+    seen = seen_sources(trained_on(model), described["sources"], described.get("fingerprint"))
+    return {**described, "n": count, "dropped": _reasons(dropped), "seen_sources": seen}
 
 
 def _load_cells(settings: EvaluationSettings, scratch: Path) -> Cells:

@@ -28,6 +28,10 @@ _LISTED = 30  # unknown labels in a message
 _EMPTY = Description("", "", "")
 
 
+class UnknownLabel(CelluScanError):
+    """A label of the user's own cells that names none of our classes."""
+
+
 class ImageFolder(TreeSource):
     """Labels are class names, codes or plurals. An unknown class folder stops the build before it starts."""
 
@@ -182,7 +186,7 @@ class ImageFolder(TreeSource):
                     f"source {self.name}: {self.tree.location} holds parquet files; give --source "
                     f"hf_dataset={self.tree.location}"
                 ) from None
-            raise CelluScanError(
+            raise UnknownLabel(
                 f"source {self.name}: the label of {member}: {error.args[0]}{self._also_unknown(text)}; rename it, "
                 f"move it out of {self.tree.location}, or give the label in {_TABLES}"
             ) from None
