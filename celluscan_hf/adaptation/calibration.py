@@ -28,8 +28,8 @@ def fitted_reliability(trial: Trial, source: Reliability, names: Sequence[str], 
     """Fit prediction sets, abstention and the OOD score to held-out answers.
 
     `features` with colours (n, D + 9) of all cells, by the adapted model. If no cell was held out, prediction sets hold
-    all classes, and the confidence threshold is that of `source`. It is no lower either if a class has no cells: how
-    sure the model is of the others says nothing of that one.
+    all classes, and the confidence threshold is that of `source`. If a class has no cells it does not fall below that
+    either: how sure the model is of the others says nothing of that one.
     """
     rows = trial.held_out
     probabilities = softmax(trial.logits[rows] / trial.temperature, axis=1)

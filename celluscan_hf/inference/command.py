@@ -80,8 +80,8 @@ def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     from .explain import explain as draw
 
     output = options.output or Path(f"{options.image.stem}-attention.png")
-    how = {"views": options.views, "trust_remote_code": options.trust_remote_code}
-    print(draw(options.image, options.model, output, options.layer, **how))
+    choices = {"views": options.views, "trust_remote_code": options.trust_remote_code}
+    print(draw(options.image, options.model, output, options.layer, **choices))
 
 
 def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
 
     from .onnx import export_onnx as export
 
-    how = {"views": options.views, "trust_remote_code": options.trust_remote_code}
-    written = export(options.model, options.output, **how)
+    choices = {"views": options.views, "trust_remote_code": options.trust_remote_code}
+    written = export(options.model, options.output, **choices)
     print(f"{options.output / written.file.name}: {written.size / 1e6:.1f} MB")
     print(f"largest difference of a logit from PyTorch: {written.max_difference:.1e}")

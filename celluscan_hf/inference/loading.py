@@ -86,12 +86,12 @@ def load_classifier(
             f"{f' and {len(missing) - 3} more weights' if len(missing) > 3 else ''}; train it, or give another model"
         )
     _check_images(name, model.config, processor)
-    if views not in (None, getattr(model.config, "views", 1)):
+    if views is not None and views != getattr(model.config, "views", 1):
         _set_views(name, model.config, views)
     return model.eval(), processor
 
 
-def _set_views(name: str | Path, config: PreTrainedConfig, views: int | None) -> None:
+def _set_views(name: str | Path, config: PreTrainedConfig, views: int) -> None:
     if config.model_type != CelluScanConfig.model_type:
         raise CelluScanError(
             f"--views {views}: {name} is a {type(config).__name__[:-6]}, which looks once at an image; leave it out, "

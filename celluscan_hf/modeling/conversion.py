@@ -139,7 +139,7 @@ def from_weights(
     config = _config_of(weights, table, {"layer_norm_eps": mapping.layer_norm_eps} | fields)
     check_weights({name: [(part, weights[part]) for part in parts] for name, parts in table.items()}, config)
     ours = {name: torch.cat([weights[part] for part in parts]) for name, parts in table.items()}
-    if config.layer_scale_init is not None:  # DINOv2 and its kin, under timm's names too
+    if config.layer_scale_init is not None:  # DINOv2 and DinoBloom, under timm's names too
         mapping = replace(mapping, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     mean, std = _normalisation(mapping, image_mean, image_std)
     return Checkpoint(ours, config, mean, std, unwrapped.ignored)

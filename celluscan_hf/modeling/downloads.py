@@ -55,7 +55,7 @@ def fetch(name: str) -> Path:
     """Return the file of a name of `PUBLISHED`, downloaded if it is not there yet.
 
     Raises:
-        WeightsError: There is no such name; it cannot be downloaded (the message says which file to download, and
+        WeightsError: The name is unknown; it cannot be downloaded (the message says which file to download, and
             where to put it); or it is another file than was published.
     """
     if name not in PUBLISHED:

@@ -1,5 +1,6 @@
 """Serve the demo page of one model: locally (`celluscan demo`), or in a Space."""
 
+import atexit
 import json
 import tempfile
 from collections.abc import Sequence
@@ -80,7 +81,9 @@ def _links(model: str, commit: str | None, dataset: str | None, sources: Sequenc
 
 def synthetic_examples() -> list[tuple[Path, str]]:
     """Draw a few cells, for who has none at hand; real ones look different."""
-    folder = Path(tempfile.mkdtemp(prefix="celluscan-"))
+    scratch = tempfile.TemporaryDirectory(prefix="celluscan-")
+    atexit.register(scratch.cleanup)
+    folder = Path(scratch.name)
     shown = [(folder / f"{name}.png", f"{name} (synthetic)") for name in _DRAWN]
     for (file, _), name in zip(shown, _DRAWN, strict=True):
         draw_cell(name, np.random.default_rng(_SEED), _SIDE).save(file)
