@@ -19,6 +19,7 @@ from ..curation.curate import Curated, curate, exclude
 from ..curation.depth import chunks_to_rescan, source_depths
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
+from ..remote import is_remote
 from ..sources import Dropped, Record, Source, open_sources
 from .describe import describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
@@ -76,7 +77,11 @@ def build(settings: BuildSettings) -> dict[str, Any]:
 
 def _refuse_output_inside(sources: Iterable[Source], output: Path) -> None:
     for source in sources:
-        if source.location is not None and output.resolve().is_relative_to(source.location.resolve()):
+        if (
+            source.location
+            and not is_remote(source.location)
+            and output.resolve().is_relative_to(source.location.resolve())
+        ):
             raise CelluScanError(f"--output {output} is inside source {source.name}; choose a folder outside it")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
+from ..remote import local_only
 from ..sources import KEYS
 from ..sources.options import add_selection_arguments, selections
 from .build import build as build_dataset
@@ -27,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own; repeatable",
     )
     add_selection_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
+    parser.add_argument("--output", type=local_only, required=True, help="the folder to be built; must be new or empty")
     parser.add_argument(
         "--image-size", type=int, default=BuildSettings.image_size, help="image side in pixels (default: 224)"
     )

@@ -9,6 +9,7 @@ import datasets
 
 from ..errors import CelluScanError
 from ..inference.arguments import add_model, add_trust, add_views
+from ..remote import local_only
 from ..sources import KEYS
 from . import folder
 from .job import EvaluationSettings
@@ -52,7 +53,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="predict each --external source with the batch-norm statistics of its own images, without labels",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="the folder to be written; new, empty, or an earlier evaluation"
+        "--output",
+        type=local_only,
+        required=True,
+        help="the folder to be written; new, empty, or an earlier evaluation",
     )
     parser.add_argument(
         "--batch-size", type=int, default=defaults.batch_size, help="images per forward pass (default: %(default)s)"

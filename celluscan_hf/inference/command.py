@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..remote import local_only, locate
 from .arguments import add_model, add_trust, add_views
 
 
@@ -25,7 +26,7 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="write CSV (default)")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=locate,
         metavar="FILE",
         help="a new file, .csv, or .jsonl for JSON lines (default: rows are printed)",
     )
@@ -88,7 +89,9 @@ def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
     """Write a model as ONNX and compare its logits with PyTorch; see `onnx.export_onnx`."""
     add_model(parser, "model")
     add_trust(parser)
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
+    parser.add_argument(
+        "output", type=local_only, metavar="OUTPUT", help="the folder to be written; must be new or empty"
+    )
     add_views(parser)
     options = parser.parse_intermixed_args(arguments)
 

@@ -28,8 +28,10 @@ from PIL import Image
 
 from ..curation.decoding import Decoded, decode
 from ..errors import BadImage, CelluScanError
+from ..remote import file_system, is_remote, locate
+from ..sources.hf_tables import open_parquet
 from ..sources.hidden import is_hidden_folder, is_system_file
-from ..sources.tree import FolderTree
+from ..sources.tree import open_folder
 
 IMAGE_SUFFIXES = frozenset(  # of the formats that `decode` reads
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -76,7 +78,7 @@ class ImageTable:
 
     def images(self) -> Iterator[NamedImage]:
         """Yield the images row by row. If a row group is damaged, its remaining rows become unreadable images."""
-        with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES) as file:
+        with open_parquet(self.path, buffer_size=_BUFFER_BYTES) as file:
             end = 0
             for group in range(file.num_row_groups):
                 row, end = end, end + file.metadata.row_group(group).num_rows
@@ -107,7 +109,7 @@ class Images:
 
     def __init__(self, places: Iterable[ImageFile | ImageTable], others: Iterable[Path] = ()) -> None:
         unique: dict[tuple[str, str], ImageFile | ImageTable] = {}
-        real = lru_cache(os.path.realpath)
+        real = lru_cache(_real_path)
         self.repeated = 0
         for place in places:  # the file itself is not resolved: in the Hub's cache, equal files are links to one blob
             key = real(place.path.parent), place.path.name
@@ -138,12 +140,6 @@ def find_images(named: Iterable[str | Path]) -> Images:
     return images
 
 
-def refuse_address(name: str) -> None:
-    """Raise a `CelluScanError` for a web address."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-        raise CelluScanError(f"{name} is a web address; download the image and give its file")
-
-
 def counted(endings: Counter[str]) -> str:
     """List the number of files with each ending, most frequent first: `3 .heic, 1 without an ending`."""
     return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common())
@@ -155,10 +151,9 @@ def _endings(files: Iterable[tuple[str, str]]) -> Counter[str]:
 
 def _places(name: str, others: list[Path]) -> list[ImageFile | ImageTable]:
     """Return the files and tables that a name stands for; skipped files are appended to `others`."""
-    path = Path(name)
     if not name:
         raise CelluScanError(f"an empty name; {_EXPECTED}")
-    refuse_address(name)
+    path = locate(name)
     if path.is_dir():
         skipped: list[Path] = []
         if places := _in_folder(path, skipped):
@@ -171,10 +166,10 @@ def _places(name: str, others: list[Path]) -> list[ImageFile | ImageTable]:
         )
     if path.exists():
         return [_place(path)]
-    if os.path.lexists(path):
+    if not is_remote(path) and os.path.lexists(path):
         raise CelluScanError(f"{_readable(path)} is a broken link; {_EXPECTED}")
     if glob.has_magic(name):
-        return _matching(name, others)
+        return _matching(path, others)
     raise CelluScanError(f"{_readable(path)} does not exist; {_EXPECTED}")
 
 
@@ -185,7 +180,7 @@ def _place(path: Path) -> ImageFile | ImageTable:
 
 
 def _in_folder(folder: Path, others: list[Path]) -> list[ImageFile | ImageTable]:
-    entries = [entry for entry in FolderTree(folder).entries() if not PurePath(entry.path).name.startswith(".")]
+    entries = [entry for entry in open_folder(folder).entries() if not PurePath(entry.path).name.startswith(".")]
     tables = [entry.path for entry in entries if entry.path.lower().endswith(_PARQUET)]
     if tables:
         example = next((path for path in tables if PurePath(path).name.startswith("test")), tables[0])
@@ -202,12 +197,11 @@ def _in_folder(folder: Path, others: list[Path]) -> list[ImageFile | ImageTable]
     return places
 
 
-def _matching(pattern: str, others: list[Path]) -> list[ImageFile | ImageTable]:
-    wanted = IMAGE_SUFFIXES | ({PurePath(pattern).suffix.lower()} - {""})
+def _matching(pattern: Path, others: list[Path]) -> list[ImageFile | ImageTable]:
+    wanted = IMAGE_SUFFIXES | ({pattern.suffix.lower()} - {""})
     places: list[ImageFile | ImageTable] = []
-    for match in _matches(os.path.expanduser(pattern)):
-        path = Path(match)
-        matched = set(path.parts) - set(PurePath(os.path.expanduser(pattern)).parts)  # by a wildcard
+    for path in _remote_matches(pattern) if is_remote(pattern) else map(Path, _matches(pattern)):
+        matched = set(path.parts) - set(pattern.parts)  # by a wildcard
         if any(is_hidden_folder(part) or is_system_file(part) for part in matched):
             continue
         if path.is_dir():
@@ -217,13 +211,18 @@ def _matching(pattern: str, others: list[Path]) -> list[ImageFile | ImageTable]:
         else:
             others.append(path)
     if not places:
-        raise CelluScanError(f"no image matches {_readable(Path(pattern))!r}; {_EXPECTED}")
+        raise CelluScanError(f"no image matches {_readable(pattern)!r}; {_EXPECTED}")
     return places
 
 
-def _matches(pattern: str) -> list[str]:
+def _remote_matches(pattern: Path) -> list[Path]:
+    system, place = file_system(pattern)
+    return sorted((locate(system.unstrip_protocol(match)) for match in system.glob(place)), key=str)
+
+
+def _matches(pattern: Path) -> list[str]:
     """Return the paths that match. Names often contain `[2]`, which a pattern takes for a set of characters."""
-    parts = Path(pattern).parts
+    parts = pattern.parts
     depth = next(depth for depth in range(len(parts), -1, -1) if depth == 0 or os.path.lexists(Path(*parts[:depth])))
     above, below = [glob.escape(part) for part in parts[:depth]], parts[depth:]
     for rest in (below, [re.sub(r"\[", "[[]", part) for part in below]):
@@ -245,7 +244,7 @@ def _is_parquet(path: Path) -> bool:
 
 def _table(path: Path) -> ImageTable:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
@@ -270,7 +269,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _read_file(path: Path) -> Decoded:
-    return decode(FolderTree(path.parent).read(path.name))
+    return decode(open_folder(path.parent).read(path.name))
 
 
 def _read_cell(cell: bytes | dict[str, Any] | None) -> Decoded:
@@ -287,4 +286,8 @@ def _refuse(reason: str, detail: str = "") -> NoReturn:
 
 def _readable(path: Path) -> str:
     """Return the path as text; bytes that are not UTF-8 are written as `\\xNN`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+
+
+def _real_path(path: Path) -> str:
+    return str(path) if is_remote(path) else os.path.realpath(path)
