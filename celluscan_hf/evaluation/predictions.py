@@ -7,8 +7,8 @@ one group are not independent), `sha256` (of the publisher's file), `label` and 
 of the taxonomy; the schema names them), `probabilities` (14 of float32, the same order, with a sum of one).
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -24,9 +24,11 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from .. import taxonomy
 from ..atomic_io import atomic_write
 from ..dataset.unusable import explain
+from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import Output, ReadImage, outputs
 from ..modeling.reliability_celluscan import Reliability
+from ..processes import ALONE, Processes
 from ..sources import Dropped
 from .cells import Cell, Cells
 
@@ -124,37 +126,58 @@ def predict(
     batch_size: int = 64,
     reliability: Reliability | None = None,
     advance: Callable[[int], object] = lambda done: None,
+    processes: Processes = ALONE,
 ) -> tuple[Predictions, list[Dropped]]:
     """Predict all cells; return predictions, and the cells whose image could not be used, each with its reason.
 
     With the `reliability` of the model, probabilities are those of its answers: lower where an image is out of
-    distribution. `advance` is called with 1 after each cell.
+    distribution. `advance` is called with 1 after each cell. `processes` call this with the same arguments; each
+    predicts a part, and all get the whole.
 
     Raises:
         CelluScanError: The model has other classes than ours, no cell is left, or it does not give probabilities.
     """
     columns = columns_of(model)
-    waiting: deque[Cell] = deque()
-
-    def images() -> Iterator[ReadImage]:
-        for cell in cells.kept:
-            waiting.append(cell)
-            yield cell.read
-
+    reads = (cell.read for cell in processes.deal(cells.kept, batch_size))
+    own = _rows(reads, model, processor, batch_size, reliability)
     done: list[Cell] = []
     rows: list[NDArray[np.float32]] = []
     bad: list[Dropped] = []
-    for outcome in outputs(images(), model, processor, batch_size=batch_size, with_features=reliability is not None):
-        cell = waiting.popleft()
-        if isinstance(outcome, BadImage):
-            bad.append(Dropped(cell.image_id, outcome.reason, outcome.detail, cell.source_label))
+    results = processes.gather(own, batch_size, len(cells.kept))
+    for cell, result in zip(cells.kept, results, strict=True):
+        if isinstance(result, BadImage):
+            bad.append(Dropped(cell.image_id, result.reason, result.detail, cell.source_label))
         else:
             done.append(cell)
-            rows.append(_answered(outcome, reliability)[columns])
+            rows.append(result[columns])
         advance(1)
     if not done:
         raise CelluScanError(f"no cell is left to evaluate; {explain([*cells.dropped, *bad])}")
     return _checked(done, np.stack(rows)), bad
+
+
+@contextmanager
+def shown(stage: str, count: int, processes: Processes) -> Iterator[Callable[[int], object]]:
+    """Show the progress of `predict` in the first process; yields its `advance`."""
+    if not processes.is_first:
+        yield lambda done: None
+        return
+    with progress(stage, count, "cell") as advance:
+        yield advance
+
+
+def _rows(
+    reads: Iterable[ReadImage],
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    batch_size: int,
+    reliability: Reliability | None,
+) -> Generator[NDArray[np.float32] | BadImage, None, None]:
+    """Yield the probabilities (classes,) of each image, or why it cannot be used."""
+    calibrated = reliability is not None
+    with closing(outputs(reads, model, processor, batch_size=batch_size, with_features=calibrated)) as results:
+        for result in results:
+            yield result if isinstance(result, BadImage) else _answered(result, reliability)
 
 
 def _answered(output: Output, reliability: Reliability | None) -> NDArray[np.float32]:

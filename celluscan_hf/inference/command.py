@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..processes import Processes
 from ..remote import local_only, locate
 from .arguments import add_model, add_trust, add_views
 
 
-def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+def predict(parser: argparse.ArgumentParser, arguments: Sequence[str], processes: Processes) -> None:
     """Classify image files and print or write a row for each; see `predict.predict`."""
     parser.add_argument(
         "images",
@@ -57,8 +58,10 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         coverage=options.coverage,
         views=options.views,
         trust_remote_code=options.trust_remote_code,
+        processes=processes,
     )
-    print(summary, file=sys.stderr)
+    if processes.is_first:
+        print(summary, file=sys.stderr)
 
 
 def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ The fields of a row:
 
 import csv
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -37,10 +38,11 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..atomic_io import atomic_write
 from ..errors import BadImage, CelluScanError
 from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, NOT_A_CELL, Reliability, facts_of
+from ..processes import ALONE, Processes
 from ..taxonomy import CLASSES
-from .inputs import Images, counted, find_images
+from .inputs import NamedImage, counted, find_images
 from .loading import load_classifier, load_reliability
-from .prediction import Output, best_device, outputs
+from .prediction import Output, best_device, device_for, outputs
 
 Format = Literal["csv", "json"]
 Row = dict[str, Any]
@@ -92,6 +94,7 @@ def predict(
     coverage: float = COVERAGE,
     views: int | None = None,
     trust_remote_code: bool = False,
+    processes: Processes = ALONE,
 ) -> Summary:
     """Write one row per image, in the given order.
 
@@ -106,6 +109,7 @@ def predict(
         coverage: Share of prediction sets that hold the true class, above 0 and below 1.
         views: Mirrored copies of an image that are averaged over; None for those of the model.
         trust_remote_code: Run code from the checkpoint.
+        processes: Those that call this with the same arguments and share the images; the first one writes.
 
     Raises:
         CelluScanError: The images, the model, the device or the output cannot be used, or none of the images could be
@@ -117,13 +121,16 @@ def predict(
             raise CelluScanError(f"{name} {value}: expected 1 or more")
     if not 0 < coverage < 1:
         raise CelluScanError(f"--coverage {coverage}: expected a share above 0 and below 1, such as 0.9")
-    named = find_images(images)
+    named = processes.from_first(lambda: find_images(images))
     classifier, processor = load_classifier(model, trust_remote_code, views=views)
     reliability = load_reliability(classifier)
-    _place(classifier, device)
-    rows = _rows(named, classifier, processor, reliability, batch_size, top_k, coverage)
-    with _opened(output) as file, closing(rows) as results:
+    _place(classifier, device, processes)
+    dealt = processes.deal(named, batch_size)
+    own = _rows(dealt, classifier, processor, reliability, batch_size, top_k, coverage)
+    rows = processes.gather(own, batch_size, len(named))
+    with _opened(output, processes) as file, closing(rows) as results:
         show = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())  # else the rows show progress
+        show = show and processes.is_first
         with tqdm(results, total=len(named), unit=" images", leave=False, disable=not show) as bar:
             summary, first_error = _write(bar, file, form, min(top_k, classifier.config.num_labels))
     if summary.unusable == summary.images:
@@ -165,7 +172,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _rows(
-    named: Images,
+    named: Iterable[NamedImage],
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     reliability: Reliability | None,
@@ -240,16 +247,20 @@ def _form(output: Path | None, form: Format | None) -> Format:
     return form or ending or "csv"
 
 
-def _place(model: PreTrainedModel, device: str | None) -> None:
+def _place(model: PreTrainedModel, device: str | None, processes: Processes) -> None:
     try:
-        model.to(device or best_device())
+        model.to(device_for(device, processes))
     except (RuntimeError, AssertionError) as error:  # the latter if torch was built without the backend
         reason = str(error).partition("\n")[0]
         raise CelluScanError(f"--device {device}: {reason}; this machine's default is {best_device()}") from error
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
+def _opened(output: Path | None, processes: Processes) -> Iterator[TextIO]:
+    if not processes.is_first:
+        with open(os.devnull, "w") as nowhere:
+            yield nowhere
+        return
     if output is None:
         yield sys.stdout
         sys.stdout.flush()  # here, so that a closed pipe is reported

@@ -20,6 +20,7 @@ from ..errors import BadImage, CelluScanError
 from ..modeling.decoding_celluscan import Decoded, check_shape
 from ..modeling.reliability_celluscan import forward
 from ..modeling.stain_celluscan import refusal
+from ..processes import ALONE, Processes, processes_on_this_machine
 
 MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
 ReadImage = Callable[[], Image.Image]  # decodes one upright RGB image; may raise BadImage
@@ -100,6 +101,22 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def device_for(name: str | None, processes: Processes = ALONE) -> torch.device:
+    """Return the named device, by default the fastest; each process of a launcher has its own GPU, if there are enough.
+
+    Raises:
+        RuntimeError: Torch has no device of this name.
+    """
+    device = torch.device(name) if name else best_device()
+    if processes.size == 1 or device.type == "cpu" or device.index is not None:
+        return device
+    from accelerate.utils import parse_flag_from_env
+
+    if not name and parse_flag_from_env("ACCELERATE_USE_CPU"):  # accelerate launch --cpu
+        return torch.device("cpu")
+    return torch.device(device.type, processes.local_rank % max(1, torch.accelerator.device_count()))
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether a device supports bfloat16 natively: half the time, and probabilities up to 0.03 off."""
     if device.type == "cuda":
@@ -115,7 +132,7 @@ def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     the CPU, readers are not limited: with few threads in all, OpenMP waits by spinning, and the model's wait then takes
     the readers' cores (measured on two cores: half the images per second).
     """
-    count, threads = min(cores(), MAX_READERS), torch.get_num_threads()
+    count, threads = max(1, min(cores() // processes_on_this_machine(), MAX_READERS)), torch.get_num_threads()
     one_core_each = device.type != "cpu"
     pool = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1) if one_core_each else None)
     try:
