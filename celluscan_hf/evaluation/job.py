@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from .. import __version__
+from .. import __version__, taxonomy
 from ..atomic_io import atomic_write
 from ..bundled_model import default_model
 from ..errors import CelluScanError
@@ -30,7 +30,7 @@ from .examples import write_examples
 from .external import ExternalPredictions, ExternalResults, load_external_cells, measure_externals, predict_external
 from .gallery import draw_mistakes
 from .measure import measure
-from .predictions import Predictions, columns_of, predict, shown
+from .predictions import Predictions, class_names, columns_of, predict, shown
 from .report import render
 from .wbc_metrics.wbc_metrics import RESAMPLES
 
@@ -157,9 +157,9 @@ def evaluate(settings: EvaluationSettings, processes: Processes = ALONE) -> dict
 def _predict(settings: EvaluationSettings, scratch: Path, processes: Processes) -> _Predicted:
     """Predict all cells; the first of the processes lists them, and uses `scratch` for it."""
     model, processor = load_classifier(settings.model, settings.trust_remote_code, views=settings.views)
-    columns_of(model)  # before anything is read
+    names = _classes(settings, model)  # before anything is read
     model.to(_device(settings.device, processes))
-    cells, external_cells = processes.from_first(lambda: _load_cells(settings, scratch))
+    cells, external_cells = processes.from_first(lambda: _load_cells(settings, scratch, names))
     batch_size = settings.batch_size
     with shown("predicting", len(cells.kept), processes) as advance:
         predictions, bad = predict(cells, model, processor, batch_size=batch_size, advance=advance, processes=processes)
@@ -174,6 +174,13 @@ def _predict(settings: EvaluationSettings, scratch: Path, processes: Processes) 
         processes=processes,
     )
     return _Predicted(model, processor, reliability, cells, predictions, bad, external_cells, external)
+
+
+def _classes(settings: EvaluationSettings, model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the classes to evaluate: those of the model, which must be ours for a built dataset."""
+    names = class_names(model) if settings.dataset is None else taxonomy.NAMES
+    columns_of(model, names)
+    return names
 
 
 def _metrics(settings: EvaluationSettings, predicted: _Predicted) -> dict[str, Any]:
@@ -204,12 +211,12 @@ def _describe_data(model: str, cells: Cells, count: int, dropped: Sequence[Dropp
     return {**described, "n": count, "dropped": _reasons(dropped), "seen_sources": seen}
 
 
-def _load_cells(settings: EvaluationSettings, scratch: Path) -> tuple[Cells, dict[str, Cells]]:
+def _load_cells(settings: EvaluationSettings, scratch: Path, names: tuple[str, ...]) -> tuple[Cells, dict[str, Cells]]:
     """Load the cells to evaluate, and those of each external source."""
     if settings.dataset is not None:
         cells = load_cells_of_split(settings.dataset, settings.split)
     else:
-        cells = load_cells_of_sources(settings.sources, scratch)
+        cells = load_cells_of_sources(settings.sources, scratch, names)
     return cells, load_external_cells(settings.external, settings.dataset or "", scratch)
 
 
