@@ -95,7 +95,7 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
         "images": facts["seen"],
         "variants": facts["rows"]["augmented"],
         "seconds": seconds,
-        "seconds_to_parquet": stages.ended["storing"] - started,
+        "seconds_to_parquet": stages.ended["writing"] - started,
         "seconds_augmenting": stages.seconds.get("augmenting", 0.0),
     }
 
@@ -107,7 +107,7 @@ class _StageTimes(logging.Handler):
         super().__init__()
         self.ended: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
-        logger = logging.getLogger("celluscan_hf.dataset.workers")
+        logger = logging.getLogger("celluscan_hf.workers")
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
 

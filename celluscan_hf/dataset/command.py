@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CelluScanError
 from ..sources import KEYS
 from ..sources.options import add_selection_arguments, selections
+from ..workers import add_ray
 from .build import build as build_dataset
 from .card import classes_table, found_and_published, groups_table, table
 from .settings import BuildSettings, cores
@@ -46,7 +47,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the images of this acquisition, if it alone would reveal the class; curation/audit.json lists "
         "acquisitions with their classes; repeatable",
     )
-    parser.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
+    add_ray(engine)
     parser.add_argument("--resume", action="store_true", help="resume an interrupted build")
     parser.add_argument(
         "--license",
@@ -82,6 +85,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
         target_per_class=arguments.target_per_class,
         seed=arguments.seed,
         num_proc=arguments.num_proc,
+        ray=arguments.ray,
         resume=arguments.resume,
         licenses=tuple((name, value) for name, _, value in licenses),
         exclude_acquisitions=tuple(arguments.exclude_acquisition),
