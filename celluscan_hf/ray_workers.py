@@ -149,7 +149,7 @@ class RayWorkers:
     def __enter__(self) -> "RayWorkers":
         with ExitStack() as stack:
             stack.enter_context(connected(self.address))
-            self._conditions = stack.enter_context(conditions(self.shared, self.inputs))
+            self.conditions = stack.enter_context(conditions(self.shared, self.inputs))
             self._open = stack.pop_all()
         return self
 
@@ -164,7 +164,7 @@ class RayWorkers:
         waiting: list[Any] = []
         try:
             for task in tasks:
-                waiting.append(submit(function, self._conditions, task))
+                waiting.append(submit(function, self.conditions, task))
                 while len(waiting) >= self.window():
                     done, waiting = _finished(waiting)
                     yield from _results(done)

@@ -35,13 +35,16 @@ def two_nodes() -> Iterator[TwoNodes]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets may have 107 characters
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = folder
+    # Ray gives its workers a low priority, with which they barely run on a machine that is busy
+    settings = {"RAY_TMPDIR": folder, "RAY_worker_niceness": "0"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield TwoNodes(cluster).complete()
     finally:
         cluster.shutdown()
-        os.environ.pop("RAY_TMPDIR") if before is None else os.environ.update(RAY_TMPDIR=before)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
         shutil.rmtree(folder, ignore_errors=True)

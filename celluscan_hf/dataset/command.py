@@ -48,7 +48,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "acquisitions with their classes; repeatable",
     )
     engine = parser.add_mutually_exclusive_group()
-    engine.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
+    # without a default: argparse takes an option that is given with its default for one that is not given
+    engine.add_argument("--num-proc", type=int, help="number of processes (default: the cores)")
     add_ray(engine)
     parser.add_argument("--resume", action="store_true", help="resume an interrupted build")
     parser.add_argument(
@@ -84,7 +85,7 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
         image_size=arguments.image_size,
         target_per_class=arguments.target_per_class,
         seed=arguments.seed,
-        num_proc=arguments.num_proc,
+        num_proc=cores() if arguments.num_proc is None else arguments.num_proc,
         ray=arguments.ray,
         resume=arguments.resume,
         licenses=tuple((name, value) for name, _, value in licenses),

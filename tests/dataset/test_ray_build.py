@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from celluscan_hf import cli
+from celluscan_hf.dataset.settings import cores
 from celluscan_hf.workers import Workers, open_workers
 
-from .conftest import build_small, command, contents, run
-
-pytestmark = pytest.mark.slow
+from .conftest import build_small, command, contents
 
 
 class Killing:
@@ -36,6 +36,7 @@ class Killing:
                     self.left += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["scan", "write_originals"])
 def test_a_node_killed_in_the_middle_changes_no_byte(
     built_small: Path, ray_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -55,6 +56,7 @@ def test_a_node_killed_in_the_middle_changes_no_byte(
     assert killing[0].left, f"nothing was left of {stage} when the node was killed"
 
 
+@pytest.mark.slow
 def test_a_build_started_on_ray_and_stopped_by_ctrl_c_is_resumed_in_one_process(
     built_small: Path, ray_nodes: Any, tmp_path: Path
 ) -> None:
@@ -72,7 +74,8 @@ def test_a_build_started_on_ray_and_stopped_by_ctrl_c_is_resumed_in_one_process(
     assert contents(output) == contents(built_small)
 
 
-def test_ray_and_processes_exclude_each_other(tmp_path: Path) -> None:
-    done = run(tmp_path / "wbc", "--num-proc=2", "--ray=auto")
-    assert done.returncode == 2
-    assert "not allowed with argument" in done.stderr
+def test_ray_and_processes_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["build", "--source=synthetic=1", f"--output={tmp_path / 'wbc'}", f"--num-proc={cores()}", "--ray=auto"]
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "argument --ray: not allowed with argument --num-proc" in capsys.readouterr().err
