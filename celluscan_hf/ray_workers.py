@@ -197,17 +197,25 @@ def _finished(waiting: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _results(references: list[Any]) -> Iterator[Any]:
-    """Yield the results of finished tasks, or raise the exception of one as a local process would."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
 
     for reference in references:
-        try:
-            yield ray.get(reference)
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayError as error:
-            raise CelluScanError(
-                f"a task was lost {RETRIES + 1} times as its worker or node died, most likely out of memory "
-                f"({type(error).__name__}); run again with --resume on nodes with more memory per core"
-            ) from error
+        with task_errors():
+            result = ray.get(reference)
+        yield result
+
+
+@contextmanager
+def task_errors() -> Iterator[None]:
+    """Raise the exception of a task as a local process would, and one line if a task was lost again and again."""
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        raise CelluScanError(
+            f"a task was lost {RETRIES + 1} times as its worker or node died, most likely out of memory "
+            f"({type(error).__name__}); run again (a build with --resume) on nodes with more memory per core"
+        ) from error

@@ -106,7 +106,8 @@ def _predict_on_ray(options: argparse.Namespace) -> "Summary":
         raise CelluScanError(f"--output {options.output or ''}: with --ray expected a folder, such as out/predictions")
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from .predict_ray import SHARD_IMAGES, Settings, predict_on_ray
+    from .predict_ray import predict_on_ray
+    from .shard_predictor import SHARD_IMAGES, Settings
 
     settings = Settings(
         options.top_k, options.batch_size, options.coverage, options.views, options.shard_size or SHARD_IMAGES

@@ -73,11 +73,14 @@ class Summary:
     repeated: int = 0
 
     def __str__(self) -> str:
-        noun, rate = "image" if self.images == 1 else "images", self.images / self.seconds
-        text = f"{self.images} {noun}, {self.unusable} could not be used, {rate:.1f} images/s"
+        noun = "image" if self.images == 1 else "images"
+        text = f"{self.images} {noun}, {self.unusable} could not be used, {self.rate()}"
         if self.repeated:
             text += f"; files named more than once, used once: {self.repeated}"
         return f"{text}; files skipped: {counted(self.skipped)}" if self.skipped else text
+
+    def rate(self) -> str:
+        return f"{self.images / self.seconds:.1f} images/s"
 
 
 def predict(

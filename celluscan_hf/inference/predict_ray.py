@@ -10,108 +10,44 @@ Ray Data (https://docs.ray.io/en/latest/data/data.html) gives shards to actors t
 dies. A job that was stopped goes on with the shards that are missing.
 """
 
-import hashlib
 import json
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..atomic_io import atomic_write, remove_partial_files
+from ..atomic_io import remove_partial_files
 from ..dataset.workspace import write_text
 from ..errors import CelluScanError
-from ..modeling.reliability_celluscan import COVERAGE, Reliability
-from ..ray_workers import SOFTWARE, Conditions, RayWorkers, require
+from ..ray_workers import RETRIES, SOFTWARE, RayWorkers, task_errors
 from ..versions import versions
 from ..workers import progress
-from .loading import load_classifier, load_reliability
-from .predict import FIELDS, Row, Summary, check_numbers, place, predict_rows
-from .prediction_plan import Plan, possible_names, read_places, write_plan
+from .predict import Summary
+from .prediction_plan import PLAN, Plan, write_plan
+from .prediction_shards import Check, ShardReport, check_shard, part_path
+from .shard_predictor import Model, Settings, ShardPredictor, Task, model_digest
 
 VERSION = 1  # of the files beside the rows
-SHARD_IMAGES = 2048
-MANIFEST, JOB, PLAN = "manifest.json", "job.json", "plan.arrow"
-_TYPES = {
-    "score": pa.float64(),
-    "stage": pa.int8(),
-    "abnormal_in_blood": pa.bool_(),
-    "top": pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()})),
-    "abnormal": pa.float64(),
-    "set": pa.list_(pa.string()),
-    "abstain": pa.bool_(),
-    "ood_score": pa.float64(),
-}
-SCHEMA = pa.schema({name: _TYPES.get(name, pa.string()) for name in FIELDS})
-_ROW_GROUP = 512  # rows in memory while a shard is written
+MANIFEST, JOB = "manifest.json", "job.json"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides the rows besides the model and the images; see `predict.predict`."""
+@dataclass(frozen=True, slots=True)
+class RaySummary(Summary):
+    """A summary; `predicted` counts the images of this run, `seconds` are those from listing to the manifest."""
 
-    top_k: int = 3
-    batch_size: int = 64
-    coverage: float = COVERAGE
-    views: int | None = None
-    shard_size: int = SHARD_IMAGES
+    predicted: int = 0
 
-    def __post_init__(self) -> None:
-        check_numbers(self.coverage, top_k=self.top_k, batch_size=self.batch_size, shard_size=self.shard_size)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model by its name, and how it is loaded."""
-
-    name: str
-    views: int | None
-    trust_remote_code: bool
-    device: str | None
-
-    def load(self) -> tuple[PreTrainedModel, BaseImageProcessor, Reliability | None]:
-        model, processor = load_classifier(self.name, self.trust_remote_code, views=self.views)
-        return model, processor, load_reliability(model)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What an actor needs to know: `digest` is that of the model, `readers` as in `prediction.outputs`."""
-
-    folder: Path
-    model: Model
-    digest: str
-    settings: Settings
-    readers: int
-    conditions: Conditions
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What a written shard holds; `problem` says how it differs from the plan, if so."""
-
-    shard: int
-    rows: int
-    errors: Counter[str]
-    first_error: str
-    problem: str
-
-
-def part_path(folder: Path, shard: int) -> Path:
-    """Return the file of a shard."""
-    return folder / f"part-{shard:05d}.parquet"
+    def rate(self) -> str:
+        return f"{self.predicted} of them now, in {self.seconds:.0f} s"
 
 
 def predict_on_ray(
@@ -125,7 +61,7 @@ def predict_on_ray(
     trust_remote_code: bool = False,
     lists: Sequence[str] = (),
     cores: int | None = None,
-) -> Summary:
+) -> RaySummary:
     """Write one row per image into the folder `output`; a stopped job is continued, a finished one left unchanged.
 
     Args:
@@ -144,6 +80,7 @@ def predict_on_ray(
     chosen = Model(name, settings.views, trust_remote_code, device)
     if device not in (None, "cpu", "cuda"):
         raise CelluScanError(f"--device {device}: with --ray expected cpu or cuda; Ray says which GPU an actor takes")
+    started, predicted = time.perf_counter(), 0
     with _locked(output):
         inputs = [Path(name) for name in images if str(name) and Path(name).exists()]
         with RayWorkers(address, output, inputs) as workers:
@@ -152,12 +89,12 @@ def predict_on_ray(
             if (output / MANIFEST).exists():
                 _log.info("%s is complete; nothing was changed", output)
             else:
-                started = time.perf_counter()
-                _predict_missing(plan, Task(output, chosen, digest, settings, 0, workers.conditions), cores)
+                task = Task(output, chosen, digest, settings, 0, workers.conditions)
+                predicted = _predict_missing(plan, task, cores)
                 reports = _verified(plan, output, workers)
                 remove_partial_files(output)  # of killed actors
-                _write_manifest(output, {"model": str(model)} | job, plan, reports, time.perf_counter() - started)
-    return _summary(json.loads((output / MANIFEST).read_text("utf-8")))
+                _write_manifest(output, {"model": str(model)} | job, plan, reports)
+    return _summary(json.loads((output / MANIFEST).read_text("utf-8")), predicted, time.perf_counter() - started)
 
 
 @contextmanager
@@ -213,17 +150,16 @@ def _check_same(before: dict[str, Any], job: dict[str, Any], output: Path) -> No
             raise CelluScanError(f"{output} was begun with another {what}; {rest}")
 
 
-def _predict_missing(plan: Plan, task: Task, cores: int | None) -> None:
-    """Predict the shards that have no file yet."""
+def _predict_missing(plan: Plan, task: Task, cores: int | None) -> int:
+    """Predict the shards that have no file yet; returns their number of images."""
     import ray
 
     written = [shard for shard in range(plan.shards) if part_path(task.folder, shard).exists()]
     missing = sorted(set(range(plan.shards)) - set(written))
     if not missing:
-        return
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+        return 0
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports its plans, and that it has no progress bars
+    ray.data.DataContext.get_current().enable_progress_bars = False
     gpus, cores, actors = _actors(task.model.device, cores)
     task = replace(task, readers=cores if gpus else cores - 1)  # on a CPU, one core runs the model
     shards = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
@@ -234,13 +170,19 @@ def _predict_missing(plan: Plan, task: Task, cores: int | None) -> None:
         num_cpus=cores,
         num_gpus=gpus,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=None, initial_size=min(actors, len(missing))),
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
     )
     with progress("predicting", plan.images, "image") as advance:
         advance(sum(pq.read_metadata(part_path(task.folder, shard)).num_rows for shard in written))
-        for result in results.iter_rows():
-            if result["failure"]:
-                raise CelluScanError(result["failure"])
-            advance(result["images"])
+        images = 0
+        with task_errors():
+            for result in results.iter_rows():
+                if result["failure"]:
+                    raise CelluScanError(result["failure"])
+                advance(result["images"])
+                images += int(result["images"])
+    return images
 
 
 def _actors(device: str | None, cores: int | None) -> tuple[int, int, int]:
@@ -256,100 +198,6 @@ def _actors(device: str | None, cores: int | None) -> tuple[int, int, int]:
         return 1, cores or max(1, share), int(sum(node["GPU"] for node in with_gpu))
     cores = cores or 1
     return 0, cores, max(1, sum(int(node.get("CPU", 0) // cores) for node in nodes))
-
-
-class ShardPredictor:
-    """The actor: it loads the model once, and writes the file of one shard after another."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.failure = ""  # told to the driver, since an actor that cannot start is started again and again
-        try:
-            require(task.conditions)
-            self.model, self.processor, self.reliability = task.model.load()
-            if model_digest(self.model, self.processor, self.reliability) != task.digest:
-                raise CelluScanError(f"{task.model.name} on a node differs from that of this machine; share its folder")
-            place(self.model, task.model.device)
-        except CelluScanError as error:
-            self.failure = str(error)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Write the shards of a batch; returns the number of images, or a failure that ends the job, for each."""
-        images, failures = [], []
-        for shard in batch["shard"].tolist():
-            try:
-                images.append(0 if self.failure else self._write(shard))
-                failures.append(self.failure)
-            except (CelluScanError, OSError) as error:
-                images.append(0)
-                failures.append(str(error))
-        return {"images": np.array(images), "failure": np.array(failures, object)}
-
-    def _write(self, shard: int) -> int:
-        task, settings = self.task, self.task.settings
-        images = chain.from_iterable(entry.images() for entry in read_places(task.folder / PLAN, shard))
-        rows = predict_rows(
-            images,
-            self.model,
-            self.processor,
-            self.reliability,
-            settings.batch_size,
-            min(settings.top_k, self.model.config.num_labels),
-            settings.coverage,
-            task.readers,
-        )
-        with closing(rows):
-            return write_rows(rows, part_path(task.folder, shard))
-
-
-def write_rows(rows: Iterable[Row], path: Path) -> int:
-    """Write the rows of a shard, atomically, and return their number."""
-    count = 0
-    with atomic_write(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-        rows = iter(rows)
-        while group := list(islice(rows, _ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-            count += len(group)
-    return count
-
-
-def model_digest(model: PreTrainedModel, processor: BaseImageProcessor, reliability: Reliability | None) -> str:
-    """Compute a digest of a model's weights, config and calibration, and of how its images are prepared."""
-    digest = hashlib.sha256(f"{model.config.to_json_string()}{processor.to_json_string()}".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    if reliability is not None:
-        digest.update(json.dumps(reliability.record, sort_keys=True).encode() + reliability.scores.tobytes())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Check:
-    """A task: compare the file of a shard with the plan."""
-
-    folder: Path
-    shard: int
-
-
-def check_shard(check: Check) -> ShardReport:
-    """Read a shard back, and compare the number and names of its rows with the images that it covers."""
-    path = part_path(check.folder, check.shard)
-    table = pq.read_table(path, columns=["image", "error"])
-    names = table["image"].to_pylist()
-    expected = list(chain.from_iterable(map(possible_names, read_places(check.folder / PLAN, check.shard))))
-    problem = ""
-    if len(names) != len(expected):
-        problem = f"{path} has {len(names)} rows for {len(expected)} images"
-    else:
-        pairs = enumerate(zip(names, expected, strict=True))
-        wrong = next((row for row, (name, known) in pairs if known is not None and name not in known), None)
-        if wrong is not None:
-            problem = f"{path}, row {wrong} is of {names[wrong]}, expected {' or '.join(sorted(expected[wrong] or ()))}"
-    failed = [(name, error) for name, error in zip(names, table["error"].to_pylist(), strict=True) if error]
-    reasons = Counter(error.partition(" (")[0] for _, error in failed)
-    first = f"{failed[0][0]}: {failed[0][1]}" if failed else ""
-    return ShardReport(check.shard, len(names), reasons, first, problem)
 
 
 def _verified(plan: Plan, output: Path, workers: RayWorkers) -> list[ShardReport]:
@@ -372,9 +220,7 @@ def _verified(plan: Plan, output: Path, workers: RayWorkers) -> list[ShardReport
     return sorted(reports, key=lambda report: report.shard)
 
 
-def _write_manifest(
-    output: Path, job: dict[str, Any], plan: Plan, reports: Sequence[ShardReport], seconds: float
-) -> None:
+def _write_manifest(output: Path, job: dict[str, Any], plan: Plan, reports: Sequence[ShardReport]) -> None:
     errors: Counter[str] = sum((report.errors for report in reports), Counter())
     manifest = job | {
         "images": plan.images,
@@ -382,7 +228,6 @@ def _write_manifest(
         "repeated": plan.repeated,
         "errors": dict(errors.most_common()),
         "first_error": next((report.first_error for report in reports if report.first_error), ""),
-        "seconds_of_last_run": round(seconds, 3),
         "shards": [
             {"file": part_path(output, report.shard).name, "rows": report.rows, "errors": report.errors.total()}
             for report in reports
@@ -391,10 +236,10 @@ def _write_manifest(
     write_text(output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def _summary(manifest: dict[str, Any]) -> Summary:
+def _summary(manifest: dict[str, Any], predicted: int, seconds: float) -> RaySummary:
     """Return the summary of a complete prediction. Raises a `CelluScanError` if no image could be used."""
     unusable = sum(manifest["errors"].values())
     if unusable == manifest["images"]:
         raise CelluScanError(f"no image could be used, of {unusable}; the first, {manifest['first_error']}")
     skipped = Counter(manifest["skipped"])
-    return Summary(manifest["images"], unusable, manifest["seconds_of_last_run"], skipped, manifest["repeated"])
+    return RaySummary(manifest["images"], unusable, seconds, skipped, manifest["repeated"], predicted)

@@ -21,7 +21,7 @@ from ..atomic_io import atomic_write
 from ..dataset.inspection import parquet_files
 from ..dataset.workspace import STATISTICS
 from ..sources.entries import file_stamp
-from .inputs import ImageFile, ImageTable, Place, file_keys, find_places, no_images, open_table, readable_path
+from .inputs import ImageFile, ImageTable, Place, file_keys, find_places, no_images, open_table
 
 SCHEMA = pa.schema(
     {
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         "images": pa.int64(),
     }
 )
+PLAN = "plan.arrow"  # name of the file
 _CACHE_KIB = 128 * 1024  # of the database of files seen, which is on disk
 
 
@@ -149,33 +150,3 @@ def _stamp(path: Path) -> tuple[int, int]:
         return file_stamp(path.stat())
     except OSError:
         return 0, 0
-
-
-def possible_names(place: Place) -> Iterator[set[str] | None]:
-    """Yield the names that each image of a place may have in a row: of a table's `image_id` and its row; None for any.
-
-    A damaged part of a table may give its images either name.
-    """
-    if isinstance(place, ImageFile):
-        yield {readable_path(place.path)}
-        return
-    with pq.ParquetFile(place.path) as file:
-        end = 0
-        for group in range(file.num_row_groups):
-            row, end = end, end + file.metadata.row_group(group).num_rows
-            if place.groups and not place.groups[0] <= group < place.groups[1]:
-                continue
-            try:
-                ids = _ids(file, group, end - row) if "image_id" in place.columns else [None] * (end - row)
-            except (pa.ArrowException, OSError):
-                yield from [None] * (end - row)
-                continue
-            for number, name in enumerate(ids, start=row):
-                yield {f"{readable_path(place.path)}#{number}", *([] if name is None else [str(name)])}
-
-
-def _ids(file: pq.ParquetFile, group: int, rows: int) -> list[Any]:
-    ids: list[Any] = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
-    if len(ids) != rows:
-        raise OSError("a row group is cut short")
-    return ids

@@ -16,8 +16,10 @@ import pytest
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.predict import predict
-from celluscan_hf.inference.predict_ray import MANIFEST, SCHEMA, Check, Settings, check_shard, part_path, predict_on_ray
+from celluscan_hf.inference.predict_ray import MANIFEST, predict_on_ray
 from celluscan_hf.inference.prediction_plan import read_places, write_plan
+from celluscan_hf.inference.prediction_shards import Check, check_shard, part_path
+from celluscan_hf.inference.shard_predictor import SCHEMA, Settings
 
 Write = Callable[..., Path]
 SMALL = Settings(batch_size=4, shard_size=8)
@@ -69,10 +71,12 @@ def test_rows_are_those_of_predict_with_bad_files_as_rows_and_a_finished_folder_
     assert rows_of(folder) == nearly(plain(tmp_path, calibrated, *inputs))
     assert pq.read_schema(part_path(folder, 0)).equals(SCHEMA)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    assert (summary.images, summary.unusable) == (manifest["images"], manifest["errors"]["truncated"]) == (52, 1)
+    assert (summary.images, summary.unusable) == (manifest["images"], manifest["errors"]["truncated"]) == (52, 2)
     assert sum(shard["rows"] for shard in manifest["shards"]) == 52
     before = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.parquet")}
-    assert predict_on_ray(inputs, calibrated, folder, address, settings=SMALL) == summary
+    again = predict_on_ray(inputs, calibrated, folder, address, settings=SMALL)
+    assert (summary.predicted, again.predicted) == (52, 0)
+    assert (again.images, again.unusable) == (52, 2)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.parquet")} == before
     _refuses_what_differs(inputs, calibrated, folder, address)
     _notices_a_lost_row(inputs, calibrated, folder, address)
