@@ -1,9 +1,11 @@
 """Atomic writes: a file or folder is written under a temporary name and renamed when it is complete.
 
 A remote file (`remote.locate`) is written locally and uploaded when it is complete, since object stores have no rename.
+
+Temporary names are drawn at random: two machines that write one file may have processes of the same number.
 """
 
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -48,7 +50,7 @@ def atomic_write_folder(path: Path) -> Iterator[Path]:
 
 def _partial_path(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -16,7 +16,6 @@ from transformers import BaseImageProcessor
 from .. import taxonomy
 from ..augmentation.view import View
 from ..dataset.reading import open_dataset
-from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..evaluation.cells import Cells, load_cells, of_classes, with_own_names
 from ..evaluation.external import file_digests
@@ -25,6 +24,7 @@ from ..inference.prediction import Read
 from ..sources import Dropped, Source, open_sources
 from ..sources.imagefolder import ImageFolder, UnknownLabel
 from ..training.record import ASKED
+from ..workers import progress
 
 MOST_UNLABELLED = 512  # more do not change an estimate
 CROPS = (0.64, 0.8, 1.0)  # shares of the picture's side that are tried as the view

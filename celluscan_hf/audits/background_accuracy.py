@@ -15,7 +15,7 @@ from ..dataset import shortcuts
 from ..dataset.inspection import FileTask, inspect
 from ..dataset.reading import CellDataset
 from ..dataset.statistics import load_context
-from ..dataset.workers import Workers, progress
+from ..workers import LocalWorkers, progress
 from . import derived
 
 _BATCH = 64  # images whose background is randomized at a time
@@ -24,7 +24,7 @@ _BATCH = 64  # images whose background is randomized at a time
 def stored_background_accuracy(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
     """Measure every feature of `dataset.shortcuts` on the images as they are stored."""
     files = [file for split in (SPLITS[0], SPLITS[2]) for file in data.files(derived.CONFIG, split)]
-    with Workers(num_proc) as workers, progress("inspecting", len(files), "file") as advance:
+    with LocalWorkers(num_proc) as workers, progress("inspecting", len(files), "file") as advance:
         reports = []
         for report in workers.run(inspect, (FileTask(file, data.image_size) for file in files)):
             reports.append(report)

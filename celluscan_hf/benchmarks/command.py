@@ -23,6 +23,7 @@ PACKAGES = {
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
     "reliability": ("celluscan_hf", "numpy", "scipy", "torch", "transformers", "pillow"),
+    "scaling": ("celluscan_hf", "numpy", "pillow", "pyarrow", "torch", "transformers", "ray"),
     "serving": ("celluscan_hf", "torch", "transformers", "gradio", "gradio_client"),
     "stain": ("celluscan_hf", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image"),
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
@@ -89,6 +90,15 @@ def _add_data_commands(
     commands.choices["copies"].add_argument(
         "--count", type=int, default=500, help="cells that are copied (default: %(default)s)"
     )
+    commands.add_parser(
+        "ray", help="build and prediction on Ray: two workers, one, and none; needs the extra ray", parents=[common]
+    )
+    commands.choices["ray"].set_defaults(module="scaling")
+    commands.choices["ray"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
+    commands.choices["ray"].add_argument(
+        "--count", type=int, default=1000, help="images of each class, at most (default: %(default)s)"
+    )
+    commands.choices["ray"].add_argument("--rounds", type=int, default=3, help=_ROUNDS)
     commands.choices["duplicates"].add_argument(
         "--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help=f"numbers of hashes {_DEFAULT}"
     )

@@ -26,8 +26,8 @@ def curation(arguments: argparse.Namespace) -> dict[str, Any]:
     ours: list[dict[str, float]] = []
     theirs: list[float] = []
     for _ in range(arguments.rounds):
-        ours.append(_isolated(_time_build, arguments.pbc, 0, arguments.num_proc))
-        theirs.append(_isolated(_time_cleanvision, arguments.pbc, arguments.num_proc))
+        ours.append(isolated(_time_build, arguments.pbc, 0, arguments.num_proc))
+        theirs.append(isolated(_time_cleanvision, arguments.pbc, arguments.num_proc))
     to_parquet = [timing["images"] / timing["seconds_to_parquet"] for timing in ours]
     complete = [timing["images"] / timing["seconds"] for timing in ours]
     cleanvision = [ours[0]["images"] / seconds for seconds in theirs]
@@ -47,7 +47,7 @@ def curation(arguments: argparse.Namespace) -> dict[str, Any]:
 def balancing(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure augmented images per second while a build fills up train classes, including the start of processes."""
     timings = [
-        _isolated(_time_build, arguments.pbc, arguments.target, arguments.num_proc) for _ in range(arguments.rounds)
+        isolated(_time_build, arguments.pbc, arguments.target, arguments.num_proc) for _ in range(arguments.rounds)
     ]
     speeds = [timing["variants"] / timing["seconds_augmenting"] for timing in timings]
     return {
@@ -64,8 +64,8 @@ def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     return {
         f"{kind}_{count}": {
-            "eight_orientations": _isolated(_search, kind, count),
-            "faiss_upright_only": _isolated(_search_by_faiss, kind, count),
+            "eight_orientations": isolated(_search, kind, count),
+            "faiss_upright_only": isolated(_search_by_faiss, kind, count),
         }
         for kind in ("random", "clustered")
         for count in arguments.counts
@@ -76,7 +76,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure peak memory of builds, main and largest worker process, for `--count` and 4x synthetic cells a class."""
     peaks = {}
     for factor in (1, 4):
-        peaks[f"{factor}x"] = _isolated(_peak_of_build, arguments.count * factor, arguments.num_proc)
+        peaks[f"{factor}x"] = isolated(_peak_of_build, arguments.count * factor, arguments.num_proc)
     return peaks | {"ratio_4x_to_1x": round(peaks["4x"]["main_mib"] / peaks["1x"]["main_mib"], 3)}
 
 
@@ -85,7 +85,7 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
     from ..dataset.build import build
     from ..dataset.settings import BuildSettings
 
-    stages = _StageTimes()
+    stages = StageTimes()
     with tempfile.TemporaryDirectory() as folder:
         settings = BuildSettings((f"pbc={pbc}",), Path(folder, "wbc"), target_per_class=target, num_proc=num_proc)
         started = time.perf_counter()
@@ -95,19 +95,19 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
         "images": facts["seen"],
         "variants": facts["rows"]["augmented"],
         "seconds": seconds,
-        "seconds_to_parquet": stages.ended["storing"] - started,
+        "seconds_to_parquet": stages.ended["writing"] - started,
         "seconds_augmenting": stages.seconds.get("augmenting", 0.0),
     }
 
 
-class _StageTimes(logging.Handler):
+class StageTimes(logging.Handler):
     """Record when each stage of a build ended and how long it took."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ended: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
-        logger = logging.getLogger("celluscan_hf.dataset.workers")
+        logger = logging.getLogger("celluscan_hf.workers")
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
 
@@ -203,7 +203,7 @@ def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
     return {name: round(value, 1) for name, value in peaks.items()}
 
 
-def _isolated(function: Callable[..., Any], *arguments: object) -> Any:
+def isolated(function: Callable[..., Any], *arguments: object) -> Any:
     """Run in a new process, so that no measurement inherits another's memory or imports."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()

@@ -21,6 +21,7 @@ from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
 from ..remote import is_remote
 from ..sources import Dropped, Record, Source, open_sources
+from ..workers import Workers, open_workers, progress
 from .describe import describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
 from .listing import Listing, list_sources
@@ -29,7 +30,6 @@ from .settings import BuildSettings
 from .shards import ShardTask, write_originals
 from .statistics import software_versions
 from .unusable import list_beside, require_usable
-from .workers import Workers, progress
 from .workspace import Workspace
 
 CHUNK_RECORDS = 128
@@ -54,23 +54,28 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             selections=dict(settings.selections),
         )
         _refuse_output_inside(sources, settings.output)
-        listing = list_sources(sources)
-        require_usable(sources, listing.usable, listing.dropped, settings.output)
-        finished = work.finished()
-        if finished is not None:
-            work.check_listing(finished, listing.digest)
-            work.clear()
-            _log.info("%s is already built; nothing was changed", settings.output)
-            return finished
-        work.open(
-            {**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()}
-        )
-        with Workers(settings.num_proc) as workers:
-            curated = _scan_and_curate(sources, listing, work, workers)
-            reports = _write(sources, curated, work, workers)
-        summary = describe(sources, listing, curated, reports, work)
-        work.publish()
-        list_beside(settings.output).unlink(missing_ok=True)  # left by an earlier build without a usable image
+        inputs = [source.location for source in sources if source.location is not None]
+        with open_workers(settings.num_proc, settings.ray, settings.output.parent, inputs) as workers:
+            return _run(sources, work, workers)
+
+
+def _run(sources: Sequence[Source], work: Workspace, workers: Workers) -> dict[str, Any]:
+    """Do all stages, unless the output is finished; return its statistics."""
+    settings = work.settings
+    listing = list_sources(sources)
+    require_usable(sources, listing.usable, listing.dropped, settings.output)
+    finished = work.finished()
+    if finished is not None:
+        work.check_listing(finished, listing.digest)
+        work.clear()
+        _log.info("%s is already built; nothing was changed", settings.output)
+        return finished
+    work.open({**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()})
+    curated = _scan_and_curate(sources, listing, work, workers)
+    reports = _write(sources, curated, work, workers)
+    summary = describe(sources, listing, curated, reports, work)
+    work.publish()
+    list_beside(settings.output).unlink(missing_ok=True)  # left by an earlier build without a usable image
     _log.info("built %s", settings.output)
     return summary
 

@@ -19,13 +19,13 @@ from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
 from ..errors import CelluScanError
 from ..sources import Source
+from ..workers import progress
 from . import card, invariants
 from .inspection import FileReport
 from .listing import Listing
 from .shards import PaddedSquares
 from .statistics import statistics
 from .unusable import write_dropped
-from .workers import progress
 from .workspace import Workspace, write_text
 
 

@@ -19,11 +19,11 @@ from ..curation.depth import common_depth
 from ..curation.duplicates import exact_duplicates
 from ..dataset.listing import log_notes
 from ..dataset.reading import open_dataset
-from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage
 from ..sources import Dropped, Record, Source, open_sources
 from ..sources.imagefolder import ImageFolder, OwnFolder
+from ..workers import progress
 
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"

@@ -25,12 +25,12 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from .. import taxonomy
 from ..atomic_io import atomic_write
 from ..dataset.unusable import explain
-from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import Output, ReadImage, outputs
 from ..modeling.reliability_celluscan import Reliability
 from ..processes import ALONE, Processes
 from ..sources import Dropped
+from ..workers import progress
 from .cells import Cell, Cells
 
 _ROUNDING = 1e-3  # tolerance of a sum of probabilities

@@ -73,12 +73,16 @@ class FolderTree(Tree):
     location: Path
 
     def all_entries(self) -> Iterator[Entry]:
+        return iter(sorted(self.walk(), key=lambda entry: entry.path))
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield the entries one by one, files in the order of their paths; one folder's names are in memory."""
         above = frozenset([_identity(os.stat(self.location))])
-        return iter(sorted(self._walk(os.fspath(self.location), "", above), key=lambda entry: entry.path))
+        return self._walk(os.fspath(self.location), "", above)
 
     def _walk(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         try:
-            children = list(os.scandir(folder))
+            children = sorted(os.scandir(folder), key=_place_in_path)
         except OSError:
             yield Entry(readable(prefix.rstrip("/")), "unreadable_folder")
             return
@@ -96,9 +100,11 @@ class FolderTree(Tree):
             elif _identity(status) in above:
                 yield Entry(readable(path), "symlink_loop")
             else:
-                below = list(self._walk(child.path, path + "/", above | {_identity(status)}))
-                yield from below
-                if all(hidden_part(entry.path) for entry in below):
+                empty = True
+                for entry in self._walk(child.path, path + "/", above | {_identity(status)}):
+                    empty = empty and bool(hidden_part(entry.path))
+                    yield entry
+                if empty:
                     yield Entry(readable(path), EMPTY_FOLDER)
 
     def read(self, path: str) -> bytes:
@@ -108,6 +114,14 @@ class FolderTree(Tree):
                 return file.read()
         except OSError as error:
             raise BadImage("unreadable", error.strerror or str(error)) from error
+
+
+def _place_in_path(child: "os.DirEntry[str]") -> str:
+    """Return what orders the children of a folder as the paths of the files in them."""
+    try:
+        return readable(child.name) + "/" * child.is_dir()
+    except OSError:  # a link to itself
+        return readable(child.name)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -84,7 +84,7 @@ def test_a_source_of_16_bits_keeps_its_upper_bits_and_is_scanned_once(
 
 
 def _refuse_rescaling(stage: str, *arguments: object):
-    from celluscan_hf.dataset.workers import progress
+    from celluscan_hf.workers import progress
 
     assert stage != "rescaling"
     return progress(stage, *arguments)
