@@ -20,7 +20,7 @@ from .hash_masks import MAX_DISTANCE, covering_masks
 from .orientation import ORIENTATIONS, Orientation
 
 _SORTED = 2**27  # keys sorted at a time: 1 GiB
-_TASK = 2**29  # keys sorted by a task: some ten seconds
+_TASK = 2**28  # keys sorted by a task: some seconds
 _CHUNK = 2**17  # keys made or compared at a time: they stay in the processor's cache
 _CANDIDATES = 2_000_000  # compared at a time: bounds memory where many hashes agree
 _MASKS = 16  # compared at a time with the pairs that an earlier mask may have found
@@ -109,10 +109,10 @@ def search(task: SearchTask) -> int:
     """Write the pairs of a task, and return their number. A pair belongs to the first mask under which it agrees."""
     hashes = np.asarray(np.load(task.folder / _HASHES, mmap_mode="r"))  # (8, N)
     masks = covering_masks()
-    keys = _Keys(hashes, task.part, task.parts)
+    keys = SortedKeys(hashes, task.part, task.parts)
     found = [np.empty(0, _PAIR)]
     for number in task.masks:
-        for pairs, differing in _near(hashes, keys.sorted(masks[number]), keys.positions):
+        for pairs, differing in _near(hashes, keys.under(masks[number]), keys.positions):
             found.append(pairs[~_agree_under_any(differing, masks[:number])])
     pairs = np.concatenate(found)
     with atomic_write(task.path) as partial, open(partial, "wb") as file:
@@ -120,7 +120,7 @@ def search(task: SearchTask) -> int:
     return len(pairs)
 
 
-class _Keys:
+class SortedKeys:
     """Keys of hashes (8, N) in one of `parts` of their range, sorted in one array that is used again for each mask.
 
     The highest bits of a key depend on the bits of a hash under a mask; equal bits give equal keys. The lowest bits,
@@ -133,7 +133,7 @@ class _Keys:
         self.first, self.last = (np.uint64(edge) for edge in (2**64 * part // parts, 2**64 * (part + 1) // parts - 1))
         self.keys = np.empty(hashes.size // parts, np.uint64)
 
-    def sorted(self, mask: np.uint64) -> Hashes:
+    def under(self, mask: np.uint64) -> Hashes:
         """Return the sorted keys under a mask, valid until the next call."""
         count = 0
         for start in range(0, len(self.hashes), _CHUNK):
