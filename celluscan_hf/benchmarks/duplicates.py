@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..curation.decoding import decode
 from ..curation.fingerprints import hashes_of, low_frequencies
 from ..curation.hash_masks import MAX_DISTANCE, covering_masks
-from ..curation.hash_search import Hashes, SearchTask, SortedKeys, search, search_tasks
+from ..curation.hash_search import Hashes, SearchTask, SortedKeys, pairs_within, search, search_tasks
 from ..dataset.workers import Workers
 from ..errors import BadImage, CelluScanError
 from .isolated import isolated, peak_mib
@@ -27,10 +27,10 @@ from .isolated import isolated, peak_mib
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _NOISE = 0.75  # of the std of a coefficient over all cells: as many near pairs as among real cells, or a few more
 _DRAWN = 2**16  # rows of hashes drawn at a time
-_COMPARED = 10_000  # hashes compared with each other for the share of near pairs
+_COMPARED = 100_000  # hashes searched for the share of near pairs
 _FAISS_QUERIES = 16_384  # at a time: bounds memory
 _PARTS = (1, 4, 16, 64, 256)
-_SKEW_MASKS = 16  # every 32nd: the skew of parts is that of the mean over these
+_SKEW_MASKS = 8  # evenly spread
 _log = logging.getLogger(__name__)
 
 
@@ -150,41 +150,56 @@ def _skew_of(hashes: Hashes) -> dict[str, Any]:
     """Measure the skew of hashes (8, N)."""
     masks = covering_masks()[:: len(covering_masks()) // _SKEW_MASKS]
     largest = dict.fromkeys(_PARTS, 0.0)
-    run, candidates = 0, 0
+    most, candidates = 0, 0
     sorted_keys = SortedKeys(hashes, 0, 1)
-    positions = sorted_keys.positions
     for mask in masks:
         keys = sorted_keys.under(mask)
         for parts in _PARTS:
-            edges = [np.uint64(2**64 * part // parts) for part in range(parts)]
-            sizes = np.diff([*np.searchsorted(keys, edges), len(keys)])
+            edges = np.array([2**64 * part // parts for part in range(1, parts)], np.uint64)
+            sizes = np.diff([0, *np.searchsorted(keys, edges), len(keys)])
             largest[parts] = max(largest[parts], float(sizes.max() / len(keys)))
-        upright = keys[(keys & positions) < hashes.shape[1]] & ~positions
-        starts = np.searchsorted(upright, keys & ~positions)
-        counts = np.searchsorted(upright, keys & ~positions, side="right") - starts
-        run, candidates = max(run, int(counts.max())), candidates + int(counts.sum()) - len(upright)
+        upright, agreeing = _runs(keys, sorted_keys.positions, hashes.shape[1])
+        most = max(most, int(upright.max()))
+        candidates += int((upright * (agreeing - upright) + upright * (upright - 1) // 2).sum())
+    sample = hashes[:, :: max(1, hashes.shape[1] // _COMPARED)]
     return {
         "hashes": hashes.shape[1],
-        "share_of_near_pairs_upright": _share_of_near_pairs(hashes[0]),
-        "share_of_the_largest_part": {f"{parts}": round(share, 5) for parts, share in largest.items()},
+        "near_pairs_to_squared_hashes": _near_pairs(sample) / sample.shape[1] ** 2,
+        "ns_to_pass_over_a_key": _ns_to_pass_over_a_key(hashes),
         "largest_part_to_mean": {f"{parts}": round(share * parts, 3) for parts, share in largest.items()},
-        "most_upright_hashes_that_agree": run,
-        "candidates_per_key": round(candidates / len(masks) / hashes.size, 4),
+        "share_of_the_largest_part": {f"{parts}": round(share, 5) for parts, share in largest.items()},
+        "most_upright_hashes_that_agree": most,
+        "candidates_per_key": round(candidates / len(masks) / hashes.size, 5),
     }
 
 
-def _share_of_near_pairs(upright: Hashes) -> float:
-    chosen = upright[:: max(1, len(upright) // _COMPARED)]
-    distances = (np.bitwise_count(value ^ chosen[:number]) for number, value in enumerate(chosen))
-    return sum(int((distance <= MAX_DISTANCE).sum()) for distance in distances) / (len(chosen) * (len(chosen) - 1) / 2)
+def _runs(keys: Hashes, positions: np.uint64, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the upright hashes and all hashes of each key that an upright one has."""
+    upright, counts = np.unique(keys[(keys & positions) < count] & ~positions, return_counts=True)
+    starts, ends = np.searchsorted(keys, upright), np.searchsorted(keys, upright | positions, side="right")
+    return counts, ends - starts
+
+
+def _near_pairs(hashes: Hashes) -> int:
+    """Count the pairs within 8 bits, in all orientations, among hashes (8, n)."""
+    with tempfile.TemporaryDirectory() as folder:
+        distinct = np.unique(hashes.T, axis=0)
+        return sum(len(pairs.first) for pairs in pairs_within(distinct, Path(folder)))
+
+
+def _ns_to_pass_over_a_key(hashes: Hashes) -> float:
+    """Measure what a key costs in a task that leaves it to another part of the range of keys."""
+    keys = SortedKeys(hashes, 0, _PARTS[-1])
+    started = time.process_time()
+    keys.under(covering_masks()[0])
+    return round((time.process_time() - started) / hashes.size * 1e9, 2)
 
 
 def _draw(kind: str, count: int, folder: Path) -> Hashes:
     """Draw hashes (N, 8) without equal upright ones, about `count` of them."""
     rng = np.random.default_rng(0)
     if kind == "cells":
-        hashes = np.concatenate(list(_resampled(np.load(folder / "cells.npy"), count, rng)))
-        return hashes[np.unique(hashes[:, 0], return_index=True)[1]]
+        return _drawn_cells(count, folder)
     upright = rng.integers(0, 2**64, count, dtype=np.uint64)
     if kind == "clustered":  # few bits away from some hundred centres
         centres = upright[: max(1, count // 2000)]
@@ -192,6 +207,15 @@ def _draw(kind: str, count: int, folder: Path) -> Hashes:
     upright = np.unique(upright)
     turned = np.random.default_rng(1).integers(0, 2**64, (len(upright), 7), np.uint64)
     return np.concatenate([upright[:, None], turned], axis=1)
+
+
+def _drawn_cells(count: int, folder: Path) -> Hashes:
+    """Draw the hashes of real cells with noise once, and keep them in the folder, where their coefficients are."""
+    path = folder / f"cells-{count}.npy"
+    if not path.exists():
+        hashes = np.concatenate(list(_resampled(np.load(folder / "cells.npy"), count, np.random.default_rng(0))))
+        np.save(path, hashes[np.unique(hashes[:, 0], return_index=True)[1]])
+    return np.load(path)
 
 
 def _noise(rng: np.random.Generator, count: int, bits: int) -> Hashes:
