@@ -586,7 +586,7 @@ def planned(kind: str, count: int) -> list[str]:
         for file, name in (("duplicates-scaling", "random"), ("duplicates-cells", "cells"))
     )
     per_candidate = (real - random) / (candidates["real"] - candidates["random"])
-    parts = -(-8 * count // hash_search.SORTED)
+    parts = -(-8 * count // hash_search.SORTED_KEYS)
     costs = [
         random - per_candidate * candidates["random"],
         per_candidate * candidates[kind] * count / MEASURED,

@@ -19,8 +19,8 @@ from ..atomic_io import atomic_write
 from .hash_masks import MAX_DISTANCE, covering_masks
 from .orientation import ORIENTATIONS, Orientation
 
-_SORTED = 2**27  # keys sorted at a time: 1 GiB
-_TASK = 2**28  # keys sorted by a task: some seconds
+SORTED_KEYS = 2**27  # keys sorted at a time: 1 GiB
+_TASK_KEYS = 2**28  # keys sorted by a task: some seconds
 _CHUNK = 2**17  # keys made or compared at a time: they stay in the processor's cache
 _CANDIDATES = 2_000_000  # compared at a time: bounds memory where many hashes agree
 _MASKS = 16  # compared at a time with the pairs that an earlier mask may have found
@@ -98,8 +98,8 @@ def search_tasks(hashes: Hashes, folder: Path) -> list[SearchTask]:
                 columns[number] = hashes[:, number]
             columns.flush()
     masks = len(covering_masks())
-    parts = -(-hashes.size // _SORTED)
-    groups = min(masks, -(-hashes.size * masks // (parts * _TASK)))
+    parts = -(-hashes.size // SORTED_KEYS)
+    groups = min(masks, -(-hashes.size * masks // (parts * _TASK_KEYS)))
     edges = [masks * group // groups for group in range(groups + 1)]
     ranges = [range(start, stop) for start, stop in pairwise(edges)]
     return [SearchTask(folder, masks, part, parts) for masks in ranges for part in range(parts)]

@@ -3,12 +3,14 @@
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from celluscan_hf.curation import hash_search
+from celluscan_hf.curation.hash_masks import covering_masks
 from celluscan_hf.curation.hash_search import MAX_DISTANCE, Runner, SearchTask, pairs_within
 from celluscan_hf.curation.orientation import ORIENTATIONS, UPRIGHT
 
@@ -88,8 +90,8 @@ def test_pairs_and_their_order_do_not_depend_on_the_partitions_or_who_ends_first
 ) -> None:
     hashes = clustered_hashes(3, 60)
     whole = list(found_pairs(hashes, tmp_path / "whole").items())
-    monkeypatch.setattr(hash_search, "_SORTED", sorted_at_a_time)
-    monkeypatch.setattr(hash_search, "_TASK", per_task)
+    monkeypatch.setattr(hash_search, "SORTED_KEYS", sorted_at_a_time)
+    monkeypatch.setattr(hash_search, "_TASK_KEYS", per_task)
     assert len(hash_search.search_tasks(hashes, tmp_path)) > 1
     assert len(whole) > 50
     assert list(found_pairs(hashes, tmp_path, backwards).items()) == whole
@@ -99,7 +101,7 @@ def test_an_interrupted_search_goes_on_with_the_tasks_that_are_left(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     hashes = clustered_hashes(4, 100)
-    monkeypatch.setattr(hash_search, "_TASK", 10**5)
+    monkeypatch.setattr(hash_search, "_TASK_KEYS", 10**5)
     tasks = hash_search.search_tasks(hashes, tmp_path)
 
     def killed(function: Callable[[SearchTask], int], pending: Iterable[SearchTask]) -> Iterator[int]:
@@ -117,6 +119,19 @@ def test_an_interrupted_search_goes_on_with_the_tasks_that_are_left(
     assert run == tasks[2:] != []
 
 
+def test_a_task_that_is_killed_while_it_writes_is_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hashes = clustered_hashes(5, 40)
+
+    def killed(file: IO[bytes], pairs: NDArray[np.void]) -> None:
+        file.write(b"\x93NUMPY")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(np, "save", killed)
+        found_pairs(hashes, tmp_path)
+    assert found_pairs(hashes, tmp_path) == all_pairs(hashes)
+
+
 def test_pairs_of_other_hashes_in_the_folder_are_not_taken(tmp_path: Path) -> None:
     assert len(found_pairs(upright(5, 4), tmp_path)) == 1
     assert found_pairs(upright(5, 2**60 - 1), tmp_path) == {}
@@ -132,8 +147,16 @@ def test_many_hashes_that_agree_under_a_mask_are_all_compared(monkeypatch: pytes
 def test_a_part_with_more_than_its_share_of_keys_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hashes = np.full((64, 8), 2**40, np.uint64)
     hashes[:, 7] += np.arange(64, dtype=np.uint64)
-    monkeypatch.setattr(hash_search, "_SORTED", 100)
+    monkeypatch.setattr(hash_search, "SORTED_KEYS", 100)
     assert found_pairs(hashes, tmp_path) == all_pairs(hashes)
+
+
+def test_equal_keys_are_in_one_part_though_an_edge_lies_between_their_positions() -> None:
+    hashes = np.full((8, 2), 2**40 + 12_345, np.uint64)
+    mask = covering_masks()[0]
+    key = int(hash_search.SortedKeys(hashes, 0, 1).under(mask)[0]) >> 4 << 4  # without the position, of 4 bits
+    sizes = [len(hash_search.SortedKeys(hashes, part, 2**61).under(mask)) for part in (key // 8, key // 8 + 1)]
+    assert sizes == [16, 0]
 
 
 def test_eight_bits_are_near_wherever_they_lie_and_nine_are_not(tmp_path: Path) -> None:
@@ -154,7 +177,7 @@ def test_fewer_than_two_hashes_have_no_pairs(count: int, tmp_path: Path) -> None
 
 
 def test_progress_counts_every_hash_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hash_search, "_TASK", 10**5)
+    monkeypatch.setattr(hash_search, "_TASK_KEYS", 10**5)
     advances: list[int] = []
     list(pairs_within(clustered_hashes(1, 100), tmp_path, progress=advances.append))
     assert len(advances) > 2
