@@ -215,7 +215,8 @@ def _drawn_cells(count: int, folder: Path) -> Hashes:
     if not path.exists():
         hashes = np.concatenate(list(_resampled(np.load(folder / "cells.npy"), count, np.random.default_rng(0))))
         np.save(path, hashes[np.unique(hashes[:, 0], return_index=True)[1]])
-    return np.load(path)
+    drawn: Hashes = np.load(path)
+    return drawn
 
 
 def _noise(rng: np.random.Generator, count: int, bits: int) -> Hashes:

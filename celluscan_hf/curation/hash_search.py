@@ -22,7 +22,7 @@ from .orientation import ORIENTATIONS, Orientation
 SORTED_KEYS = 2**27  # keys sorted at a time: 1 GiB
 _TASK_KEYS = 2**28  # keys sorted by a task: some seconds
 _CHUNK = 2**17  # keys made or compared at a time: they stay in the processor's cache
-_CANDIDATES = 2_000_000  # compared at a time: bounds memory where many hashes agree
+_CANDIDATES = 2**18  # compared at a time: bounds memory where many hashes agree
 _MASKS = 16  # compared at a time with the pairs that an earlier mask may have found
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # spreads the bits under a mask over the highest ones (Knuth, TAOCP 3, 6.4)
 _INVERSE = np.array([ORIENTATIONS.index(orientation.inverse) for orientation in ORIENTATIONS])
