@@ -19,6 +19,7 @@ PACKAGES = {
     "cpu": ("celluscan_hf", "torch", "transformers"),
     "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
     "features": ("celluscan_hf", "numpy", "scikit-learn", "torch", "transformers"),
+    "duplicates": ("celluscan_hf", "numpy", "faiss-cpu"),
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy"),
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
@@ -61,6 +62,7 @@ def _add_benchmarks(parser: argparse.ArgumentParser) -> None:
     common.add_argument("--json", type=Path, help="also write the result to this file")
     common.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
     _add_data_commands(commands, common)
+    _add_duplicates_command(commands, common)
     _add_model_command(commands, common)
     _add_training_commands(commands, common)
     _add_serving_command(commands, common)
@@ -73,7 +75,6 @@ def _add_data_commands(
     described = {
         "curation": f"images per second from files to parquet, beside CleanVision; {_EXTRA}",
         "balancing": "augmented images per second",
-        "duplicates": f"time and memory of the search for pairs of hashes within 8 bits; {_EXTRA}",
         "memory": f"peak memory of a build with 1x and with 4x the images; {_EXTRA}",
     }
     for name, text in described.items():
@@ -99,12 +100,31 @@ def _add_data_commands(
         "--count", type=int, default=1000, help="images of each class, at most (default: %(default)s)"
     )
     commands.choices["ray"].add_argument("--rounds", type=int, default=3, help=_ROUNDS)
-    commands.choices["duplicates"].add_argument(
-        "--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help=f"numbers of hashes {_DEFAULT}"
-    )
     commands.choices["memory"].add_argument(
         "--count", type=int, default=100, help="synthetic cells per class (default: %(default)s)"
     )
+
+
+def _add_duplicates_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    text = f"time, memory and skew of the search for pairs of hashes within 8 bits; {_EXTRA}"
+    command = commands.add_parser("duplicates", help=text, parents=[common])
+    command.set_defaults(module="duplicates")
+    command.add_argument(
+        "--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help=f"numbers of hashes {_DEFAULT}"
+    )
+    command.add_argument(
+        "--cells", type=Path, help="folder of images: measure hashes of these, with noise, and the skew of their parts"
+    )
+    command.add_argument(
+        "--tasks", type=int, help="tasks to run of each search, its time is scaled to all of them (default: all)"
+    )
+    command.add_argument(
+        "--faiss-queries", type=int, default=65_536, help="hashes looked up by faiss; 0: without faiss (default: 65536)"
+    )
+    command.add_argument("--folder", type=Path, help="folder for temporary files (default: that of the system)")
+    command.add_argument("--plot", type=Path, help="also draw time against the number of hashes, as PNG")
 
 
 def _add_model_command(

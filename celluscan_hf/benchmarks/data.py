@@ -1,24 +1,19 @@
-"""Speed and memory of building a dataset: curation, balancing, duplicate search."""
+"""Speed and memory of building a dataset: curation, balancing."""
 
 import argparse
 import logging
-import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import CelluScanError
 from ..sources.morphology import DRAWN
+from .isolated import isolated
 
 
 def curation(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -54,21 +49,6 @@ def balancing(arguments: argparse.Namespace) -> dict[str, Any]:
         "variants": timings[0]["variants"],
         "variants_per_second": _rounded(speeds),
         "median_variants_per_second": round(statistics.median(speeds), 1),
-    }
-
-
-def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure time and peak memory of the search for pairs within 8 bits, for random and for clustered hashes.
-
-    Ours searches all eight orientations, faiss only upright images.
-    """
-    return {
-        f"{kind}_{count}": {
-            "eight_orientations": isolated(_search, kind, count),
-            "faiss_upright_only": isolated(_search_by_faiss, kind, count),
-        }
-        for kind in ("random", "clustered")
-        for count in arguments.counts
     }
 
 
@@ -126,55 +106,6 @@ def _time_cleanvision(pbc: Path, num_proc: int) -> float:
     return time.perf_counter() - started
 
 
-def _search(kind: str, count: int) -> dict[str, float]:
-    from ..curation.hash_search import pairs_within
-
-    upright = _hashes(kind, count)
-    turned = np.random.default_rng(1).integers(0, 2**64, (len(upright), 7), np.uint64)
-    hashes = np.concatenate([upright[:, None], turned], axis=1)
-    started = time.perf_counter()
-    pairs = sum(len(block.first) for block in pairs_within(hashes))
-    return _searched(hashes, pairs, started)
-
-
-def _search_by_faiss(kind: str, count: int) -> dict[str, float]:
-    """Search with faiss's multi-index hashing: three blocks of 21 bits, two flipped bits, a radius of 8."""
-    import faiss
-
-    hashes = _hashes(kind, count)
-    codes = hashes.astype(">u8").view(np.uint8).reshape(-1, 8)
-    started = time.perf_counter()
-    index = faiss.IndexBinaryMultiHash(64, 3, 21)
-    index.nflip = 2
-    index.add(codes)
-    pairs = 0
-    for start in range(0, len(codes), 16_384):  # bounds memory
-        limits, _, _ = index.range_search(codes[start : start + 16_384], 9)  # the radius itself is excluded
-        pairs += int(limits[-1])
-    return _searched(hashes, (pairs - len(codes)) // 2, started)
-
-
-def _hashes(kind: str, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
-    if kind == "clustered":  # like perceptual hashes of cells: few bits away from some hundred centres
-        centres = hashes[: max(1, count // 2000)]
-        hashes = rng.choice(centres, count) ^ _noise(rng, count, bits=16)
-    return np.unique(hashes)
-
-
-def _searched(hashes: np.ndarray[Any, np.dtype[np.uint64]], pairs: int, started: float) -> dict[str, float]:
-    seconds = round(time.perf_counter() - started, 2)
-    return {"hashes": len(hashes), "pairs": pairs, "seconds": seconds, "peak_mib": _peak_mib()}
-
-
-def _noise(rng: np.random.Generator, count: int, bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    noise = np.zeros(count, np.uint64)
-    for _ in range(bits):
-        noise ^= np.uint64(1) << rng.integers(0, 64, count, dtype=np.uint64)
-    return noise
-
-
 def _peak_of_build(count: int, num_proc: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "celluscan_hf.cli", "build", f"--source=synthetic={count}"]
@@ -203,16 +134,6 @@ def _watch(process: "subprocess.Popen[bytes]") -> dict[str, float]:
     return {name: round(value, 1) for name, value in peaks.items()}
 
 
-def isolated(function: Callable[..., Any], *arguments: object) -> Any:
-    """Run in a new process, so that no measurement inherits another's memory or imports."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def _peak_mib() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
-
-
 def _rounded(values: list[float]) -> list[float]:
     return [round(value, 2) for value in values]
 
@@ -222,6 +143,6 @@ def check_needs(arguments: argparse.Namespace) -> None:
     pbc = getattr(arguments, "pbc", None)
     if pbc is not None and not pbc.is_dir():
         raise CelluScanError(f"{pbc} does not exist; give the folder of PBC with --pbc")
-    for module in {"curation": ["cleanvision"], "duplicates": ["faiss"], "memory": ["psutil"]}.get(arguments.what, []):
+    for module in {"curation": ["cleanvision"], "memory": ["psutil"]}.get(arguments.what, []):
         if find_spec(module) is None:
             raise CelluScanError(f'{module} is not installed: pip install "celluscan_hf[benchmark]"')

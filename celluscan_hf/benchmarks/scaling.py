@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
-from .data import StageTimes, isolated
+from .data import StageTimes
+from .isolated import isolated
 
 ENGINES = {"one_process": 0, "one_ray_worker": 1, "two_ray_workers": 2}
 _STAGES = ("scanning", "writing", "checking")  # of a build: those that workers do

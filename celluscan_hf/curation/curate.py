@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from ..errors import CelluScanError
 from ..sources import Dropped
 from . import quality, splits, squares
 from .duplicates import ExactGroups, NearPair, exact_duplicates, join_groups, near_duplicates
+from .hash_search import Runner
 from .orientation import UPRIGHT
 from .scan import PixelReader
 
@@ -77,14 +79,19 @@ def curate(
     seed: int,
     train_only: set[str],
     progress: Callable[[int], object],
+    run: Runner = map,
+    folder: Path | None = None,
 ) -> Curated:
-    """Clean the scanned rows. `train_only` names the sources whose images may only be used for training."""
+    """Clean the scanned rows. `train_only` names the sources whose images may only be used for training.
+
+    `run` runs the tasks of the duplicate search, which share `folder`, as in `near_duplicates`.
+    """
     usable = scanned.filter(pc.is_null(scanned["reason"])).sort_by("image_id")
     if usable.num_rows == 0:
         raise CelluScanError("no usable image is left: the excluded acquisitions cover all of them")
     ids, labels = usable["image_id"].to_pylist(), usable["label"].to_pylist()
     exact = exact_duplicates(np.array(usable["pixels"].to_pylist()), labels, usable["augmented"].to_pylist())
-    near = near_duplicates(_hashes(usable), lambda row: _load_content(usable, row, pixels), progress)
+    near = near_duplicates(_hashes(usable), lambda row: _load_content(usable, row, pixels), progress, run, folder)
     copies = {copy: kept for kept, equal in exact.kept.items() for copy in equal}
     conflicting = {row for group in exact.conflicts for row in group}
     links = [*copies.items(), *((pair.first, pair.second) for pair in near)]

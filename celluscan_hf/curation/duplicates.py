@@ -10,6 +10,8 @@ and 0.90 rotated or flipped (PBC and four other datasets); a rotated copy saved 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .. import taxonomy
-from .hash_search import Hashes, Integers, pairs_within
+from .hash_search import Hashes, Integers, Runner, pairs_within
 from .orientation import UPRIGHT, Orientation
 
 MIN_CORRELATION = 0.9
@@ -82,13 +84,19 @@ def near_duplicates(
     hashes: Hashes,
     load_image: Callable[[int], Image.Image],
     progress: Callable[[int], object] = lambda done: None,
+    run: Runner = map,
+    folder: Path | None = None,
 ) -> list[NearPair]:
     """Find pairs of rows with near `hashes` (N, 8) whose pixels agree, in the orientation in which they agree best.
 
     `load_image` loads the RGB image of a row without padding. `progress` gets the number of rows done since its last
-    call.
+    call. `run` runs the tasks of the hash search, which share `folder` (default: a temporary one); it takes 64 bytes a
+    row, and an interrupted search goes on there.
     """
-    distinct, bucket_of = np.unique(hashes, axis=0, return_inverse=True)
+    if folder is None:
+        with TemporaryDirectory() as temporary:
+            return near_duplicates(hashes, load_image, progress, run, Path(temporary))
+    distinct, bucket_of = _distinct(hashes)
     buckets = _Buckets(bucket_of, len(distinct), load_image)
     progress(len(hashes) - len(distinct))
     best: dict[tuple[int, int], NearPair] = {}
@@ -101,10 +109,29 @@ def near_duplicates(
 
     for bucket in buckets.shared():
         keep(buckets.upright(bucket))
-    for block in pairs_within(distinct, progress):
+    for block in pairs_within(distinct, folder, run, progress):
         for first, second, distance in zip(block.first, block.second, block.distance, strict=True):
             keep(buckets.between(int(first), int(second), int(distance), block.orientation))
     return [best[rows] for rows in sorted(best)]
+
+
+def _distinct(hashes: Hashes) -> tuple[Hashes, Integers]:
+    """Return the distinct rows of `hashes` (N, 8) in ascending order, and for each row the number of its own, (N,).
+
+    As `np.unique` with an axis, in a tenth of the time: only rows with equal upright hashes are compared as a whole.
+    """
+    upright = hashes[:, 0]
+    order = np.argsort(upright, kind="stable")
+    is_copy = np.zeros(len(order), bool)  # so far: of the upright hash before
+    is_copy[1:] = upright[order[1:]] == upright[order[:-1]]
+    later = np.flatnonzero(is_copy)
+    tied = np.union1d(later - 1, later)
+    rows = order[tied]
+    order[tied] = rows[np.lexsort(hashes[rows].T[::-1])]
+    is_copy[later] = (hashes[order[later]] == hashes[order[later - 1]]).all(axis=1)
+    bucket_of = np.empty(len(order), np.int64)
+    bucket_of[order] = np.cumsum(~is_copy) - 1
+    return hashes[order[~is_copy]], bucket_of
 
 
 class _Buckets:

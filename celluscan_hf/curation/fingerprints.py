@@ -23,12 +23,22 @@ def perceptual_hashes(image: Image.Image) -> NDArray[np.uint64]:
     All follow from one transform. The upright hash equals that of the library imagehash, except that a large image is
     averaged first, which makes the resizing much faster.
     """
+    return hashes_of(low_frequencies(image))
+
+
+def low_frequencies(image: Image.Image) -> NDArray[np.float64]:
+    """Compute the lowest DCT-II coefficients of a grey image, (8, 8)."""
     factor = min(image.size) // _MIN_HASHED
     small = (image.reduce(factor) if factor > 1 else image).resize((_DCT, _DCT), Image.Resampling.LANCZOS)
-    lowest = dctn(np.asarray(small, np.float64))[:_FREQUENCIES, :_FREQUENCIES]
-    coefficients = np.stack([orientation.coefficients(lowest) for orientation in ORIENTATIONS])
-    bits = coefficients > np.median(coefficients, axis=(1, 2), keepdims=True)
-    return np.packbits(bits.reshape(len(bits), -1), axis=1).view(">u8").ravel().astype(np.uint64)
+    lowest: NDArray[np.float64] = dctn(np.asarray(small, np.float64))[:_FREQUENCIES, :_FREQUENCIES]
+    return lowest
+
+
+def hashes_of(lowest: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Compute hashes in all `ORIENTATIONS`, (..., 8), from the lowest coefficients of upright images, (..., 8, 8)."""
+    coefficients = np.stack([orientation.coefficients(lowest) for orientation in ORIENTATIONS], axis=-3)
+    bits = coefficients > np.median(coefficients, axis=(-2, -1), keepdims=True)
+    return np.packbits(bits.reshape(*bits.shape[:-2], -1), axis=-1).view(">u8")[..., 0].astype(np.uint64)
 
 
 def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:

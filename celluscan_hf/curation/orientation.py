@@ -32,9 +32,9 @@ class Orientation:
         return turned[:: -1 if self.top_bottom else 1, :: -1 if self.left_right else 1]
 
     def coefficients(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the lowest DCT-II coefficients (N, N) of the rotated or flipped image."""
-        turned = coefficients.T if self.transposed else coefficients
-        signs = 1 - 2 * (np.arange(len(turned)) % 2)
+        """Return the lowest DCT-II coefficients (..., N, N) of rotated or flipped images."""
+        turned = coefficients.swapaxes(-1, -2) if self.transposed else coefficients
+        signs = 1 - 2 * (np.arange(turned.shape[-1]) % 2)
         if self.left_right:
             turned = turned * signs
         return turned * signs[:, None] if self.top_bottom else turned

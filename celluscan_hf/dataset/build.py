@@ -108,7 +108,9 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
     derived = {source.info.derived_from for source in sources}
     scanned = exclude(scanned, work.settings.exclude_acquisitions)
     with progress("comparing", scanned["reason"].null_count, "image") as advance:
-        curated = curate(scanned, PixelReader(work.scanned, size), seed, {name for name in derived if name}, advance)
+        train_only = {name for name in derived if name}
+        search = work.folder / "near_duplicates"
+        curated = curate(scanned, PixelReader(work.scanned, size), seed, train_only, advance, workers.run, search)
     _log.info("%d images kept, %d dropped", curated.rows.num_rows, len(curated.dropped) + len(listing.dropped))
     return curated
 

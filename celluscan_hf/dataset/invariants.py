@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from ..curation.duplicates import NearPair, min_correlation, near_duplicates
-from ..curation.hash_search import MAX_DISTANCE
+from ..curation.hash_masks import MAX_DISTANCE
 from ..curation.orientation import UPRIGHT
 from ..taxonomy import NAMES
 from .inspection import FileReport, stored_content

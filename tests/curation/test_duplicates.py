@@ -1,7 +1,7 @@
 """Equal images, nearly equal images, and the groups they join."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, ImageChops
 from celluscan_hf.curation import duplicates
 from celluscan_hf.curation.decoding import decode
 from celluscan_hf.curation.fingerprints import perceptual_hashes
+from celluscan_hf.curation.hash_search import SearchTask
 from celluscan_hf.curation.orientation import ORIENTATIONS
 from celluscan_hf.sources.drawing import draw_cell
 
@@ -189,6 +190,28 @@ def test_many_equal_images_are_linked_without_comparing_all_pairs(monkeypatch: p
     joined = duplicates.join_groups([f"{row:04d}" for row in range(300)], [(pair.first, pair.second) for pair in pairs])
     assert set(joined) == {"0000"}
     assert len(compared) < 400
+
+
+@pytest.mark.parametrize("values", [1, 2, 3])
+def test_rows_with_equal_hashes_share_a_bucket(values: int) -> None:
+    hashes = np.random.default_rng(values).integers(0, values, (300, 8), np.uint64)
+    expected, numbers = np.unique(hashes, axis=0, return_inverse=True)
+    distinct, bucket_of = duplicates._distinct(hashes)
+    np.testing.assert_array_equal(distinct, expected)
+    np.testing.assert_array_equal(bucket_of, numbers)
+
+
+def test_the_hash_search_runs_where_and_how_it_is_told(tmp_path: Path) -> None:
+    images = [blobs(0), as_jpeg(blobs(0))]
+    run: list[SearchTask] = []
+
+    def recorded(function: Callable[[SearchTask], int], tasks: Iterable[SearchTask]) -> Iterator[int]:
+        return map(function, (run.append(task) or task for task in tasks))
+
+    hashes = hashes_of(images)
+    hashes[1] ^= np.uint64(1)
+    assert duplicates.near_duplicates(hashes, images.__getitem__, run=recorded, folder=tmp_path)
+    assert [task.path.is_relative_to(tmp_path) and task.path.exists() for task in run] == [True]
 
 
 def test_equal_flat_images_are_near_duplicates() -> None:
