@@ -6,7 +6,7 @@ written last and atomically: a resumed build takes it as the sign that the chunk
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import FileIO
@@ -23,6 +23,7 @@ from ..errors import BadImage
 from ..sources import Record, Source
 from . import fingerprints, quality, squares
 from .decoding import Decoded, crop, decode
+from .facts import encode, store_columns
 from .squares import Pixels
 
 SCHEMA = pa.schema(
@@ -52,6 +53,11 @@ SCHEMA = pa.schema(
         ("position", pa.int32()),
     ]
 )
+# columns whose text repeats; their codes also order and join rows without it
+ENCODED = ("source", "source_label", "label", "group", "reason", "acquisition")
+_STAGED = pa.schema([(field.name, pa.large_string() if field.type == pa.string() else field.type) for field in SCHEMA])
+_FACTS = "facts"
+_CHUNKS_READ = 512  # files, of which one record batch is made
 _OPEN_FILES = 256
 MIN_CONTENT = 8  # shorter side in pixels of a resized image without padding: enough for its border and edges
 
@@ -209,5 +215,26 @@ class PixelReader:
 
 
 def load_tables(folder: Path) -> pa.Table:
-    """Load the rows of all chunks of a folder, in the order of their numbers."""
-    return pa.concat_tables(map(pq.read_table, sorted(folder.glob("[0-9]*.parquet"))))
+    """Load the rows of all chunks of a folder, in the order of their numbers.
+
+    The table lies in `folder/facts`, one file a column. Text is of the type `large_string`; `ENCODED` columns are
+    encoded by `facts.encode`.
+    """
+    staged = folder / _FACTS / "chunks.arrows"
+    with (
+        atomic_write(staged) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_stream(file, _STAGED) as stream,
+    ):
+        for tables in _read_chunks(sorted(folder.glob("[0-9]*.parquet"))):
+            stream.write_table(pa.concat_tables(tables).combine_chunks().cast(_STAGED))
+    rows = pa.ipc.open_stream(pa.memory_map(str(staged))).read_all()
+    columns = ((name, encode(rows[name]) if name in ENCODED else rows[name]) for name in rows.column_names)
+    table = store_columns(columns, folder / _FACTS)
+    staged.unlink()
+    return table
+
+
+def _read_chunks(paths: Sequence[Path]) -> Iterator[list[pa.Table]]:
+    for start in range(0, len(paths), _CHUNKS_READ):
+        yield [pq.ParquetFile(path).read() for path in paths[start : start + _CHUNKS_READ]]

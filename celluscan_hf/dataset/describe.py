@@ -2,8 +2,7 @@
 
 import csv
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from itertools import compress
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ..curation import squares
+from ..curation import facts, squares
 from ..curation.curate import QUALITIES, Curated
 from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
@@ -34,10 +32,15 @@ def padding_colour(rows: pa.Table, size: int) -> tuple[int, int, int]:
 
     Padding with the mean does not change the mean, so it can be computed before images are padded.
     """
-    train = rows.filter(pc.equal(rows["split"], SPLITS[0]))
-    sums = np.sum(train["channel_sums"].to_pylist(), axis=0)
-    shapes = Counter(zip(train["width"].to_pylist(), train["height"].to_pylist(), strict=True))
-    area = sum(float(squares.coverage(*shape, size).sum()) * count for shape, count in shapes.items())
+    is_train = facts.equal_to(rows["split"], SPLITS[0])
+    channel_sums = facts.single(rows["channel_sums"]).flatten().to_numpy().reshape(-1, 3)
+    sums = channel_sums.sum(axis=0, where=is_train[:, None])
+    width, height = (rows[name].to_numpy()[is_train].astype(np.int64) for name in ("width", "height"))
+    shapes, first, counts = np.unique(width << 32 | height, return_index=True, return_counts=True)
+    area = 0.0
+    for number in np.argsort(first):  # in the order of rows: a sum of floats depends on it
+        shape = divmod(int(shapes[number]), 2**32)
+        area += float(squares.coverage(*shape, size).sum()) * int(counts[number])
     red, green, blue = (int(level) for level in sums / area)
     return red, green, blue
 
@@ -102,10 +105,16 @@ def _write_tables(curated: Curated, folder: Path) -> None:
         (number, image_id, label) for number, group in enumerate(curated.conflicts) for image_id, label in group
     ]
     _write_csv(folder / "label_conflicts.csv", ("conflict", "image_id", "label"), conflicts)
-    flags = zip(*(curated.rows[f"{name}_outlier"].to_pylist() for name in QUALITIES), strict=True)
-    outliers = [" ".join(compress(QUALITIES, row)) for row in flags]
-    columns = [curated.rows[name].to_pylist() for name in ("image_id", *QUALITIES)]
-    _write_csv(folder / "quality.csv", ("image_id", *QUALITIES, "outlier"), zip(*columns, outliers, strict=True))
+    _write_csv(folder / "quality.csv", ("image_id", *QUALITIES, "outlier"), _quality_rows(curated.rows))
+
+
+def _quality_rows(rows: pa.Table) -> Iterator[tuple[object, ...]]:
+    flags = [f"{name}_outlier" for name in QUALITIES]
+    for start in range(0, rows.num_rows, facts.BATCH):
+        batch = rows.select(["image_id", *QUALITIES, *flags]).slice(start, facts.BATCH)
+        outliers = zip(*(batch[name].to_pylist() for name in flags), strict=True)
+        columns = (batch[name].to_pylist() for name in ("image_id", *QUALITIES))
+        yield from zip(*columns, (" ".join(compress(QUALITIES, row)) for row in outliers), strict=True)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -122,14 +131,15 @@ def _json(value: Any) -> str:
 
 def _save_grid(rows: pa.Table, work: Workspace, colour: tuple[int, int, int]) -> None:
     """Save the card's image grid: train originals of each class, in seeded order."""
-    train = rows.filter(pc.equal(rows["split"], SPLITS[0]))
-    train = train.take(pa.array(seeded_order(train["image_id"].to_pylist(), work.settings.seed)))
+    train = np.flatnonzero(facts.equal_to(rows["split"], SPLITS[0]))
+    train = train[seeded_order(facts.picked(rows["image_id"], train), work.settings.seed)]
+    labels = facts.codes(rows["label"])[train]
     columns = ["chunk", "position", "width", "height"]
     square = PaddedSquares(PixelReader(work.scanned, work.settings.image_size), colour)
     cells = {}
-    for name in sorted(set(train["label"].to_pylist())):
-        rows_of_class = train.filter(pc.equal(train["label"], name)).select(columns).slice(0, card.GRID_COLUMNS)
-        cells[name] = [square(row) for row in rows_of_class.to_pylist()]
+    for code in np.unique(labels).tolist():
+        shown = rows.select(columns).take(train[labels == code][: card.GRID_COLUMNS])
+        cells[facts.values(rows["label"])[code]] = [square(row) for row in shown.to_pylist()]
     path = work.final / card.GRID
     path.parent.mkdir(parents=True, exist_ok=True)
     card.draw_grid(cells).save(path, quality=90)
