@@ -77,8 +77,8 @@ def _table(source: str, first: int, count: int, rng: np.random.Generator) -> pa.
         "label": [CLASSES[kind].name for kind in classes],
         "group": _groups(source, numbers, ids, rng),
         "augmented": np.zeros(count, bool),
-        "reason": np.where(readable, None, "truncated"),
-        "detail": np.where(readable, None, "the file ends early"),
+        "reason": pa.array(["truncated"] * count, mask=readable),
+        "detail": pa.array(["the file ends early"] * count, mask=readable),
     }
     measured = {
         "sha256": [f"{a:016x}{b:016x}" * 2 for a, b in hashed.tolist()],
@@ -96,15 +96,18 @@ def _table(source: str, first: int, count: int, rng: np.random.Generator) -> pa.
             np.arange(0, 3 * count + 1, 3, dtype=np.int32), rng.integers(5 * 10**6, 12 * 10**6, 3 * count)
         ),
         "conversions": [["palette"] if converted else [] for converted in rng.random(count) < _CONVERTED],
-        "largest_sample": np.where(source == _DEEP, rng.integers(3_000, 4_096, count), None),
+        "largest_sample": pa.array(rng.integers(3_000, 4_096, count, np.int32), mask=np.full(count, source != _DEEP)),
         "position": np.arange(count, dtype=np.int32) % CHUNK_RECORDS,
     }
-    table = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
+    table = {name: _array(name, values) for name, values in columns.items()}
     for name, values in measured.items():
-        whole = values if isinstance(values, pa.Array) else pa.array(values, SCHEMA.field(name).type)
-        table[name] = whole.take(pa.array(np.arange(count), mask=~readable))
+        table[name] = _array(name, values).take(pa.array(np.arange(count), mask=~readable))
     table |= {name: pa.nulls(count, SCHEMA.field(name).type) for name in SCHEMA.names if name not in table}
     return pa.table({name: table[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def _array(name: str, values: Any) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, SCHEMA.field(name).type)
 
 
 def _groups(source: str, numbers: Integers, ids: list[str], rng: np.random.Generator) -> list[str]:

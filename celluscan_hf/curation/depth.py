@@ -6,6 +6,7 @@ files stay far below the largest sample, the source mixes depths, or single pixe
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import CelluScanError
 from ..modeling.samples_celluscan import depth_of
 from . import facts
+from .facts import Facts
 
 _SHOWN = 3  # files in a message
 
@@ -50,21 +52,24 @@ def _depths(samples: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([depth_of(int(sample)) for sample in distinct], np.int64)[places]
 
 
-def source_depths(scanned: pa.Table) -> dict[str, int]:
+def source_depths(scanned: Facts) -> dict[str, int]:
     """Return the bits per sample of each source that has files without a stated depth."""
     rows, samples = _unstated(scanned)
     sources, names = facts.codes(scanned["source"])[rows], facts.values(scanned["source"])
-    image_ids = scanned["image_id"]
     depths = {}
     for code in np.unique(sources).tolist():
         own = rows[sources == code]
-        depths[names[code]] = _common_depth(
-            names[code], samples[sources == code], lambda chosen, own=own: image_ids.take(own[chosen]).to_pylist()
-        )
+        names_of = partial(_names, scanned, own)
+        depths[names[code]] = _common_depth(names[code], samples[sources == code], names_of)
     return depths
 
 
-def chunks_to_rescan(scanned: pa.Table) -> dict[int, int]:
+def _names(scanned: Facts, rows: NDArray[np.int64], chosen: list[int]) -> list[str]:
+    names: list[str] = scanned["image_id"].take(pa.array(rows[chosen])).to_pylist()
+    return names
+
+
+def chunks_to_rescan(scanned: Facts) -> dict[int, int]:
     """Return the correct bits per sample of each chunk with images that were scaled by another depth."""
     depths = source_depths(scanned)
     rows, samples = _unstated(scanned)
@@ -76,8 +81,8 @@ def chunks_to_rescan(scanned: pa.Table) -> dict[int, int]:
     return dict(zip(chunks.tolist(), correct[wrong][first].tolist(), strict=True))
 
 
-def _unstated(scanned: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _unstated(scanned: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows without a stated depth and the largest sample of each."""
     column = scanned["largest_sample"]
-    rows = np.flatnonzero(pc.is_valid(column).to_numpy())
+    rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
     return rows, column.drop_null().to_numpy().astype(np.int64)

@@ -22,6 +22,7 @@ from .facts import BATCH
 from .hash_search import Hashes, Integers, pairs_within
 from .orientation import UPRIGHT, Orientation
 
+Codes = NDArray[np.int32]
 MIN_CORRELATION = 0.9
 MIN_ROTATED_CORRELATION = 0.93  # stricter, since seven more orientations bring more chance pairs of round dark cells
 _THUMBNAIL_SIZE = 32  # side in pixels
@@ -202,7 +203,7 @@ def min_correlation(orientation: Orientation) -> float:
     return MIN_CORRELATION if orientation is UPRIGHT else MIN_ROTATED_CORRELATION
 
 
-def join_groups(groups: Integers, pairs: Sequence[tuple[int, int]]) -> Integers:
+def join_groups(groups: Codes, pairs: Sequence[tuple[int, int]]) -> Codes:
     """Join the groups (N,), numbers from 0, of rows that `pairs` links: each joined group gets its lowest number."""
     count = int(groups.max(initial=-1)) + 1
     ends = groups[np.asarray(pairs, np.int64).reshape(-1, 2)]
@@ -210,5 +211,5 @@ def join_groups(groups: Integers, pairs: Sequence[tuple[int, int]]) -> Integers:
     _, component = connected_components(links, directed=False)
     first = np.empty(count, groups.dtype)
     first[component[::-1]] = np.arange(count, dtype=groups.dtype)[::-1]  # the last one written is the lowest
-    joined: Integers = first[component[groups]]
+    joined: Codes = first[component[groups]]
     return joined

@@ -1,11 +1,10 @@
 """Facts on images as Arrow columns on disk, so that ten million rows are worked on column by column in little memory.
 
-Each column is an Arrow IPC file of one batch, mapped into memory: reading it takes no memory that the system cannot
-take back, and its rows can be picked without a copy. Text that repeats is stored once: such a column holds integer
-codes into its sorted distinct values.
+Each column is an Arrow IPC file of one batch, which is mapped into memory when it is asked for. Text that repeats is
+stored once: such a column is encoded, it holds integer codes into its sorted distinct values.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,24 +20,55 @@ BATCH = 65_536  # rows that are Python objects at a time
 Texts: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
 
-def store_columns(columns: Iterable[tuple[str, Any]], folder: Path) -> pa.Table:
-    """Write columns, each when its turn comes, to `folder/NAME.arrow`, and return them as a mapped table."""
-    return pa.table({name: _store(values, folder / f"{name}.arrow") for name, values in columns})
+class Facts:
+    """A table whose columns lie on disk, or in memory if they are small; each is one Arrow array.
+
+    A column from disk is mapped whenever it is asked for and let go with the last array made of it, so that a build
+    holds no more than the columns at work.
+    """
+
+    def __init__(self, columns: Mapping[str, Path | pa.Array], num_rows: int) -> None:
+        self._columns = dict(columns)
+        self.num_rows = num_rows
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self._columns)
+
+    def __getitem__(self, name: str) -> pa.Array:
+        column = self._columns[name]
+        if not isinstance(column, Path):
+            return column
+        return pa.ipc.open_file(pa.memory_map(str(column))).get_batch(0).column(0)
+
+    def select(self, names: Iterable[str]) -> pa.Table:
+        """Map some columns as a table."""
+        return pa.table({name: self[name] for name in names})
+
+    def with_columns(self, columns: Mapping[str, pa.Array]) -> "Facts":
+        """Add or replace columns, which stay in memory."""
+        return Facts({**self._columns, **columns}, self.num_rows)
 
 
-def _store(values: pa.Array | pa.ChunkedArray, path: Path) -> pa.ChunkedArray:
-    batch = pa.record_batch({"values": single(values)})
-    with (
-        atomic_write(path) as partial,
-        pa.OSFile(str(partial), "wb") as file,
-        pa.ipc.new_file(file, batch.schema) as to,
-    ):
-        to.write_batch(batch)
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()["values"]
+def store(columns: Iterable[tuple[str, Any]], folder: Path) -> Facts:
+    """Write columns, each when its turn comes, to `folder/NAME.arrow`."""
+    paths: dict[str, Path] = {}
+    rows = 0
+    for name, column in columns:
+        batch = pa.record_batch({name: single(column)})
+        rows = batch.num_rows
+        paths[name] = folder / f"{name}.arrow"
+        with (
+            atomic_write(paths[name]) as partial,
+            pa.OSFile(str(partial), "wb") as file,
+            pa.ipc.new_file(file, batch.schema) as to,
+        ):
+            to.write_batch(batch)
+    return Facts(paths, rows)
 
 
 def single(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array; that of a stored table is not copied."""
+    """Return a column as one array."""
     if not isinstance(column, pa.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
@@ -91,7 +121,7 @@ def equal_to(column: pa.Array | pa.ChunkedArray, value: str) -> NDArray[np.bool_
     return codes(column) == names.index(value) if value in names else np.zeros(len(column), bool)
 
 
-def picked(column: pa.Array | pa.ChunkedArray, positions: Integers) -> pa.DictionaryArray:
+def picked(column: pa.Array | pa.ChunkedArray, positions: NDArray[np.integer[Any]]) -> pa.DictionaryArray:
     """Return the rows of a column at `positions` without copying any text: as codes into the column itself."""
     return pa.DictionaryArray.from_arrays(pa.array(positions), single(column))
 

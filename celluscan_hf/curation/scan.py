@@ -7,6 +7,7 @@ written last and atomically: a resumed build takes it as the sign that the chunk
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import FileIO
@@ -23,7 +24,7 @@ from ..errors import BadImage
 from ..sources import Record, Source
 from . import fingerprints, quality, squares
 from .decoding import Decoded, crop, decode
-from .facts import encode, store_columns
+from .facts import Facts, encode, store
 from .squares import Pixels
 
 SCHEMA = pa.schema(
@@ -55,8 +56,8 @@ SCHEMA = pa.schema(
 )
 # columns whose text repeats; their codes also order and join rows without it
 ENCODED = ("source", "source_label", "label", "group", "reason", "acquisition")
-_STAGED = pa.schema([(field.name, pa.large_string() if field.type == pa.string() else field.type) for field in SCHEMA])
-_FACTS = "facts"
+_LOADED = pa.schema([(field.name, pa.large_string() if field.type == pa.string() else field.type) for field in SCHEMA])
+_FACTS, _STAGED = "facts", ".staged"
 _CHUNKS_READ = 512  # files, of which one record batch is made
 _OPEN_FILES = 256
 MIN_CONTENT = 8  # shorter side in pixels of a resized image without padding: enough for its border and edges
@@ -214,25 +215,33 @@ class PixelReader:
         return FileIO(pixels_file(self.folder, chunk))
 
 
-def load_tables(folder: Path) -> pa.Table:
+def load_tables(folder: Path) -> Facts:
     """Load the rows of all chunks of a folder, in the order of their numbers.
 
-    The table lies in `folder/facts`, one file a column. Text is of the type `large_string`; `ENCODED` columns are
-    encoded by `facts.encode`.
+    They are kept in `folder/facts`, one file a column. Text is of the type `large_string`; that of `ENCODED` columns is
+    encoded.
     """
-    staged = folder / _FACTS / "chunks.arrows"
-    with (
-        atomic_write(staged) as partial,
-        pa.OSFile(str(partial), "wb") as file,
-        pa.ipc.new_stream(file, _STAGED) as stream,
-    ):
+    facts = folder / _FACTS
+    facts.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        streams = {field.name: stack.enter_context(_stage(field, facts)) for field in _LOADED}
         for tables in _read_chunks(sorted(folder.glob("[0-9]*.parquet"))):
-            stream.write_table(pa.concat_tables(tables).combine_chunks().cast(_STAGED))
-    rows = pa.ipc.open_stream(pa.memory_map(str(staged))).read_all()
-    columns = ((name, encode(rows[name]) if name in ENCODED else rows[name]) for name in rows.column_names)
-    table = store_columns(columns, folder / _FACTS)
-    staged.unlink()
-    return table
+            rows = pa.concat_tables(tables).combine_chunks().cast(_LOADED)
+            for name, stream in streams.items():
+                stream.write_table(rows.select([name]))
+    return store(((name, _staged(name, facts)) for name in _LOADED.names), facts)
+
+
+def _stage(field: pa.Field, folder: Path) -> pa.RecordBatchStreamWriter:
+    return pa.ipc.new_stream(str(folder / f"{field.name}{_STAGED}"), pa.schema([field]))
+
+
+def _staged(name: str, folder: Path) -> pa.Array | pa.ChunkedArray:
+    """Return a staged column, encoded if it repeats, and remove its file, which stays mapped as long as it is used."""
+    path = folder / f"{name}{_STAGED}"
+    column = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()[name]
+    path.unlink()
+    return encode(column) if name in ENCODED else column
 
 
 def _read_chunks(paths: Sequence[Path]) -> Iterator[list[pa.Table]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ..curation import facts, squares
 from ..curation.curate import QUALITIES, Curated
+from ..curation.facts import Facts
 from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
 from ..errors import CelluScanError
@@ -27,13 +27,13 @@ from .workers import progress
 from .workspace import Workspace, write_text
 
 
-def padding_colour(rows: pa.Table, size: int) -> tuple[int, int, int]:
+def padding_colour(rows: Facts, size: int) -> tuple[int, int, int]:
     """Return the mean colour of the train originals as integer levels: what the image processor pads with.
 
     Padding with the mean does not change the mean, so it can be computed before images are padded.
     """
     is_train = facts.equal_to(rows["split"], SPLITS[0])
-    channel_sums = facts.single(rows["channel_sums"]).flatten().to_numpy().reshape(-1, 3)
+    channel_sums = rows["channel_sums"].flatten().to_numpy().reshape(-1, 3)
     sums = channel_sums.sum(axis=0, where=is_train[:, None])
     width, height = (rows[name].to_numpy()[is_train].astype(np.int64) for name in ("width", "height"))
     shapes, first, counts = np.unique(width << 32 | height, return_index=True, return_counts=True)
@@ -108,10 +108,11 @@ def _write_tables(curated: Curated, folder: Path) -> None:
     _write_csv(folder / "quality.csv", ("image_id", *QUALITIES, "outlier"), _quality_rows(curated.rows))
 
 
-def _quality_rows(rows: pa.Table) -> Iterator[tuple[object, ...]]:
+def _quality_rows(rows: Facts) -> Iterator[tuple[object, ...]]:
     flags = [f"{name}_outlier" for name in QUALITIES]
+    listed = rows.select(["image_id", *QUALITIES, *flags])
     for start in range(0, rows.num_rows, facts.BATCH):
-        batch = rows.select(["image_id", *QUALITIES, *flags]).slice(start, facts.BATCH)
+        batch = listed.slice(start, facts.BATCH)
         outliers = zip(*(batch[name].to_pylist() for name in flags), strict=True)
         columns = (batch[name].to_pylist() for name in ("image_id", *QUALITIES))
         yield from zip(*columns, (" ".join(compress(QUALITIES, row)) for row in outliers), strict=True)
@@ -129,7 +130,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _save_grid(rows: pa.Table, work: Workspace, colour: tuple[int, int, int]) -> None:
+def _save_grid(rows: Facts, work: Workspace, colour: tuple[int, int, int]) -> None:
     """Save the card's image grid: train originals of each class, in seeded order."""
     train = np.flatnonzero(facts.equal_to(rows["split"], SPLITS[0]))
     train = train[seeded_order(facts.picked(rows["image_id"], train), work.settings.seed)]

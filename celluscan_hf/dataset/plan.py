@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..curation import facts
 from ..curation.curate import label_ids
-from ..curation.facts import Integers
+from ..curation.facts import Facts, Integers
 from ..curation.scan import write_table
 from ..curation.splits import SPLITS, seeded_order
 from .schema import AUGMENTED_TRAIN, HELD_OUT, ORIGINAL_TRAIN, SCHEMA, Part
@@ -45,7 +45,7 @@ class Shard:
         return plans / self.name.replace(os.sep, "~")
 
 
-def plan_originals(rows: pa.Table, licenses: dict[str, str], seed: int, plans: Path) -> list[Shard]:
+def plan_originals(rows: Facts, licenses: dict[str, str], seed: int, plans: Path) -> list[Shard]:
     """Write a plan for every shard of original images."""
     shards = []
     for part in (*ORIGINAL_TRAIN, *HELD_OUT):
@@ -55,11 +55,11 @@ def plan_originals(rows: pa.Table, licenses: dict[str, str], seed: int, plans: P
     return shards
 
 
-def plan_augmented(rows: pa.Table, licenses: dict[str, str], seed: int, target: int, plans: Path) -> list[Shard]:
+def plan_augmented(rows: Facts, licenses: dict[str, str], seed: int, target: int, plans: Path) -> list[Shard]:
     """Write a plan for every shard of augmented images: parents, each with its number of variants."""
     train = np.flatnonzero(facts.equal_to(rows["split"], SPLITS[0]))
     variants = np.zeros(rows.num_rows, np.int64)
-    train_rows = {"image_id": facts.picked(rows["image_id"], train), "label": facts.single(rows["label"]).take(train)}
+    train_rows = {"image_id": facts.picked(rows["image_id"], train), "label": rows["label"].take(train)}
     variants[train] = variants_per_parent(pa.table(train_rows), target, seed)
     shards = []
     for part in AUGMENTED_TRAIN:
@@ -81,22 +81,23 @@ def variants_per_parent(train: pa.Table, target: int, seed: int) -> Integers:
     return variants
 
 
-def _shuffle(rows: pa.Table, positions: Integers, seed: int) -> Integers:
+def _shuffle(rows: Facts, positions: Integers, seed: int) -> Integers:
     """Shuffle positions of rows by seed, so that streaming a file from its beginning gives all classes."""
     return positions[seeded_order(facts.picked(rows["image_id"], positions), seed)]
 
 
 def _write_plans(
-    part: Part, rows: pa.Table, positions: Integers, variants: Integers | None, licenses: dict[str, str], plans: Path
+    part: Part, rows: Facts, positions: Integers, variants: Integers | None, licenses: dict[str, str], plans: Path
 ) -> list[Shard]:
     """Cut a part into shards of about `SHARD_ROWS` rows, a row of the plan counting as many as its variants."""
     weights = np.ones(len(positions), np.int64) if variants is None else variants
     shard_of = (np.cumsum(weights) - weights) // SHARD_ROWS
     starts = np.unique(shard_of, return_index=True)[1]  # a row with a large weight can skip a number
+    planned = rows.select(_PLANNED)
     shards = []
     for number, (start, end) in enumerate(pairwise([*starts.tolist(), len(positions)])):
         shard = Shard(part, number, len(starts), int(weights[start:end].sum()))
-        plan = _plan_table(rows.select(_PLANNED).take(pa.array(positions[start:end])), licenses)
+        plan = _plan_table(planned.take(pa.array(positions[start:end])), licenses)
         if variants is not None:
             place = PLAN_SCHEMA.get_field_index("variants")
             plan = plan.set_column(place, "variants", pa.array(variants[start:end], pa.int32()))

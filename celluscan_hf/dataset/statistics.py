@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import taxonomy
 from ..curation import facts
 from ..curation.curate import QUALITIES, Curated, Duplicate
-from ..curation.facts import Integers
+from ..curation.facts import Facts, Integers
 from ..curation.splits import MIN_GROUPS, SPLITS, TIERS
 from ..sources import Dropped, Source
 from ..versions import versions
@@ -56,7 +56,7 @@ def statistics(
         "near_duplicates_with_other_labels": sum(_disagree(duplicate) for duplicate in curated.duplicates),
         "label_conflicts": len(curated.conflicts),
         "conversions": _conversions(rows),
-        "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
+        "quality_outliers": {name: pc.sum(rows[f"{name}_outlier"]).as_py() for name in QUALITIES},
         "groups": {split: _distinct(rows["group_id"], facts.equal_to(rows["split"], split)) for split in SPLITS},
         "source_groups": {source.name: _groups_of(source, rows, is_grouped) for source in sources},
         "classes": classes,
@@ -79,20 +79,20 @@ def statistics(
     }
 
 
-def _conversions(rows: pa.Table) -> dict[str, int]:
-    counts = pc.value_counts(facts.single(rows["conversions"]).flatten()).to_pylist()
+def _conversions(rows: Facts) -> dict[str, int]:
+    counts = pc.value_counts(rows["conversions"].flatten()).to_pylist()
     return dict(sorted((entry["values"], entry["counts"]) for entry in counts))
 
 
-def _distinct(column: pa.ChunkedArray, chosen: NDArray[np.bool_]) -> int:
+def _distinct(column: pa.Array, chosen: NDArray[np.bool_] | Integers) -> int:
     """Count the distinct values of an encoded column in the `chosen` rows."""
     return len(np.unique(facts.codes(column)[chosen]))
 
 
-def _large_groups(rows: pa.Table) -> list[str]:
+def _large_groups(rows: Facts) -> list[str]:
     """Return a sentence for each source of which one named group holds much more than its share."""
     lines = []
-    names = facts.single(rows["group"]).dictionary
+    names = rows["group"].dictionary
     for source, own in _rows_of_sources(rows):
         prefix = f"{source}/group:"
         codes, first, counts = np.unique(facts.codes(rows["group"])[own], return_index=True, return_counts=True)
@@ -108,13 +108,13 @@ def _large_groups(rows: pa.Table) -> list[str]:
     return lines
 
 
-def _rows_of_sources(rows: pa.Table) -> Iterator[tuple[str, Integers]]:
+def _rows_of_sources(rows: Facts) -> Iterator[tuple[str, Integers]]:
     """Yield the name of each source and the positions of its rows."""
     for name in facts.values(rows["source"]):
         yield name, np.flatnonzero(facts.equal_to(rows["source"], name))
 
 
-def _lost_classes(listing: Listing, rows: pa.Table) -> list[str]:
+def _lost_classes(listing: Listing, rows: Facts) -> list[str]:
     """Return a sentence for each class of a source that lost all its images."""
     kept = facts.counts(rows["source"], rows["label"])
     kept_sources = {source for source, _ in kept}
@@ -138,7 +138,7 @@ def _missing_classes(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
     return lines
 
 
-def _groups_of(source: Source, rows: pa.Table, is_grouped: NDArray[np.bool_]) -> dict[str, Any]:
+def _groups_of(source: Source, rows: Facts, is_grouped: NDArray[np.bool_]) -> dict[str, Any]:
     """Count the groups that a source names, the images or boxes in them, and those without a group."""
     own = np.flatnonzero(facts.equal_to(rows["source"], source.name))
     is_named = is_grouped[own]
@@ -151,11 +151,12 @@ def _groups_of(source: Source, rows: pa.Table, is_grouped: NDArray[np.bool_]) ->
     }
 
 
-def _is_grouped(rows: pa.Table) -> NDArray[np.bool_]:
+def _is_grouped(rows: Facts) -> NDArray[np.bool_]:
     """Return which rows have a group that is not named after their image, (N,)."""
     flags = np.empty(rows.num_rows, bool)
+    columns = rows.select(["group", "image_id"])
     for start in range(0, rows.num_rows, facts.BATCH):
-        batch = rows.select(["group", "image_id"]).slice(start, facts.BATCH)
+        batch = columns.slice(start, facts.BATCH)
         is_named = pc.not_equal(facts.decode(batch["group"]), facts.decode(batch["image_id"]))
         flags[start : start + facts.BATCH] = is_named.to_numpy(zero_copy_only=False)
     return flags
@@ -194,7 +195,7 @@ def _count(reports: Iterable[FileReport], wanted: Any) -> dict[str, int]:
     return {taxonomy.NAMES[label]: count for label, count in sorted(labels.items())}
 
 
-def _per_source(rows: pa.Table) -> dict[str, dict[str, dict[str, int]]]:
+def _per_source(rows: Facts) -> dict[str, dict[str, dict[str, int]]]:
     counts = facts.counts(rows["source"], rows["split"], rows["label"])
     sources = sorted({source for source, _, _ in counts})
     nested: dict[str, dict[str, dict[str, int]]] = {source: {split: {} for split in SPLITS} for source in sources}
@@ -210,7 +211,7 @@ def _per_license(reports: Iterable[FileReport]) -> dict[str, int]:
     return dict(sorted(licenses.items()))
 
 
-def _confounding(rows: pa.Table, column: str) -> dict[str, dict[str, int]]:
+def _confounding(rows: Facts, column: str) -> dict[str, dict[str, int]]:
     """Count the classes of each value of `column` (source or acquisition)."""
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     for (value, label), count in facts.counts(rows[column], rows["label"]).items():
