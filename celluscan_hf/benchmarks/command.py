@@ -17,6 +17,7 @@ from ..versions import versions
 PACKAGES = {
     "adaptation": ("celluscan_hf", "numpy", "scipy", "scikit-learn", "torch", "transformers"),
     "cpu": ("celluscan_hf", "torch", "transformers"),
+    "curation_scale": ("celluscan_hf", "numpy", "pyarrow", "scipy", "scikit-learn"),
     "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
     "features": ("celluscan_hf", "numpy", "scikit-learn", "torch", "transformers"),
     "data": ("celluscan_hf", "numpy", "pillow", "pyarrow", "scipy"),
@@ -45,7 +46,7 @@ def benchmark(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         "command": shlex.join(["celluscan", "benchmark", *arguments]),
         "machine": {"processor": platform.processor() or platform.machine(), "processes": options.num_proc},
         "software": versions(("python", *PACKAGES[options.module])),
-        "metrics": getattr(module, options.what)(options),
+        "metrics": getattr(module, options.what.replace("-", "_"))(options),
     }
     text = json.dumps(result, indent=1)
     if options.json:
@@ -91,6 +92,16 @@ def _add_data_commands(
     )
     commands.choices["duplicates"].add_argument(
         "--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help=f"numbers of hashes {_DEFAULT}"
+    )
+    scale = commands.add_parser(
+        "curation-scale", help=f"time and peak memory of curation, on invented tables; {_EXTRA}", parents=[common]
+    )
+    scale.set_defaults(module="curation_scale")
+    scale.add_argument(
+        "--counts", type=int, nargs="+", default=[10**5, 10**6, 10**7], help=f"numbers of images {_DEFAULT}"
+    )
+    scale.add_argument(
+        "--folder", type=Path, help="where the tables are written, 2.5 KB an image (default: the temporary folder)"
     )
     commands.choices["memory"].add_argument(
         "--count", type=int, default=100, help="synthetic cells per class (default: %(default)s)"

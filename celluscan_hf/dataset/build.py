@@ -167,10 +167,10 @@ def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers
 
 
 def _read_back(work: Workspace, workers: Workers) -> list[FileReport]:
-    files = parquet_files(work.final)
+    files, facts = parquet_files(work.final), work.folder / "read_back"
     with progress("checking", len(files), "file") as advance:
         reports = []
-        for report in workers.run(inspect, (FileTask(path, work.settings.image_size) for path in files)):
+        for report in workers.run(inspect, (FileTask(path, work.settings.image_size, facts) for path in files)):
             reports.append(report)
             advance(1)
     return sorted(reports, key=lambda report: report.path)

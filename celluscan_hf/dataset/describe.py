@@ -16,12 +16,12 @@ from ..curation.facts import Facts
 from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
 from ..errors import CelluScanError
-from ..sources import Source
+from ..sources import Dropped, Source
 from . import card, invariants
 from .inspection import FileReport
 from .listing import Listing
 from .shards import PaddedSquares
-from .statistics import statistics
+from .statistics import audit_shortcuts, statistics
 from .unusable import write_dropped
 from .workers import progress
 from .workspace import Workspace, write_text
@@ -51,11 +51,11 @@ def describe(
     """Write the card and the curation files, check the folder, and return its statistics."""
     dropped = [*listing.dropped, *curated.dropped]
     settings = {**work.settings.content, "sources": [source.name for source in sources]}
-    summary = statistics(settings, listing, sources, dropped, curated, reports, work.settings.num_proc)
+    shortcuts_found = audit_shortcuts(reports, work.settings.seed, work.settings.num_proc)
+    summary = statistics(settings, listing, sources, dropped, curated, reports, shortcuts_found)
     facts = {source.name: _source_facts(source, summary) for source in sources}
     curation = work.final / "curation"
-    write_dropped(curation / "dropped.csv", dropped)
-    _write_tables(curated, curation)
+    write_curation(curated, dropped, curation)
     write_text(curation / "sources.json", _json(facts))
     with progress("verifying", summary["rows"]["originals"], "image") as advance:
         violations = invariants.check(work.final, reports, listing.seen, work.settings.target_per_class, advance)
@@ -97,8 +97,9 @@ def _source_facts(source: Source, summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_tables(curated: Curated, folder: Path) -> None:
-    """Write `duplicates.csv`, `label_conflicts.csv` and `quality.csv`."""
+def write_curation(curated: Curated, dropped: Iterable[Dropped], folder: Path) -> None:
+    """Write `dropped.csv`, `duplicates.csv`, `label_conflicts.csv` and `quality.csv`."""
+    write_dropped(folder / "dropped.csv", dropped)
     header = ("image_id", "duplicate_of", "kind", "distance", "correlation", "label", "label_of_other", "orientation")
     _write_csv(folder / "duplicates.csv", header, map(astuple, curated.duplicates))
     conflicts = [

@@ -33,12 +33,13 @@ def statistics(
     dropped: Sequence[Dropped],
     curated: Curated,
     reports: Sequence[FileReport],
-    num_proc: int,
+    shortcuts_found: dict[str, Any],
 ) -> dict[str, Any]:
-    """Count rows per class, split, source and tier, and drops by reason; audit shortcuts; compute channel statistics.
+    """Count rows per class, split, source and tier, and drops by reason; compute channel statistics.
 
     `groups` counts the groups that splits keep together, `source_groups` those that the sources name. `dropped`
-    counts files and boxes by reason. `warnings` are sentences for the closing summary.
+    counts files and boxes by reason. `warnings` are sentences for the closing summary. `shortcuts_found` is the result
+    of `audit_shortcuts`.
     """
     rows = curated.rows
     is_grouped = _is_grouped(rows)
@@ -66,7 +67,7 @@ def statistics(
         "published": {source.name: dict(source.info.published) for source in sources},
         "licenses": _per_license(reports),
         "confounding": {name: _confounding(rows, name) for name in ("source", "acquisition")},
-        "shortcuts": _shortcuts(reports, settings["seed"], num_proc),
+        "shortcuts": shortcuts_found,
         "channel_mean": mean,
         "channel_std": std,
         "warnings": [
@@ -172,7 +173,7 @@ def software_versions() -> dict[str, str]:
 
 
 def _rows(reports: Iterable[FileReport], kind: str) -> int:
-    return sum(report.rows.num_rows for report in reports if report.part.kind == kind)
+    return sum(report.count for report in reports if report.part.kind == kind)
 
 
 def _per_class(reports: Iterable[FileReport]) -> dict[str, dict[str, int]]:
@@ -191,7 +192,7 @@ def _count(reports: Iterable[FileReport], wanted: Any) -> dict[str, int]:
     labels: Counter[int] = Counter()
     for report in reports:
         if wanted(report.part):
-            labels.update(report.rows["label"].to_pylist())
+            labels.update(report.labels)
     return {taxonomy.NAMES[label]: count for label, count in sorted(labels.items())}
 
 
@@ -207,7 +208,7 @@ def _per_source(rows: Facts) -> dict[str, dict[str, dict[str, int]]]:
 def _per_license(reports: Iterable[FileReport]) -> dict[str, int]:
     licenses: Counter[str] = Counter()
     for report in reports:
-        licenses.update(report.rows["license"].to_pylist())
+        licenses.update(report.licenses)
     return dict(sorted(licenses.items()))
 
 
@@ -219,15 +220,31 @@ def _confounding(rows: Facts, column: str) -> dict[str, dict[str, int]]:
     return dict(counts)
 
 
-def _shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
+def audit_shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
     """Measure how well the class is predicted without the cell; empty without train or test rows."""
     train, test = load_context(reports, SPLITS[0]), load_context(reports, SPLITS[2])
     return shortcuts.audit(train, test, seed, num_proc)
 
 
 def load_context(reports: Iterable[FileReport], split: str) -> shortcuts.CellContext:
-    """Collect the features around the cells of the originals of a split."""
+    """Collect the features around the cells of the originals of a split; those of rings stay on disk."""
     own = [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
-    rows = pa.concat_tables([report.rows for report in own]) if own else SCHEMA.empty_table()
-    rings = np.concatenate([np.empty((0, shortcuts.RING_FEATURES), np.float32), *(report.rings for report in own)])
-    return shortcuts.CellContext(rows, rings)
+    count = sum(report.count for report in own)
+    if not count:
+        return shortcuts.CellContext(
+            SCHEMA.empty_table().select(shortcuts.COLUMNS), np.empty((0, shortcuts.RING_FEATURES), np.float32)
+        )
+    path = own[0].facts.parent / f"rings~{split}.npy"
+    rings = np.lib.format.open_memmap(path, "w+", np.float32, (count, shortcuts.RING_FEATURES))
+    tables, start = [], 0
+    for report in own:
+        rings[start : start + report.count] = report.rings
+        start += report.count
+        rows = report.rows.select(shortcuts.COLUMNS)
+        tables.append(pa.table({name: _in_memory(rows[name]) for name in rows.column_names}))
+    return shortcuts.CellContext(pa.concat_tables(tables).unify_dictionaries(), rings)
+
+
+def _in_memory(column: pa.ChunkedArray) -> pa.Array:
+    """Copy a column, its text encoded, so that its file need not stay open."""
+    return column.dictionary_encode() if column.type == pa.string() else pa.array(column.to_numpy())
