@@ -101,7 +101,7 @@ def _add_data_commands(
         "--counts", type=int, nargs="+", default=[10**5, 10**6, 10**7], help=f"numbers of images {_DEFAULT}"
     )
     scale.add_argument(
-        "--folder", type=Path, help="where the tables are written, 2.5 KB an image (default: the temporary folder)"
+        "--folder", type=Path, help="where the tables are written, about 1 KB an image (default: the temporary folder)"
     )
     commands.choices["memory"].add_argument(
         "--count", type=int, default=100, help="synthetic cells per class (default: %(default)s)"

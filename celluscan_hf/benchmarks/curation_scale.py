@@ -70,20 +70,24 @@ class _Stages:
         self.metrics: dict[str, dict[str, float]] = {}
         self._process = psutil.Process()
         self._peaks = [0.0, 0.0]
-        threading.Thread(target=self._sample, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self._sample()
+            time.sleep(1 / _SAMPLES_PER_SECOND)
 
     def _sample(self) -> None:
-        while True:
-            memory = self._process.memory_info()
-            for place, size in enumerate((memory.rss, memory.rss - memory.shared)):
-                self._peaks[place] = max(self._peaks[place], size / 2**20)
-            time.sleep(1 / _SAMPLES_PER_SECOND)
+        memory = self._process.memory_info()
+        for place, size in enumerate((memory.rss, memory.rss - memory.shared)):
+            self._peaks[place] = max(self._peaks[place], size / 2**20)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         self._peaks[:] = [0.0, 0.0]
         started, used = time.perf_counter(), time.process_time()
         yield
+        self._sample()
         resident, anonymous = self._peaks
         self.metrics[name] = {
             "seconds": round(time.perf_counter() - started, 2),
