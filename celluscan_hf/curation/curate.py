@@ -114,12 +114,9 @@ def usable_rows(scanned: Facts) -> Integers:
 def store_hashes(scanned: Facts, usable: Integers, folder: Path) -> Hashes:
     """Write the perceptual hashes of the usable rows in all orientations to `folder`; return them mapped, (N, 8)."""
     column = scanned["phashes"]
-    orientations = len(column[int(usable[0])])
-    hashes = np.lib.format.open_memmap(folder / "hashes.npy", "w+", np.uint64, (len(usable), orientations))
-    for start in range(0, len(usable), facts.BATCH):
-        taken = column.take(pa.array(usable[start : start + facts.BATCH]))
-        hashes[start : start + facts.BATCH] = taken.flatten().to_numpy().reshape(-1, orientations)
-    return hashes
+    batches = (usable[start : start + facts.BATCH] for start in range(0, len(usable), facts.BATCH))
+    taken = (column.take(pa.array(batch)).flatten().to_numpy().reshape(len(batch), -1) for batch in batches)
+    return facts.store_matrix(taken, folder / "hashes")
 
 
 def clean(
@@ -176,7 +173,7 @@ def _is_from(rows: Facts, sources: set[str]) -> NDArray[np.bool_]:
     return is_listed[facts.codes(rows["source"])]
 
 
-def _kept_rows(scanned: Facts, positions: Integers, folder: Path) -> pa.Table:
+def _kept_rows(scanned: Facts, positions: Integers, folder: Path) -> Facts:
     """Write the columns of the rows at `positions` below `folder`."""
     taken = pa.array(positions)
     columns = ((name, scanned[name].take(taken)) for name in _KEPT)
@@ -233,7 +230,7 @@ def strata(rows: Facts | pa.Table) -> NDArray[np.int64]:
     return label_ids(rows) + len(taxonomy.CLASSES) * sources.astype(np.int64)
 
 
-def _with_outliers(rows: Facts) -> pa.Table:
+def _with_outliers(rows: Facts) -> Facts:
     groups = strata(rows)
     for name in QUALITIES:
         flags = quality.outliers(rows[name].to_numpy(), groups)

@@ -67,6 +67,19 @@ def store(columns: Iterable[tuple[str, Any]], folder: Path) -> Facts:
     return Facts(paths, rows)
 
 
+def store_matrix(blocks: Iterable[NDArray[Any]], path: Path) -> NDArray[Any]:
+    """Write blocks of rows, (rows, columns) each, one after the other, and return all of them mapped, read-only.
+
+    They are written, not mapped for writing: if the disk is full, that is an error and not the end of the process.
+    """
+    rows = 0
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).data)
+            rows += len(block)
+    return np.memmap(path, block.dtype, "r", shape=(rows, block.shape[1]))
+
+
 def single(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return a column as one array."""
     if not isinstance(column, pa.ChunkedArray):

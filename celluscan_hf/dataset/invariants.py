@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from numpy.typing import NDArray
 from PIL import Image
 
+from ..curation import facts
 from ..curation.duplicates import NearPair, min_correlation, near_duplicates
 from ..curation.facts import Integers
 from ..curation.hash_search import MAX_DISTANCE, Hashes
-from ..curation.orientation import ORIENTATIONS, UPRIGHT
+from ..curation.orientation import UPRIGHT
 from ..taxonomy import NAMES
 from .inspection import FileReport, stored_content
 
@@ -154,16 +154,12 @@ def _near_duplicates(originals: Sequence[FileReport], progress: Callable[[int], 
 
 def _hashes(originals: Sequence[FileReport]) -> Hashes:
     """Collect the hashes of all originals on disk, (N, 8); the upright ones are those from before JPEG compression."""
-    count = sum(report.count for report in originals)
-    path = originals[0].facts.parent / "hashes.npy"
-    hashes: NDArray[np.uint64] = np.lib.format.open_memmap(path, "w+", np.uint64, (count, len(ORIENTATIONS)))
-    start = 0
-    for report in originals:
-        own = hashes[start : start + report.count]
-        own[:] = report.hashes
-        own[:, 0] = [int(text, 16) for text in report.rows["phash"].to_pylist()]
-        start += report.count
-    return hashes
+    return facts.store_matrix(map(_hashes_of, originals), originals[0].facts.parent / "hashes")
+
+
+def _hashes_of(report: FileReport) -> Hashes:
+    upright = [int(text, 16) for text in report.rows["phash"].to_pylist()]
+    return np.concatenate([np.array(upright, np.uint64)[:, None], report.hashes[:, 1:]], axis=1)
 
 
 def _certain(pair: NearPair) -> bool:

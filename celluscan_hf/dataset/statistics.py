@@ -229,19 +229,12 @@ def audit_shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> 
 def load_context(reports: Iterable[FileReport], split: str) -> shortcuts.CellContext:
     """Collect the features around the cells of the originals of a split; those of rings stay on disk."""
     own = [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
-    count = sum(report.count for report in own)
-    if not count:
-        return shortcuts.CellContext(
-            SCHEMA.empty_table().select(shortcuts.COLUMNS), np.empty((0, shortcuts.RING_FEATURES), np.float32)
-        )
-    path = own[0].facts.parent / f"rings~{split}.npy"
-    rings = np.lib.format.open_memmap(path, "w+", np.float32, (count, shortcuts.RING_FEATURES))
-    tables, start = [], 0
-    for report in own:
-        rings[start : start + report.count] = report.rings
-        start += report.count
-        rows = report.rows.select(shortcuts.COLUMNS)
-        tables.append(pa.table({name: _in_memory(rows[name]) for name in rows.column_names}))
+    if not own:
+        empty = SCHEMA.empty_table().select(shortcuts.COLUMNS)
+        return shortcuts.CellContext(empty, np.empty((0, shortcuts.RING_FEATURES), np.float32))
+    rings = facts.store_matrix((report.rings for report in own), own[0].facts.parent / f"rings~{split}")
+    rows = (report.rows.select(shortcuts.COLUMNS) for report in own)
+    tables = [pa.table({name: _in_memory(table[name]) for name in table.column_names}) for table in rows]
     return shortcuts.CellContext(pa.concat_tables(tables).unify_dictionaries(), rings)
 
 
