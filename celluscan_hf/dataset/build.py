@@ -5,7 +5,6 @@ run in several processes and take most of the time; a resumed build reuses the f
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
@@ -133,11 +132,13 @@ def _rescale_to_source_depth(
 
 def _require_usable(sources: Sequence[Source], listing: Listing, scanned: pa.Table, work: Workspace) -> None:
     """Stop, and leave nothing to resume, if a source has no usable image."""
-    usable = scanned.filter(pc.is_null(scanned["reason"]))["source"].to_pylist()
-    rejected = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail", "source_label"])
+    is_rejected = pc.is_valid(scanned["reason"])
+    rejected = scanned.select(["image_id", "reason", "detail", "source_label"]).filter(is_rejected)
     dropped = [Dropped(*row.values()) for row in rejected.to_pylist()]
+    usable = scanned.select(["source"]).filter(pc.invert(is_rejected))["source"].value_counts().to_pylist()
+    counts = {entry["values"]: entry["counts"] for entry in usable}
     try:
-        require_usable(sources, Counter(usable), [*listing.dropped, *dropped], work.output)
+        require_usable(sources, counts, [*listing.dropped, *dropped], work.output)
     except CelluScanError:
         work.clear()
         raise
@@ -178,10 +179,10 @@ def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers
 
 
 def _read_back(work: Workspace, workers: Workers) -> list[FileReport]:
-    files = parquet_files(work.final)
+    files, facts = parquet_files(work.final), work.folder / "read_back"
     with progress("checking", len(files), "file") as advance:
         reports = []
-        for report in workers.run(inspect, (FileTask(path, work.settings.image_size) for path in files)):
+        for report in workers.run(inspect, (FileTask(path, work.settings.image_size, facts) for path in files)):
             reports.append(report)
             advance(1)
     return sorted(reports, key=lambda report: report.path)
