@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 from celluscan_hf.errors import CelluScanError
@@ -134,3 +135,20 @@ def test_what_cannot_be_sharded_is_refused_before_training(
     )
     with pytest.raises(CelluScanError, match=message):
         CellTrainer._check_sharding(trainer)
+
+
+def zero_settings() -> dict[str, Any]:
+    file = Path(__file__).parents[2] / "scripts" / "accelerate" / "zero2.yaml"
+    settings: dict[str, Any] = load_config_from_file(str(file)).deepspeed_config
+    return DeepSpeedPlugin(**settings).deepspeed_config["zero_optimization"]  # an unknown setting raises
+
+
+def test_the_zero_config_shards_gradients_and_optimiser_and_offloads_nothing() -> None:
+    settings = zero_settings()
+    assert settings["stage"] == 2
+    assert settings["offload_optimizer"]["device"] == settings["offload_param"]["device"] == "none"
+
+
+def test_the_zero_config_is_valid_for_deepspeed() -> None:
+    schema = pytest.importorskip("deepspeed.runtime.zero.config", reason="DeepSpeed is not installed")
+    assert schema.DeepSpeedZeroConfig(**zero_settings()).stage == 2
