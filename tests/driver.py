@@ -2,7 +2,8 @@
 
 A job has `arguments`, and perhaps a fault: `rank` of the process that cannot prepare its image number `image`, from 0,
 and `error`, the name and arguments of what is raised then, or `kill`. Each process writes `FOLDER/<rank>.json`: for
-each job but the last one the exit `status`, `out` and `err`. The last one ends the process, as in the command line.
+each job but the last one the exit `status`, `out` and `err`. The last one ends the process, as in the command line, but
+an error is reported late.
 """
 
 import builtins
@@ -11,12 +12,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from celluscan_hf import cli
 from celluscan_hf.cli import main
 from celluscan_hf.inference import prediction
 
@@ -54,4 +57,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 results = [run(job) for job in jobs]
 Path(sys.argv[1], f"{RANK}.json").write_text(json.dumps(results))
 prediction.prepare = faulty(last) if str(last.get("rank")) == RANK else prepare
+fail = cli._fail
+cli._fail = lambda *told: time.sleep(int(RANK == "0")) or fail(*told)
 sys.exit(main(last["arguments"]))

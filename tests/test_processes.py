@@ -16,7 +16,7 @@ import torch
 
 from celluscan_hf import cli
 from celluscan_hf.errors import CelluScanError
-from celluscan_hf.processes import Processes, left_to_first_process
+from celluscan_hf.processes import Processes, join, left_to_first_process
 
 PROJECT = Path(__file__).resolve().parents[1]
 DRIVER = PROJECT / "tests" / "driver.py"
@@ -212,6 +212,13 @@ def test_items_are_dealt_out_by_whole_batches() -> None:
 def test_another_number_of_results_than_of_items_is_an_error(number: int) -> None:
     with pytest.raises(CelluScanError, match="results for its share of 5 images"):
         list(Processes().gather((result for result in range(number)), 2, 5))
+
+
+def test_without_a_launcher_one_process_does_all_and_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # its import would fail
+    alone = join()
+    assert list(alone.deal("abc", 2)) == list(alone.gather((letter for letter in "abc"), 2, 3)) == list("abc")
+    assert alone.from_first(lambda: "a") == "a"
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "mpirun"])

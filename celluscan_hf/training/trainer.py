@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import softmax
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from transformers import (
@@ -89,10 +90,28 @@ class CellTrainer(Trainer):
                 f"{args.n_gpu} GPUs but one process: start one process per GPU (accelerate launch --config_file "
                 "scripts/accelerate/ddp.yaml scripts/train.py …), or select one GPU with CUDA_VISIBLE_DEVICES=0"
             )
+        self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        """Raise a `CelluScanError` for what does not work with a model or optimiser that is split over processes."""
+        args = self.args
         if (args.muon or args.ema_decay) and (self.is_deepspeed_enabled or (args.muon and self.is_fsdp_enabled)):
             raise CelluScanError(
                 "Muon needs complete matrices and averaged weights need our optimiser, but this launcher shards or "
                 "replaces them: give --muon false --ema_decay 0, or use scripts/accelerate/ddp.yaml"
+            )
+        if not self.is_fsdp_enabled:
+            return
+        if args.ema_decay and running_statistics(self.model):
+            raise CelluScanError(
+                "--ema_decay averages the statistics of the convolution stem too, which FSDP does not hand to the "
+                "optimiser: give --ema_decay 0, or use scripts/accelerate/ddp.yaml"
+            )
+        plugin = self.accelerator.state.fsdp_plugin
+        if not self.accelerator.is_fsdp2 or "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+            raise CelluScanError(
+                f"FSDP {plugin.fsdp_version} with {plugin.state_dict_type} is not supported: give fsdp_version: 2 and "
+                "fsdp_state_dict_type: FULL_STATE_DICT, as in scripts/accelerate/fsdp.yaml"
             )
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -139,13 +158,22 @@ class CellTrainer(Trainer):
             optimizer = MuonWithAdamW if args.muon else optimizer
             if args.ema_decay:
                 optimizer = averaging(optimizer, args.ema_decay)
-                groups += [] if self.is_fsdp_enabled else running_statistics(model or self.model)
+                groups += running_statistics(model or self.model)
             self.optimizer = optimizer(groups, **options)
         return self.optimizer
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Evaluate, and let go of weights that FSDP2 has gathered: averages would stay in them for the next step."""
+        metrics = super().evaluate(*arguments, **options)
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the weights that are evaluated, without the pickled arguments."""
         self.optimizer.eval()
+        _name_as_unsharded(type(self.model))
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
@@ -183,6 +211,13 @@ class CellTrainer(Trainer):
         """Number of images in an epoch; the items of a streamed split are batches."""
         dataset = dataloader.dataset
         return len(dataset.labels) if isinstance(dataset, StreamedCells) else super().num_examples(dataloader)
+
+
+def _name_as_unsharded(model: type) -> None:
+    """Give the class that FSDP2 derives from a model's the name of that one, by which its code is saved and found."""
+    if issubclass(model, FSDPModule):
+        original = next(base for base in model.__mro__[1:] if not issubclass(base, FSDPModule))
+        model.__name__, model.__module__ = original.__name__, original.__module__
 
 
 class _EpochHooks(TrainerCallback):

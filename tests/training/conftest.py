@@ -16,6 +16,7 @@ from celluscan_hf.dataset.reading import CellDataset, open_dataset
 from tests.commands import train as run_training
 
 DRIVER = Path(__file__).with_name("driver.py")
+CONFIGS = Path(__file__).parents[2] / "scripts" / "accelerate"
 TINY: dict[str, Any] = {
     "start": "scratch",
     "model": {
@@ -80,10 +81,18 @@ def trained() -> Iterator[Callable[..., int]]:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Train in a new process, or in several with gloo; `faults` are those of `driver.py`."""
+    """Train in a new process, or in several with gloo; `faults` are those of `driver.py`.
 
-    def run(*arguments: object, processes: int = 1, **faults: Any) -> "subprocess.CompletedProcess[str]":
+    `config` is a launch config, used but for its number of processes and precision.
+    """
+
+    def run(
+        *arguments: object, processes: int = 1, config: str = "", **faults: Any
+    ) -> "subprocess.CompletedProcess[str]":
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        if config:
+            launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+            launcher += [f"--num_processes={processes}", "--mixed_precision=no", "--main_process_port=0"]
         command = [sys.executable, *(launcher if processes > 1 else []), str(DRIVER), json.dumps(faults)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run(

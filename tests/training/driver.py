@@ -2,6 +2,7 @@
 
 - `kill_at`: the process kills itself after this many steps.
 - `only_first_writes`: every process but the first fails if it publishes, plots or records.
+- `cpu_as_gpu`: Accelerate takes the CPU for a GPU, with gloo for nccl; on a CPU as such it does not shard.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 
 from celluscan_hf.cli import main
 from celluscan_hf.training import record, run
@@ -31,6 +33,9 @@ def forbidden(*arguments: Any) -> None:
 
 
 run.CellTrainer = Faulty
+if faults.get("cpu_as_gpu"):
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    PartialState._prepare_backend = lambda *arguments: ("gloo", DistributedType.MULTI_GPU)
 if faults.get("only_first_writes") and os.environ["RANK"] != "0":
     run.publish = run.training_curves = record.begin = record.finish = forbidden
 sys.exit(main(["train", *sys.argv[2:]]))
