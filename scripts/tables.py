@@ -537,18 +537,22 @@ def duplicates() -> Table:
     rows = []
     for name, run in metrics("duplicates-scaling").items():
         ours, faiss = run["eight_orientations"], run["faiss_upright_only"]
-        peak = ours["peak_mib_of_the_main_process"] + ours["processes"] * ours["peak_mib_of_a_worker"]
+        workers = ours["processes"] if ours["processes"] > 1 else 0  # else the main process does all of it
+        peak = ours["peak_mib_of_the_main_process"] + workers * ours["peak_mib_of_a_worker"]
         rows.append(
             [
                 f"{int(name.split('_')[1]):,}",
                 name.split("_")[0],
-                f"{ours['seconds']:,.0f}",
-                f"{ours['cpu_seconds']:,.0f}",
+                f"{ours['tasks_run']} of {ours['tasks']}",
+                f"{ours['seconds']:,.1f}",
+                f"{ours['cpu_seconds']:,.1f}",
                 f"{peak / 1024:.1f}",
-                f"{faiss['seconds']:,.0f}{' (scaled)' if faiss['extrapolated'] else ''}",
+                f"{faiss['queries_run'] / faiss['hashes']:.1%}",
+                f"{faiss['seconds']:,.1f}",
             ]
         )
-    return ["hashes", "kind", "seconds", "processor seconds", "GiB, all processes", "faiss, upright alone, s"], rows
+    header = ["hashes", "kind", "tasks run", "seconds", "processor seconds", "GiB"]
+    return [*header, "faiss: run", "faiss: seconds"], rows
 
 
 def duplicates_skew() -> Table:
