@@ -1,10 +1,18 @@
-"""Atomic writes: a file or folder is written under a temporary name and renamed when it is complete."""
+"""Atomic writes: a file or folder is written under a temporary name and renamed when it is complete.
 
-import os
+A remote file (`remote.locate`) is written locally and uploaded when it is complete, since object stores have no rename.
+
+Temporary names are drawn at random: two machines that write one file may have processes of the same number.
+"""
+
+import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .remote import file_system, is_remote
 
 _SUFFIX = ".partial"
 
@@ -12,6 +20,12 @@ _SUFFIX = ".partial"
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It becomes `path` on success and is removed on failure."""
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            system, target = file_system(path)
+            system.put_file(str(Path(folder, path.name)), target)
+        return
     partial = _partial_path(path)
     try:
         yield partial
@@ -36,7 +50,7 @@ def atomic_write_folder(path: Path) -> Iterator[Path]:
 
 def _partial_path(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The command `celluscan`: a table of commands, and the one place for exit statuses and error lines.
 
 Each command is a function of its package, imported only when it runs. It gets an empty parser and the words after its
-name, and raises `CelluScanError` if the request cannot be met. `scripts/*.py` are the same commands, for launchers.
+name, and those whose work is shared the `Processes` too; it raises `CelluScanError` if the request cannot be met.
+`scripts/*.py` are the same commands, for launchers.
 """
 
 import argparse
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
 from .errors import CelluScanError
-from .processes import left_to_first_process
+from .processes import ALONE, Processes, join, left_to_first_process
 
 _FAILED, _INTERRUPTED = 2, 130
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -28,8 +30,8 @@ _DESCRIPTION = "Blood-cell images on the Hugging Face stack: datasets, training,
 class Command:
     """A command: where its function is, and how to go on after it was interrupted.
 
-    `quiet` silences warnings and progress bars of the libraries; `split` commands run in every process of a launcher,
-    all others in the first one alone.
+    `quiet` silences warnings and progress bars of the libraries. `split` and `shared` commands run in every process of
+    a launcher, all others in the first one alone; the processes of a shared one are connected, and the first reports.
     """
 
     function: str
@@ -37,6 +39,7 @@ class Command:
     resume: str = "run the same command again"
     quiet: bool = True
     split: bool = False
+    shared: bool = False
 
 
 _SAME = "run the same command again to go on"
@@ -54,8 +57,12 @@ COMMANDS = {
         quiet=False,
         split=True,
     ),
-    "evaluate": Command("evaluation.command:evaluate", "evaluate a classifier on a split or on raw sources"),
-    "predict": Command("inference.command:predict", "classify images of single cells", resume="rows written stay"),
+    "evaluate": Command(
+        "evaluation.command:evaluate", "evaluate a classifier on a split or on raw sources", shared=True
+    ),
+    "predict": Command(
+        "inference.command:predict", "classify images of single cells", resume="rows written stay", shared=True
+    ),
     "explain": Command("inference.command:explain", "draw the attention of a model on one image"),
     "calibrate": Command(
         "reliability.command:calibrate",
@@ -108,26 +115,38 @@ def run_script(name: str) -> None:
     sys.exit(main([*name.split(), *sys.argv[1:]]))
 
 
+class _Silent(argparse.ArgumentParser):
+    """The parser of a process that does not report."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_FAILED)
+
+
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog=f"celluscan {name}", description=f"{command.help[0].upper()}{command.help[1:]}."
-    )
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
-    if not command.split and not asks_for_help and left_to_first_process():
+    everywhere = command.split or command.shared or asks_for_help
+    if not everywhere and left_to_first_process():
         return 0
+    processes = ALONE
     try:
+        if command.shared and not asks_for_help:
+            processes = join()
         if command.quiet and not asks_for_help:
             _quieten()
+        description = f"{command.help[0].upper()}{command.help[1:]}."
+        parser = (argparse.ArgumentParser if processes.is_first else _Silent)(f"celluscan {name}", None, description)
         module, function = command.function.split(":")
-        getattr(import_module(f"{__package__}.{module}"), function)(parser, arguments)
+        with processes.failing_together():
+            run = getattr(import_module(f"{__package__}.{module}"), function)
+            run(parser, arguments, *([processes] if command.shared else []))
     except CelluScanError as error:
-        return _fail(str(error))
+        return _fail(str(error), processes)
     except BrokenPipeError:  # whoever reads what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno is None:  # not from the operating system
             raise
-        return _fail(_system_error(error, command))
+        return _fail(_system_error(error, command), processes)
     except KeyboardInterrupt:
         print(f"\nstopped; {command.resume}", file=sys.stderr)
         return _INTERRUPTED
@@ -159,8 +178,9 @@ def _system_error(error: OSError, command: Command) -> str:
     return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
 
 
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(message: str, processes: Processes = ALONE) -> int:
+    if processes.is_first:
+        print(f"error: {message}", file=sys.stderr)
     return _FAILED
 
 

@@ -12,6 +12,7 @@ class at the end, whatever its name, and never insert, reorder or remove one. Ea
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,6 +46,7 @@ CLASSES: tuple[CellClass, ...] = (
     CellClass("Segmented Neutrophil", "SNE", "Neutrophil", "granulocytic", 6, False),
 )
 
+_OWN_CODE = 6  # letters of the code of a class that is not ours
 NAMES: tuple[str, ...] = tuple(cell.name for cell in CLASSES)
 LABEL2ID: dict[str, int] = {name: label for label, name in enumerate(NAMES)}
 ID2LABEL: dict[int, str] = dict(enumerate(NAMES))
@@ -96,6 +98,14 @@ def lookup(text: str) -> CellClass:
         return _BY_KEY[_key(text)]
     except KeyError:
         raise KeyError(_unknown_class(text)) from None
+
+
+def classes_of(names: Iterable[str]) -> tuple[CellClass, ...]:
+    """Return what is known of the classes of a model: nothing but the name of those that are not ours."""
+    return tuple(
+        CLASSES[LABEL2ID[name]] if name in LABEL2ID else CellClass(name, name[:_OWN_CODE], None, "", None, False)
+        for name in names
+    )
 
 
 def is_published_label(text: str) -> bool:

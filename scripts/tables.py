@@ -660,11 +660,13 @@ def markdown(table: Table) -> str:
 def expected(name: str) -> str:
     """The line of a recipe that says what to expect of it."""
     run = metrics(name)
-    several = len(run["data"]["sources"])
-    cells = "the PBC part" if several == 1 else f"cells of {several} laboratories"
+    sources = run["data"]["sources"]
+    place = PLACES.get(sources[0], "the PBC part")
+    cells = place if len(sources) == 1 else f"cells of {len(sources)} laboratories"
+    minutes = f"{run['training_seconds'] / 60:.0f} minutes" if run["training_seconds"] > 60 else "under a minute"
     cores = "one core" if run["device"] == "cpu, 1 threads" else "two cores"
     return (
-        f"# Expected on {cells} (results/{name}.json): {run['training_seconds'] / 60:.0f} minutes on {cores}, "
+        f"# Expected on {cells} (results/{name}.json): {minutes} on {cores}, "
         f"test macro-F1 {run['test']['macro_f1']:.3f}, accuracy {run['test']['accuracy']:.3f}."
     )
 

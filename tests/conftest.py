@@ -159,3 +159,13 @@ def write_files() -> Callable[[Path, Mapping[str, bytes | str]], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine; see `ray_clusters.TwoNodes`."""
+    pytest.importorskip("ray", reason='Ray is missing: pip install "celluscan_hf[ray]"')
+    from .ray_clusters import two_nodes
+
+    with two_nodes() as nodes:
+        yield nodes

@@ -21,6 +21,15 @@ def test_a_failed_write_leaves_the_previous_file_and_nothing_else(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
+def test_two_machines_may_write_one_file(tmp_path):
+    with atomic_write(tmp_path / "a.txt") as late:
+        late.write_text("the same")
+        with atomic_write(tmp_path / "a.txt") as retried:  # here of one process, as there of processes with one number
+            retried.write_text("the same")
+        assert (tmp_path / "a.txt").read_text() == "the same"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_files_of_a_killed_process_are_removed(tmp_path):
     writing = atomic_write(tmp_path / "folder" / "a.txt")
     writing.__enter__().write_text("half")

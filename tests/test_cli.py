@@ -17,6 +17,7 @@ from celluscan_hf.cli import COMMANDS, main
 from celluscan_hf.modeling.configuration_celluscan import CelluScanConfig
 from celluscan_hf.modeling.modeling_celluscan import CelluScanForImageClassification
 from celluscan_hf.modeling.processor import build_image_processor
+from celluscan_hf.processes import ALONE
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOT_A_COMMAND = {"bundle_model", "augmentations", "overview", "screenshots", "tables"}
@@ -269,9 +270,9 @@ def test_predict_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["predict", "a.png", "--model", "m", "--csv"]) == 0
     assert main(["predict", "a.png"]) == 0
     assert calls == [
-        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, 2, True),
-        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, None, False),
-        (["a.png"], celluscan_hf.default_model(), None, None, 3, 64, None, 0.9, None, False),
+        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, 2, True, ALONE),
+        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, None, False, ALONE),
+        (["a.png"], celluscan_hf.default_model(), None, None, 3, 64, None, 0.9, None, False, ALONE),
     ]
 
 

@@ -21,7 +21,6 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..atomic_io import atomic_write, atomic_write_folder
-from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.loading import load_classifier, load_reliability
 from ..inference.prediction import Read, best_device
@@ -32,6 +31,7 @@ from ..modeling.low_rank import add_adapters, merge
 from ..modeling.reliability_celluscan import FACTS, Reliability
 from ..reliability.calibrate import write
 from ..training.record import ASKED, CURVES, DONE
+from ..workers import progress
 from .calibration import fitted_reliability, with_scorers
 from .card import render
 from .cells import (

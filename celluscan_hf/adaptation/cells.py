@@ -16,15 +16,15 @@ from transformers import BaseImageProcessor
 from .. import taxonomy
 from ..augmentation.view import View
 from ..dataset.reading import open_dataset
-from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
-from ..evaluation.cells import Cells, load_cells
+from ..evaluation.cells import Cells, load_cells, of_classes, with_own_names
 from ..evaluation.external import file_digests
 from ..inference.inputs import find_images
 from ..inference.prediction import Read
 from ..sources import Dropped, Source, open_sources
-from ..sources.imagefolder import ImageFolder, OwnFolder, UnknownLabel
+from ..sources.imagefolder import ImageFolder, UnknownLabel
 from ..training.record import ASKED
+from ..workers import progress
 
 MOST_UNLABELLED = 512  # more do not change an estimate
 CROPS = (0.64, 0.8, 1.0)  # shares of the picture's side that are tried as the view
@@ -151,10 +151,10 @@ def read_cells(
     for source in sources:
         trained_on.refuse(source)
     if own:
-        cells, found = _load([_with_own_names(source) for source in sources], [], trained_on.files)
+        cells, found = _load([with_own_names(source) for source in sources], [], trained_on.files)
         order = {name: number for number, name in enumerate(taxonomy.NAMES)}
         classes = sorted(found, key=lambda name: (order.get(name, len(order)), name))
-        return with_names_of_cells(labelled_cells(_of_classes(cells, found, classes), classes, processor))
+        return with_names_of_cells(labelled_cells(of_classes(cells, found, classes), classes, processor))
     try:
         cells, found = _load(sources, list(names), trained_on.files)
     except UnknownLabel as error:
@@ -164,7 +164,7 @@ def read_cells(
             f"the model has no class {' or '.join(map(repr, unknown[:3]))}; give --classes own to learn the classes of "
             "these cells instead"
         )
-    return labelled_cells(_of_classes(cells, found, names), names, processor)
+    return labelled_cells(of_classes(cells, found, names), names, processor)
 
 
 def _load(sources: Sequence[Source], names: list[str], left_out: frozenset[str]) -> tuple[Cells, list[str]]:
@@ -172,31 +172,10 @@ def _load(sources: Sequence[Source], names: list[str], left_out: frozenset[str])
     return load_cells(sources, left_out, own_names=names), names
 
 
-def _of_classes(cells: Cells, found: Sequence[str], classes: Sequence[str]) -> Cells:
-    """Keep the cells of some classes, with labels that are numbers of these; the others are dropped with a reason."""
-    kept, others = [], []
-    for cell in cells.kept:
-        if (name := found[cell.label]) in classes:
-            kept.append(replace(cell, label=list(classes).index(name)))
-        else:
-            reason, detail = f"unknown_label:{cell.source_label}", "of none of the model's classes"
-            others.append(Dropped(cell.image_id, reason, detail, cell.source_label))
-    return replace(cells, kept=kept, dropped=[*cells.dropped, *others])
-
-
 def with_names_of_cells(cells: LabelledCells) -> LabelledCells:
     """Only the classes that have cells, in the same order."""
     numbers, labels = np.unique(cells.labels, return_inverse=True)
     return replace(cells, names=tuple(cells.names[number] for number in numbers), labels=labels.astype(np.int64))
-
-
-def _with_own_names(source: Source) -> Source:
-    if not isinstance(source, ImageFolder):
-        source.keeps_unmapped = True
-        return source
-    folder = OwnFolder(source.name, source.tree)
-    folder.key, folder.license = source.key, source.license
-    return folder
 
 
 def unlabelled_reads(named: Sequence[str]) -> list[Read]:

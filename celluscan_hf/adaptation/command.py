@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundled_model import default_model
+from ..remote import local_only
 from .settings import METHODS, AdaptationSettings
 
 
@@ -53,7 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unlabelled", action="append", default=[], metavar="IMAGES", help="more images, without labels; repeatable"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the new folder of the adapted model")
+    parser.add_argument("--output", type=local_only, required=True, help="the new folder of the adapted model")
     parser.add_argument(
         "--classes",
         choices=("ours", "own"),

@@ -1,6 +1,8 @@
 """How well a random forest predicts the class of a test cell from the image without the cell (`dataset.shortcuts`)."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from ..dataset import shortcuts
 from ..dataset.inspection import FileTask, inspect
 from ..dataset.reading import CellDataset
 from ..dataset.statistics import load_context
-from ..dataset.workers import Workers, progress
+from ..workers import LocalWorkers, progress
 from . import derived
 
 _BATCH = 64  # images whose background is randomized at a time
@@ -24,13 +26,14 @@ _BATCH = 64  # images whose background is randomized at a time
 def stored_background_accuracy(data: CellDataset, seed: int, num_proc: int) -> dict[str, Any]:
     """Measure every feature of `dataset.shortcuts` on the images as they are stored."""
     files = [file for split in (SPLITS[0], SPLITS[2]) for file in data.files(derived.CONFIG, split)]
-    with Workers(num_proc) as workers, progress("inspecting", len(files), "file") as advance:
-        reports = []
-        for report in workers.run(inspect, (FileTask(file, data.image_size) for file in files)):
-            reports.append(report)
-            advance(1)
-    reports.sort(key=lambda report: report.path)
-    return shortcuts.audit(load_context(reports, SPLITS[0]), load_context(reports, SPLITS[2]), seed, num_proc)
+    with tempfile.TemporaryDirectory() as folder:
+        with LocalWorkers(num_proc) as workers, progress("inspecting", len(files), "file") as advance:
+            reports = []
+            for report in workers.run(inspect, (FileTask(file, data.image_size, Path(folder)) for file in files)):
+                reports.append(report)
+                advance(1)
+        reports.sort(key=lambda report: report.path)
+        return shortcuts.audit(load_context(reports, SPLITS[0]), load_context(reports, SPLITS[2]), seed, num_proc)
 
 
 def background_accuracy(

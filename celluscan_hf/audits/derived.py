@@ -24,8 +24,8 @@ from ..dataset.plan import SHARD_ROWS, variants_per_parent
 from ..dataset.reading import CellDataset, open_dataset
 from ..dataset.schema import SCHEMA, Part
 from ..dataset.shards import ROW_GROUP, write_groups
-from ..dataset.workers import Workers, progress
 from ..errors import CelluScanError
+from ..workers import Workers, progress
 
 CONFIG = "originals"  # the config that holds all rows of a derived dataset
 _PARENTS = 32  # parents in one augmentation task

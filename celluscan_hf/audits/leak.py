@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from ..curation.splits import SPLITS, seeded_order
 from ..dataset.reading import CellDataset
-from ..dataset.workers import Workers
 from ..evaluation import plots
 from ..evaluation.folder import PREDICTIONS
 from ..evaluation.measure import measure
 from ..evaluation.predictions import Predictions
 from ..evaluation.wbc_metrics.wbc_metrics import RESAMPLES
+from ..workers import LocalWorkers, Workers
 from . import derived
 from .experiment import evaluate_on, summary, train_recipe, training_seconds
 
@@ -110,7 +110,7 @@ def _parts(name: str, data: CellDataset, settings: LeakSettings) -> dict[str, pa
     rows = derived.originals(data, SPLITS[0], SPLITS[1])
     if settings.share < 1:
         rows, _ = _split(rows, settings.share, settings.seed + 1)  # not in the order of the split below
-    with Workers(settings.num_proc) as workers:
+    with LocalWorkers(settings.num_proc) as workers:
         split = _random if name == "random" else _grouped
         train, test = split(rows, settings, workers)
     return {SPLITS[0]: train, SPLITS[1]: test, SPLITS[2]: test}  # nothing is chosen on validation

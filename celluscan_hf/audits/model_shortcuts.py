@@ -18,7 +18,6 @@ from ..augmentation.draws import uniform
 from ..curation.splits import SPLITS
 from ..dataset import shortcuts
 from ..dataset.reading import CellDataset
-from ..dataset.workers import progress
 from ..evaluation.cells import Cell, load_cells_of_split
 from ..evaluation.job import describe_model
 from ..evaluation.predictions import columns_of
@@ -26,6 +25,7 @@ from ..evaluation.wbc_metrics.wbc_metrics import Outcomes
 from ..inference.prediction import ReadImage, probabilities
 from ..modeling.reliability_celluscan import head_of
 from ..reliability.examine import outputs_of
+from ..workers import progress
 from . import derived
 from .background_accuracy import background_accuracy
 

@@ -17,6 +17,7 @@ from ..versions import versions
 PACKAGES = {
     "adaptation": ("celluscan_hf", "numpy", "scipy", "scikit-learn", "torch", "transformers"),
     "cpu": ("celluscan_hf", "torch", "transformers"),
+    "curation_scale": ("celluscan_hf", "numpy", "pyarrow", "scipy", "scikit-learn"),
     "copies": ("celluscan_hf", "numpy", "pillow", "scipy", "torchvision"),
     "features": ("celluscan_hf", "numpy", "scikit-learn", "torch", "transformers"),
     "duplicates": ("celluscan_hf", "numpy", "faiss-cpu"),
@@ -24,6 +25,7 @@ PACKAGES = {
     "model": ("celluscan_hf", "torch", "torchvision", "transformers", "timm"),
     "recipe": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate"),
     "reliability": ("celluscan_hf", "numpy", "scipy", "torch", "transformers", "pillow"),
+    "scaling": ("celluscan_hf", "numpy", "pillow", "pyarrow", "torch", "transformers", "ray"),
     "serving": ("celluscan_hf", "torch", "transformers", "gradio", "gradio_client"),
     "stain": ("celluscan_hf", "numpy", "pillow", "scipy", "scikit-learn", "scikit-image"),
     "training": ("celluscan_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "pillow"),
@@ -46,7 +48,7 @@ def benchmark(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         "command": shlex.join(["celluscan", "benchmark", *arguments]),
         "machine": {"processor": platform.processor() or platform.machine(), "processes": options.num_proc},
         "software": versions(("python", *PACKAGES[options.module])),
-        "metrics": getattr(module, options.what)(options),
+        "metrics": getattr(module, options.what.replace("-", "_"))(options),
     }
     text = json.dumps(result, indent=1)
     if options.json:
@@ -89,6 +91,25 @@ def _add_data_commands(
     commands.choices["copies"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
     commands.choices["copies"].add_argument(
         "--count", type=int, default=500, help="cells that are copied (default: %(default)s)"
+    )
+    commands.add_parser(
+        "ray", help="build and prediction on Ray: two workers, one, and none; needs the extra ray", parents=[common]
+    )
+    commands.choices["ray"].set_defaults(module="scaling")
+    commands.choices["ray"].add_argument("--pbc", type=Path, required=True, help="the folder of PBC")
+    commands.choices["ray"].add_argument(
+        "--count", type=int, default=1000, help="images of each class, at most (default: %(default)s)"
+    )
+    commands.choices["ray"].add_argument("--rounds", type=int, default=3, help=_ROUNDS)
+    scale = commands.add_parser(
+        "curation-scale", help=f"time and peak memory of curation, on invented tables; {_EXTRA}", parents=[common]
+    )
+    scale.set_defaults(module="curation_scale")
+    scale.add_argument(
+        "--counts", type=int, nargs="+", default=[10**5, 10**6, 10**7], help=f"numbers of images {_DEFAULT}"
+    )
+    scale.add_argument(
+        "--folder", type=Path, help="where the tables are written, about 1 KB an image (default: the temporary folder)"
     )
     commands.choices["memory"].add_argument(
         "--count", type=int, default=100, help="synthetic cells per class (default: %(default)s)"

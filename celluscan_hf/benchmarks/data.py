@@ -65,7 +65,7 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
     from ..dataset.build import build
     from ..dataset.settings import BuildSettings
 
-    stages = _StageTimes()
+    stages = StageTimes()
     with tempfile.TemporaryDirectory() as folder:
         settings = BuildSettings((f"pbc={pbc}",), Path(folder, "wbc"), target_per_class=target, num_proc=num_proc)
         started = time.perf_counter()
@@ -75,19 +75,19 @@ def _time_build(pbc: Path, target: int, num_proc: int) -> dict[str, float]:
         "images": facts["seen"],
         "variants": facts["rows"]["augmented"],
         "seconds": seconds,
-        "seconds_to_parquet": stages.ended["storing"] - started,
+        "seconds_to_parquet": stages.ended["writing"] - started,
         "seconds_augmenting": stages.seconds.get("augmenting", 0.0),
     }
 
 
-class _StageTimes(logging.Handler):
+class StageTimes(logging.Handler):
     """Record when each stage of a build ended and how long it took."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ended: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
-        logger = logging.getLogger("celluscan_hf.dataset.workers")
+        logger = logging.getLogger("celluscan_hf.workers")
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
 

@@ -20,8 +20,8 @@ from ..curation.decoding import decode
 from ..curation.fingerprints import hashes_of, low_frequencies
 from ..curation.hash_masks import MAX_DISTANCE, covering_masks
 from ..curation.hash_search import Hashes, SearchTask, SortedKeys, pairs_within, search, search_tasks
-from ..dataset.workers import Workers
 from ..errors import BadImage, CelluScanError
+from ..workers import LocalWorkers
 from .isolated import isolated, peak_mib
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -76,7 +76,7 @@ def _measure(kind: str, count: int, arguments: argparse.Namespace, folder: Path)
 def _search(hashes: Hashes, most: int | None, num_proc: int, folder: Path) -> dict[str, Any]:
     """Run all tasks, or about `most` of them evenly spread over the masks; then times are scaled to all."""
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=folder) as searched, Workers(num_proc) as workers:
+    with tempfile.TemporaryDirectory(dir=folder) as searched, LocalWorkers(num_proc) as workers:
         tasks = search_tasks(hashes, Path(searched))
         written = time.perf_counter() - started
         chosen = tasks[:: max(1, len(tasks) // most)] if most else tasks

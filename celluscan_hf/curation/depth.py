@@ -5,14 +5,18 @@ with their own range, and once the range of the source is known, those with anot
 files stay far below the largest sample, the source mixes depths, or single pixels are hot: then no depth is right.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ..errors import CelluScanError
 from ..modeling.samples_celluscan import depth_of
+from . import facts
+from .facts import Facts
 
 _SHOWN = 3  # files in a message
 
@@ -23,37 +27,62 @@ def common_depth(source: str, samples: Mapping[str, int]) -> int:
     Raises:
         CelluScanError: More than half of the files need fewer bits than the largest.
     """
-    depths = {name: depth_of(sample) for name, sample in samples.items()}
-    most = max(depths.values())
-    if 2 * sum(bits < most for bits in depths.values()) > len(depths):
-        deepest = sorted(name for name, bits in depths.items() if bits == most)
+    names = list(samples)
+    return _common_depth(source, np.array(list(samples.values()), np.int64), lambda rows: [names[row] for row in rows])
+
+
+def _common_depth(source: str, samples: NDArray[np.int64], names_of: Callable[[list[int]], list[str]]) -> int:
+    depths = _depths(samples)
+    most = int(depths.max())
+    if 2 * np.sum(depths < most) > len(depths):
+        deepest = np.flatnonzero(depths == most).tolist()
         raise CelluScanError(
             f"source {source}: most of its {len(depths):,} files of more than 8 bits have no sample above "
-            f"{max(samples[name] for name, bits in depths.items() if bits < most):,}, but {len(deepest):,} reach "
-            f"{max(samples.values()):,}: {', '.join(deepest[:_SHOWN])}{', …' * (len(deepest) > _SHOWN)}; one depth for "
-            "all would make images nearly black. Give files of each depth as a source of their own, state the depth in "
-            "the tag MaxSampleValue, or save them with 8 bits"
+            f"{samples[depths < most].max():,}, but {len(deepest):,} reach "
+            f"{samples.max():,}: {', '.join(sorted(names_of(deepest))[:_SHOWN])}{', …' * (len(deepest) > _SHOWN)}; "
+            "one depth for all would make images nearly black. Give files of each depth as a source of their own, "
+            "state the depth in the tag MaxSampleValue, or save them with 8 bits"
         )
     return most
 
 
-def source_depths(scanned: pa.Table) -> dict[str, int]:
+def _depths(samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the bits that each sample needs, (N,)."""
+    distinct, places = np.unique(samples, return_inverse=True)
+    return np.array([depth_of(int(sample)) for sample in distinct], np.int64)[places]
+
+
+def source_depths(scanned: Facts) -> dict[str, int]:
     """Return the bits per sample of each source that has files without a stated depth."""
-    unstated = scanned.filter(pc.is_valid(scanned["largest_sample"]))
-    samples: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in unstated.select(["source", "image_id", "largest_sample"]).to_pylist():
-        samples[row["source"]][row["image_id"]] = row["largest_sample"]
-    return {source: common_depth(source, files) for source, files in samples.items()}
+    rows, samples = _unstated(scanned)
+    sources, names = facts.codes(scanned["source"])[rows], facts.values(scanned["source"])
+    depths = {}
+    for code in np.unique(sources).tolist():
+        own = rows[sources == code]
+        names_of = partial(_names, scanned, own)
+        depths[names[code]] = _common_depth(names[code], samples[sources == code], names_of)
+    return depths
 
 
-def chunks_to_rescan(scanned: pa.Table) -> dict[int, int]:
+def _names(scanned: Facts, rows: NDArray[np.int64], chosen: list[int]) -> list[str]:
+    names: list[str] = scanned["image_id"].take(pa.array(rows[chosen])).to_pylist()
+    return names
+
+
+def chunks_to_rescan(scanned: Facts) -> dict[int, int]:
     """Return the correct bits per sample of each chunk with images that were scaled by another depth."""
     depths = source_depths(scanned)
-    columns = scanned.filter(pc.is_valid(scanned["largest_sample"])).select(
-        ["chunk", "source", "largest_sample", "sample_bits"]
-    )
-    return {
-        row["chunk"]: depths[row["source"]]
-        for row in columns.to_pylist()
-        if max(row["sample_bits"] or 0, depth_of(row["largest_sample"])) != depths[row["source"]]
-    }
+    rows, samples = _unstated(scanned)
+    correct = np.array([depths.get(name, 0) for name in facts.values(scanned["source"])], np.int64)
+    correct = correct[facts.codes(scanned["source"])[rows]]
+    used = np.maximum(pc.fill_null(scanned["sample_bits"], 0).to_numpy()[rows], _depths(samples))
+    wrong = used != correct
+    chunks, first = np.unique(scanned["chunk"].to_numpy()[rows[wrong]], return_index=True)
+    return dict(zip(chunks.tolist(), correct[wrong][first].tolist(), strict=True))
+
+
+def _unstated(scanned: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows without a stated depth and the largest sample of each."""
+    column = scanned["largest_sample"]
+    rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    return rows, column.drop_null().to_numpy().astype(np.int64)

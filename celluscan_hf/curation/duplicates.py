@@ -20,9 +20,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .. import taxonomy
+from .facts import BATCH
 from .hash_search import Hashes, Integers, Runner, pairs_within
 from .orientation import UPRIGHT, Orientation
 
+Codes = NDArray[np.int32]
 MIN_CORRELATION = 0.9
 MIN_ROTATED_CORRELATION = 0.93  # stricter, since seven more orientations bring more chance pairs of round dark cells
 _THUMBNAIL_SIZE = 32  # side in pixels
@@ -53,7 +55,9 @@ class ExactGroups:
     conflicts: list[list[int]]
 
 
-def exact_duplicates(digests: NDArray[np.bytes_], labels: Sequence[str], rank: Sequence[bool]) -> ExactGroups:
+def exact_duplicates(
+    digests: NDArray[np.bytes_], labels: Sequence[str] | NDArray[np.object_], rank: Sequence[bool] | NDArray[np.bool_]
+) -> ExactGroups:
     """Group rows with equal `digests`.
 
     One row of each group is kept: one with the most specific label (a class before its parent), then one with the
@@ -75,9 +79,14 @@ def exact_duplicates(digests: NDArray[np.bytes_], labels: Sequence[str], rank: S
 def equal_runs(values: NDArray[np.bytes_] | NDArray[np.uint64]) -> list[list[int]]:
     """Return the positions of each repeated value, in the order of their first positions."""
     order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.r_[True, values[order][1:] != values[order][:-1]])
-    runs = (run.tolist() for run in np.split(order, starts[1:]))
-    return sorted(run for run in runs if len(run) > 1)
+    is_first = np.ones(len(order), bool)
+    for start in range(1, len(order), BATCH):  # by parts: a sorted copy of all values would double their memory
+        span = values[order[start - 1 : start + BATCH]]
+        is_first[start : start + BATCH] = span[1:] != span[:-1]
+    starts = np.flatnonzero(is_first)
+    ends = np.append(starts[1:], len(order))
+    repeated = ends - starts > 1
+    return sorted(order[start:end].tolist() for start, end in zip(starts[repeated], ends[repeated], strict=True))
 
 
 def near_duplicates(
@@ -221,13 +230,13 @@ def min_correlation(orientation: Orientation) -> float:
     return MIN_CORRELATION if orientation is UPRIGHT else MIN_ROTATED_CORRELATION
 
 
-def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """Join the groups (N,) of rows that `pairs` links, and name each joined group by its first name, (N,)."""
-    names, members = np.unique(np.array(groups, object), return_inverse=True)
-    ends = members[np.asarray(pairs, np.int64).reshape(-1, 2)]
-    links = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
+def join_groups(groups: Codes, pairs: Sequence[tuple[int, int]]) -> Codes:
+    """Join the groups (N,), numbers from 0, of rows that `pairs` links: each joined group gets its lowest number."""
+    count = int(groups.max(initial=-1)) + 1
+    ends = groups[np.asarray(pairs, np.int64).reshape(-1, 2)]
+    links = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
     _, component = connected_components(links, directed=False)
-    first = np.full(component.max(initial=-1) + 1, len(names))
-    np.minimum.at(first, component, np.arange(len(names)))
-    joined: list[str] = names[first[component[members]]].tolist()
+    first = np.empty(count, groups.dtype)
+    first[component[::-1]] = np.arange(count, dtype=groups.dtype)[::-1]  # the last one written is the lowest
+    joined: Codes = first[component[groups]]
     return joined

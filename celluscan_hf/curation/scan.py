@@ -6,7 +6,8 @@ written last and atomically: a resumed build takes it as the sign that the chunk
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import FileIO
@@ -23,6 +24,7 @@ from ..errors import BadImage
 from ..sources import Record, Source
 from . import fingerprints, quality, squares
 from .decoding import Decoded, crop, decode
+from .facts import Facts, encode, store
 from .squares import Pixels
 
 SCHEMA = pa.schema(
@@ -52,6 +54,11 @@ SCHEMA = pa.schema(
         ("position", pa.int32()),
     ]
 )
+# columns whose text repeats; their codes also order and join rows without it
+ENCODED = ("source", "source_label", "label", "group", "reason", "acquisition")
+_LOADED = pa.schema([(field.name, pa.large_string() if field.type == pa.string() else field.type) for field in SCHEMA])
+_FACTS, _STAGED = "facts", ".staged"
+_CHUNKS_READ = 512  # files, of which one record batch is made
 _OPEN_FILES = 256
 MIN_CONTENT = 8  # shorter side in pixels of a resized image without padding: enough for its border and edges
 
@@ -208,6 +215,35 @@ class PixelReader:
         return FileIO(pixels_file(self.folder, chunk))
 
 
-def load_tables(folder: Path) -> pa.Table:
-    """Load the rows of all chunks of a folder, in the order of their numbers."""
-    return pa.concat_tables(map(pq.read_table, sorted(folder.glob("[0-9]*.parquet"))))
+def load_tables(folder: Path) -> Facts:
+    """Load the rows of all chunks of a folder, in the order of their numbers.
+
+    They are kept in `folder/facts`, one file a column. Text is of the type `large_string`; that of `ENCODED` columns is
+    encoded.
+    """
+    facts = folder / _FACTS
+    facts.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        streams = {field.name: stack.enter_context(_stage(field, facts)) for field in _LOADED}
+        for tables in _read_chunks(sorted(folder.glob("[0-9]*.parquet"))):
+            rows = pa.concat_tables(tables).combine_chunks().cast(_LOADED)
+            for name, stream in streams.items():
+                stream.write_table(rows.select([name]))
+    return store(((name, _staged(name, facts)) for name in _LOADED.names), facts)
+
+
+def _stage(field: pa.Field, folder: Path) -> pa.RecordBatchStreamWriter:
+    return pa.ipc.new_stream(str(folder / f"{field.name}{_STAGED}"), pa.schema([field]))
+
+
+def _staged(name: str, folder: Path) -> pa.Array | pa.ChunkedArray:
+    """Return a staged column, encoded if it repeats, and remove its file, which stays mapped as long as it is used."""
+    path = folder / f"{name}{_STAGED}"
+    column = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()[name]
+    path.unlink()
+    return encode(column) if name in ENCODED else column
+
+
+def _read_chunks(paths: Sequence[Path]) -> Iterator[list[pa.Table]]:
+    for start in range(0, len(paths), _CHUNKS_READ):
+        yield [pq.ParquetFile(path).read() for path in paths[start : start + _CHUNKS_READ]]

@@ -6,14 +6,16 @@ depend on the order of files.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import taxonomy
 from ..errors import CelluScanError
+from .facts import BATCH, Texts, batches
 
 SPLITS = ("train", "validation", "test")
 SPLIT_SHARES = (0.7, 0.1, 0.2)
@@ -32,7 +34,7 @@ class Groups:
     (N,) its class and source, as numbers from 0.
     """
 
-    names: Sequence[str]
+    names: Texts
     members: Integers
     labels: Integers
     strata: Integers
@@ -46,20 +48,21 @@ def assign_groups(
     Every class with at least `MIN_GROUPS` eligible groups is in every part.
     """
     eligible = np.ones(len(groups.names), bool) if eligible is None else eligible
-    parts = np.zeros(len(groups.names), np.int64)
     order = _order(groups, seed)
-    counts = _Counts(groups, shares, eligible[groups.members])
-    for group in order[eligible[order]]:
-        parts[group] = counts.best_part(group)
-        counts.add(group, parts[group])
+    parts = _assign_greedily(groups, shares, eligible, order[eligible[order]])
     _fill_empty_parts(groups, parts, len(shares), eligible, order)
     return parts
 
 
-def seeded_order(names: Sequence[str], seed: int) -> Integers:
+def seeded_order(names: Texts, seed: int) -> Integers:
     """Shuffle by a hash of the seed and each name alone: positions of `names`, (N,)."""
-    keys = (int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:8], "big") for name in names)
-    return np.argsort(np.fromiter(keys, np.uint64, len(names)), kind="stable")
+    keys = np.empty(len(names), np.uint64)
+    start = 0
+    for batch in batches(names):
+        digests = b"".join([hashlib.sha256(f"{seed}|{name}".encode()).digest()[:8] for name in batch])
+        keys[start : start + len(batch)] = np.frombuffer(digests, ">u8")
+        start += len(batch)
+    return np.argsort(keys, kind="stable")
 
 
 def _order(groups: Groups, seed: int) -> Integers:
@@ -69,45 +72,76 @@ def _order(groups: Groups, seed: int) -> Integers:
     return shuffled[np.argsort(-sizes[shuffled], kind="stable")]
 
 
-class _Counts:
-    """Rows of each stratum and class that each part still lacks."""
+def _assign_greedily(groups: Groups, shares: Sequence[float], eligible: NDArray[np.bool_], order: Integers) -> Integers:
+    """Assign the groups of `order`, one after the other, to the part where each reduces the distance most, (G,)."""
+    cells = groups.strata.max(initial=-1) + 1
+    # classes are counted as well as strata, so that many small sources do not all round the same way
+    columns = np.stack([groups.strata, cells + groups.labels], axis=1).astype(np.int32)
+    totals = np.bincount(columns[eligible[groups.members]].ravel(), minlength=int(columns.max(initial=0)) + 1)
+    # a compromise: equal weights ignore small strata, inverse totals let them outweigh their class
+    weight = (1.0 / np.sqrt(np.maximum(totals, 1))).tolist()
+    missing = np.outer(np.asarray(shares), totals).tolist()  # (parts, columns): target minus assigned
+    parts = np.zeros(len(groups.names), np.int64)
+    start = 0
+    for batch in _group_counts(groups, columns, order):
+        chosen = _best_parts(*batch, missing, weight)
+        parts[order[start : start + len(chosen)]] = chosen
+        start += len(chosen)
+    return parts
 
-    def __init__(self, groups: Groups, shares: Sequence[float], counted: NDArray[np.bool_]) -> None:
-        cells = groups.strata.max(initial=-1) + 1
-        # classes are counted as well as strata, so that many small sources do not all round the same way
-        self.columns = np.stack([groups.strata, cells + groups.labels], axis=1)
-        totals = np.bincount(self.columns[counted].ravel(), minlength=int(self.columns.max(initial=0)) + 1)
-        # a compromise: equal weights ignore small strata, inverse totals let them outweigh their class
-        self.weight = 1.0 / np.sqrt(np.maximum(totals, 1))
-        self.missing = np.outer(np.asarray(shares), totals)  # (parts, columns): target minus assigned
-        by_group = np.argsort(groups.members, kind="stable")
-        self.rows = by_group
-        self.starts = np.searchsorted(groups.members[by_group], np.arange(len(groups.names) + 1))
 
-    def _group_counts(self, group: int) -> tuple[Integers, Integers]:
-        rows = self.rows[self.starts[group] : self.starts[group + 1]]
-        if len(rows) == 1:
-            return self.columns[rows[0]], np.ones(2, np.int64)
-        return np.unique(self.columns[rows], return_counts=True)
+def _best_parts(
+    ends: list[int], columns: list[int], counts: list[int], missing: list[list[float]], weight: list[float]
+) -> list[int]:
+    """Return the part of each group and subtract its rows from `missing`. Plain numbers: arrays of two are slower."""
+    chosen, start = [], 0
+    for end in ends:
+        best, lowest = 0, inf
+        for part, lacking in enumerate(missing):
+            change = 0.0
+            for entry in range(start, end):
+                column, count = columns[entry], counts[entry]
+                change += count * (count - 2 * lacking[column]) * weight[column]
+            if change < lowest:
+                best, lowest = part, change
+        for entry in range(start, end):
+            missing[best][columns[entry]] -= counts[entry]
+        chosen.append(best)
+        start = end
+    return chosen
 
-    def best_part(self, group: int) -> int:
-        columns, counts = self._group_counts(group)
-        change = counts * (counts - 2 * self.missing[:, columns]) * self.weight[columns]
-        return int(change.sum(axis=1).argmin())
 
-    def add(self, group: int, part: int) -> None:
-        columns, counts = self._group_counts(group)
-        self.missing[part, columns] -= counts
+def _group_counts(
+    groups: Groups, columns: NDArray[np.int32], order: Integers
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yield, for some groups of `order` at a time, the columns that each has rows in and how many.
+
+    The entries of a group end at its place in the first list.
+    """
+    rows = np.argsort(groups.members, kind="stable").astype(np.int32)
+    starts = np.searchsorted(groups.members, np.arange(len(groups.names) + 1), sorter=rows)
+    width = int(columns.max(initial=0)) + 1
+    sizes = np.diff(starts)[order]
+    cuts = np.unique(np.searchsorted(np.cumsum(sizes), np.arange(BATCH, sizes.sum() + 1, BATCH)))
+    for batch in np.split(np.arange(len(order)), cuts):
+        lengths = sizes[batch]
+        before = np.cumsum(lengths) - lengths
+        members = rows[np.arange(lengths.sum()) + np.repeat(starts[order[batch]] - before, lengths)]
+        places = np.repeat(np.arange(len(batch)), lengths)
+        keys, counts = np.unique((places[:, None] * width + columns[members]).ravel(), return_counts=True)
+        ends = np.searchsorted(keys, np.arange(1, len(batch) + 1) * width)
+        yield ends.tolist(), (keys % width).tolist(), counts.tolist()
 
 
 def _fill_empty_parts(
     groups: Groups, parts: Integers, n_parts: int, eligible: NDArray[np.bool_], order: Integers
 ) -> None:
     """Move single groups, smallest first, until every class with `MIN_GROUPS` groups is in every part."""
-    pairs = np.unique(np.stack([groups.labels, groups.members], axis=1)[eligible[groups.members]], axis=0)
-    holders = {int(label): pairs[pairs[:, 0] == label, 1] for label in np.unique(pairs[:, 0])}
-    rank = np.argsort(order)
+    counted = eligible[groups.members]
+    held_by = ((label, counted & (groups.labels == label)) for label in np.unique(groups.labels).tolist())
+    holders = {label: np.unique(groups.members[rows]) for label, rows in held_by}
     required = {label: held for label, held in holders.items() if len(held) >= MIN_GROUPS}
+    rank = np.argsort(order)
     for label, held in sorted(required.items(), key=lambda item: (len(item[1]), item[0])):
         for part in range(n_parts):
             if part not in parts[held]:

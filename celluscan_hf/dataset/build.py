@@ -5,7 +5,6 @@ run in several processes and take most of the time; a resumed build reuses the f
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
@@ -19,7 +18,9 @@ from ..curation.curate import Curated, curate, exclude
 from ..curation.depth import chunks_to_rescan, source_depths
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
+from ..remote import is_remote
 from ..sources import Dropped, Record, Source, open_sources
+from ..workers import Workers, open_workers, progress
 from .describe import describe, padding_colour
 from .inspection import FileReport, FileTask, inspect, parquet_files
 from .listing import Listing, list_sources
@@ -28,7 +29,6 @@ from .settings import BuildSettings
 from .shards import ShardTask, write_originals
 from .statistics import software_versions
 from .unusable import list_beside, require_usable
-from .workers import Workers, progress
 from .workspace import Workspace
 
 CHUNK_RECORDS = 128
@@ -53,30 +53,39 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             selections=dict(settings.selections),
         )
         _refuse_output_inside(sources, settings.output)
-        listing = list_sources(sources)
-        require_usable(sources, listing.usable, listing.dropped, settings.output)
-        finished = work.finished()
-        if finished is not None:
-            work.check_listing(finished, listing.digest)
-            work.clear()
-            _log.info("%s is already built; nothing was changed", settings.output)
-            return finished
-        work.open(
-            {**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()}
-        )
-        with Workers(settings.num_proc) as workers:
-            curated = _scan_and_curate(sources, listing, work, workers)
-            reports = _write(sources, curated, work, workers)
-        summary = describe(sources, listing, curated, reports, work)
-        work.publish()
-        list_beside(settings.output).unlink(missing_ok=True)  # left by an earlier build without a usable image
+        inputs = [source.location for source in sources if source.location is not None]
+        with open_workers(settings.num_proc, settings.ray, settings.output.parent, inputs) as workers:
+            return _run(sources, work, workers)
+
+
+def _run(sources: Sequence[Source], work: Workspace, workers: Workers) -> dict[str, Any]:
+    """Do all stages, unless the output is finished; return its statistics."""
+    settings = work.settings
+    listing = list_sources(sources)
+    require_usable(sources, listing.usable, listing.dropped, settings.output)
+    finished = work.finished()
+    if finished is not None:
+        work.check_listing(finished, listing.digest)
+        work.clear()
+        _log.info("%s is already built; nothing was changed", settings.output)
+        return finished
+    work.open({**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()})
+    curated = _scan_and_curate(sources, listing, work, workers)
+    reports = _write(sources, curated, work, workers)
+    summary = describe(sources, listing, curated, reports, work)
+    work.publish()
+    list_beside(settings.output).unlink(missing_ok=True)  # left by an earlier build without a usable image
     _log.info("built %s", settings.output)
     return summary
 
 
 def _refuse_output_inside(sources: Iterable[Source], output: Path) -> None:
     for source in sources:
-        if source.location is not None and output.resolve().is_relative_to(source.location.resolve()):
+        if (
+            source.location
+            and not is_remote(source.location)
+            and output.resolve().is_relative_to(source.location.resolve())
+        ):
             raise CelluScanError(f"--output {output} is inside source {source.name}; choose a folder outside it")
 
 
@@ -123,11 +132,13 @@ def _rescale_to_source_depth(
 
 def _require_usable(sources: Sequence[Source], listing: Listing, scanned: pa.Table, work: Workspace) -> None:
     """Stop, and leave nothing to resume, if a source has no usable image."""
-    usable = scanned.filter(pc.is_null(scanned["reason"]))["source"].to_pylist()
-    rejected = scanned.filter(pc.is_valid(scanned["reason"])).select(["image_id", "reason", "detail", "source_label"])
+    is_rejected = pc.is_valid(scanned["reason"])
+    rejected = scanned.select(["image_id", "reason", "detail", "source_label"]).filter(is_rejected)
     dropped = [Dropped(*row.values()) for row in rejected.to_pylist()]
+    usable = scanned.select(["source"]).filter(pc.invert(is_rejected))["source"].value_counts().to_pylist()
+    counts = {entry["values"]: entry["counts"] for entry in usable}
     try:
-        require_usable(sources, Counter(usable), [*listing.dropped, *dropped], work.output)
+        require_usable(sources, counts, [*listing.dropped, *dropped], work.output)
     except CelluScanError:
         work.clear()
         raise
@@ -168,10 +179,10 @@ def _write(sources: Sequence[Source], curated: Curated, work: Workspace, workers
 
 
 def _read_back(work: Workspace, workers: Workers) -> list[FileReport]:
-    files = parquet_files(work.final)
+    files, facts = parquet_files(work.final), work.folder / "read_back"
     with progress("checking", len(files), "file") as advance:
         reports = []
-        for report in workers.run(inspect, (FileTask(path, work.settings.image_size) for path in files)):
+        for report in workers.run(inspect, (FileTask(path, work.settings.image_size, facts) for path in files)):
             reports.append(report)
             advance(1)
     return sorted(reports, key=lambda report: report.path)

@@ -107,7 +107,7 @@ def _info(name: str, parts: tuple[Part, ...], reports: Sequence[FileReport]) -> 
         own = _reports_of(reports, members)
         files += own
         if own:
-            rows = sum(report.rows.num_rows for report in own)
+            rows = sum(report.count for report in own)
             splits.add(SplitInfo(split, num_bytes=sum(report.memory_bytes for report in own), num_examples=rows))
     download = sum(report.path.stat().st_size for report in files)
     return DatasetInfo(

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CelluScanError
+from ..remote import local_only
 from ..sources import KEYS
 from ..sources.options import add_selection_arguments, selections
+from ..workers import add_ray
 from .build import build as build_dataset
 from .card import classes_table, found_and_published, groups_table, table
 from .settings import BuildSettings, cores
@@ -27,7 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "imagefolder:NAME=PATH and hf_dataset:NAME=PATH name one of your own; repeatable",
     )
     add_selection_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, help="the folder to be built; must be new or empty")
+    parser.add_argument("--output", type=local_only, required=True, help="the folder to be built; must be new or empty")
     parser.add_argument(
         "--image-size", type=int, default=BuildSettings.image_size, help="image side in pixels (default: 224)"
     )
@@ -46,7 +48,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the images of this acquisition, if it alone would reveal the class; curation/audit.json lists "
         "acquisitions with their classes; repeatable",
     )
-    parser.add_argument("--num-proc", type=int, default=cores(), help="number of processes (default: the cores)")
+    engine = parser.add_mutually_exclusive_group()
+    # without a default: argparse takes an option that is given with its default for one that is not given
+    engine.add_argument("--num-proc", type=int, help="number of processes (default: the cores)")
+    add_ray(engine)
     parser.add_argument("--resume", action="store_true", help="resume an interrupted build")
     parser.add_argument(
         "--license",
@@ -81,7 +86,8 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
         image_size=arguments.image_size,
         target_per_class=arguments.target_per_class,
         seed=arguments.seed,
-        num_proc=arguments.num_proc,
+        num_proc=cores() if arguments.num_proc is None else arguments.num_proc,
+        ray=arguments.ray,
         resume=arguments.resume,
         licenses=tuple((name, value) for name, _, value in licenses),
         exclude_acquisitions=tuple(arguments.exclude_acquisition),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..atomic_io import atomic_write
 from ..curation import squares
 from ..curation.fingerprints import perceptual_hashes, pixel_digest
 from ..curation.orientation import ORIENTATIONS
@@ -20,38 +22,63 @@ from .schema import SCHEMA, Part
 from .shortcuts import RING_FEATURES, ring
 
 _NAME = re.compile(r"(?P<kind>originals|augmented)/(?P<split>[a-z]+)(?:-(?P<tier>tier\d+))?-\d{5}-of-\d{5}\.parquet$")
+_HASHES = len(ORIENTATIONS)
 _COLUMNS = [name for name in SCHEMA.names if name != "image"]
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """Content of one parquet file.
+    """Content of one parquet file; what was read of each row is in the file `facts`.
 
-    - `rows`: the columns of the dataset without the image, plus `pixels`, a digest of each decoded image, and
-      `position`, its row in the file.
-    - `rings`: (rows, features) border features of originals from `shortcuts.ring`; empty for augmented images.
-    - `hashes`: (rows, 8) perceptual hashes of the stored originals in all orientations; empty for augmented images.
+    - `count`: number of rows; `labels` and `licenses`: number of rows of each label id and licence.
     - `memory_bytes`: size of the decoded columns.
     - `sums`, `squares`: (3,) sums of the channel levels and of their squares over `values` pixels.
     """
 
     path: Path
     part: Part
-    rows: pa.Table
-    rings: NDArray[np.float32]
-    hashes: NDArray[np.uint64]
+    facts: Path
+    count: int
+    labels: dict[int, int]
+    licenses: dict[str, int]
     memory_bytes: int
     sums: NDArray[np.int64]
     squares: NDArray[np.int64]
     values: int
 
+    @property
+    def rows(self) -> pa.Table:
+        """Map what was read of each row.
+
+        That is the columns of the dataset without the image, plus `pixels`, a digest of each decoded image, and
+        `position`, its row in the file; and of originals also `ring`, the border features from `shortcuts.ring`, and
+        `hashes`, the perceptual hashes of the stored image in all orientations.
+        """
+        return pa.ipc.open_file(pa.memory_map(str(self.facts))).read_all()
+
+    @property
+    def rings(self) -> NDArray[np.float32]:
+        """Border features of originals, (rows, features)."""
+        return _matrix(self.rows["ring"])
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Perceptual hashes of originals in all orientations, (rows, 8)."""
+        return _matrix(self.rows["hashes"])
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
+    values: NDArray[Any] = column.combine_chunks().flatten().to_numpy()
+    return values.reshape(len(column), -1)
+
 
 @dataclass(frozen=True)
 class FileTask:
-    """A parquet file to read back, and the expected side of its images in pixels."""
+    """A parquet file to read back, the expected side of its images in pixels, and a folder for what it says of rows."""
 
     path: Path
     image_size: int
+    facts: Path
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -60,7 +87,10 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def inspect(task: FileTask) -> FileReport:
-    """Read one file back. Raises `CelluScanError` for unexpected columns or images."""
+    """Read one file back and write what was read of its rows.
+
+    Raises `CelluScanError` for unexpected columns or images.
+    """
     file = pq.ParquetFile(task.path)
     if not file.schema_arrow.equals(SCHEMA):
         raise CelluScanError(f"{task.path} has the columns {file.schema_arrow.names}, expected {SCHEMA.names}")
@@ -82,21 +112,37 @@ def inspect(task: FileTask) -> FileReport:
             digests.append(pixel_digest(np.asarray(image)))
             histogram += np.asarray(image.histogram(), np.int64).reshape(3, 256)
         tables.append(pa.Table.from_batches([batch]).select(_COLUMNS))
-    rows = pa.concat_tables(tables).append_column("pixels", pa.array(digests, pa.binary(16)))
-    rows = rows.append_column("position", pa.array(range(rows.num_rows), pa.int32()))
+    columns = {"pixels": pa.array(digests, pa.binary(16)), "position": pa.array(range(len(digests)), pa.int32())}
+    if part.kind == "originals":
+        columns |= {"ring": _lists(rings, RING_FEATURES, pa.float32()), "hashes": _lists(hashes, _HASHES, pa.uint64())}
+    rows = pa.concat_tables(tables)
+    for name, column in columns.items():
+        rows = rows.append_column(name, column)
+    facts = task.facts / f"{part.kind}~{task.path.stem}.arrow"
+    with atomic_write(facts) as partial, pa.ipc.new_file(str(partial), rows.schema) as to:
+        to.write_table(rows.combine_chunks())
     levels = np.arange(256)
-    values = int(histogram[0].sum())
     return FileReport(
-        task.path,
-        part,
-        rows,
-        np.array(rings, np.float32).reshape(-1, RING_FEATURES),
-        np.array(hashes, np.uint64).reshape(-1, len(ORIENTATIONS)),
-        memory_bytes,
-        histogram @ levels,
-        histogram @ levels**2,
-        values,
+        path=task.path,
+        part=part,
+        facts=facts,
+        count=rows.num_rows,
+        labels=_counts(rows["label"]),
+        licenses=_counts(rows["license"]),
+        memory_bytes=memory_bytes,
+        sums=histogram @ levels,
+        squares=histogram @ levels**2,
+        values=int(histogram[0].sum()),
     )
+
+
+def _lists(values: list[NDArray[Any]], length: int, type: pa.DataType) -> pa.Array:
+    flat = np.array(values, type.to_pandas_dtype()).ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, type), length)
+
+
+def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
 
 
 def part_of(path: Path) -> Part:

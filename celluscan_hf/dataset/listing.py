@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ..sources import Dropped, Record, Source
-from .workers import progress
+from ..workers import progress
 
 _log = logging.getLogger(__name__)
 

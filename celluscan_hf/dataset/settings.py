@@ -25,6 +25,7 @@ class BuildSettings:
     - `target_per_class`: train classes with fewer rows are filled up with augmented rows; 0 for none.
     - `exclude_acquisitions`: values of the column `acquisition` whose images are excluded.
     - `licenses`: licences of the user's own sources, by source name.
+    - `num_proc`: processes on this machine; `ray`: address of a Ray cluster that does their work, or `"auto"`.
     - `selections`: columns and configs to read from Hugging Face datasets, by source name.
     """
 
@@ -38,6 +39,7 @@ class BuildSettings:
     licenses: tuple[tuple[str, str], ...] = ()
     exclude_acquisitions: tuple[str, ...] = ()
     selections: tuple[tuple[str, Selection], ...] = ()
+    ray: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:

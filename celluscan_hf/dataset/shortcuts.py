@@ -24,6 +24,8 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RING_FEATURES = 3 * (2 + len(_QUANTILES) + 4)
 _MEDIANS = slice(6 + 3 * _QUANTILES.index(0.5), 9 + 3 * _QUANTILES.index(0.5))
 _TREES, _LEAF, _MAX_ROWS = 200, 2, 20_000
+_PREDICTED = 65_536  # rows whose features are in memory at a time
+COLUMNS = ["label", "width", "height", "acquisition", "source"]
 WORDS = {
     "ring": "outer ring of pixels",
     "background": "colour of the background",
@@ -37,7 +39,7 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class CellContext:
-    """Data of originals without their cells: rows (columns of the dataset) and ring features."""
+    """Data of originals without their cells: rows (`COLUMNS` of the dataset) and ring features, (rows, features)."""
 
     rows: pa.Table
     rings: Features
@@ -47,26 +49,35 @@ class CellContext:
         labels: NDArray[np.int64] = self.rows["label"].to_numpy()
         return labels
 
-    def features(self, reference: "CellContext | None" = None) -> dict[str, Features]:
-        """Return the feature matrices by name, (rows, features) each; categories are those of `reference`."""
-        categories = (reference or self).rows
-        sizes = [self.rows[name].to_numpy() for name in ("width", "height")]
+    def categories(self) -> dict[str, list[str]]:
+        """Return the values of the file coding and of the source, sorted."""
         return {
-            "ring": self.rings,
-            "background": self.rings[:, _MEDIANS],
-            "size": np.stack(sizes, axis=1).astype(np.float32),
-            "coding": _one_hot(_coding(self.rows), _coding(categories)),
-            "source": _one_hot(self.rows["source"].to_pylist(), categories["source"].to_pylist()),
+            "coding": sorted(set(map(_coding, self.rows["acquisition"].unique().to_pylist()))),
+            "source": sorted(self.rows["source"].unique().to_pylist()),
         }
 
+    def features(self, name: str, chosen: NDArray[np.int64], categories: dict[str, list[str]]) -> Features:
+        """Return a feature matrix of the `chosen` rows, (chosen, features), by its name in `WORDS`."""
+        if name == "all":
+            single = (self.features(other, chosen, categories) for other in WORDS if other != name)
+            return np.concatenate(list(single), axis=1)
+        if name in ("ring", "background"):
+            rings = self.rings[chosen]
+            return rings if name == "ring" else rings[:, _MEDIANS]
+        rows = self.rows.take(pa.array(chosen))
+        if name == "size":
+            sizes = [rows[side].to_numpy() for side in ("width", "height")]
+            return np.stack(sizes, axis=1).astype(np.float32)
+        values = rows["acquisition" if name == "coding" else name].to_pylist()
+        return _one_hot(list(map(_coding, values)) if name == "coding" else values, categories[name])
 
-def _coding(rows: pa.Table) -> list[str]:
-    return [text.split("/")[1] for text in rows["acquisition"].to_pylist()]
+
+def _coding(acquisition: str) -> str:
+    return acquisition.split("/")[1]
 
 
 def _one_hot(values: Sequence[str], categories: Sequence[str]) -> Features:
-    matches = np.array(values, object)[:, None] == np.array(sorted(set(categories)), object)
-    return np.asarray(matches, np.float32)
+    return np.asarray(np.array(values, object)[:, None] == np.array(categories, object), np.float32)
 
 
 def ring(content: Image.Image) -> Features:
@@ -92,26 +103,27 @@ def audit(
         For each of `names` (`ring`, `background`, `size`, `coding`, `source`, `all`): the result of
         `recall_metrics` on test.
     """
-    if min(len(set(cells.labels)) for cells in (train, test)) < 2:
+    if min(len(np.unique(cells.labels)) for cells in (train, test)) < 2:
         return {}
-    order = seeded_order([str(number) for number in range(len(train.labels))], seed)[:_MAX_ROWS]
-    fit, held_out = train.features(), test.features(reference=train)
-    fit["all"], held_out["all"] = (np.concatenate(list(features.values()), axis=1) for features in (fit, held_out))
-    return {
-        name: _probe(fit[name][order], train.labels[order], held_out[name], test.labels, seed, num_proc)
-        for name in names
-    }
+    numbers = pa.array(np.arange(len(train.labels))).cast(pa.string())
+    chosen = seeded_order(numbers, seed)[:_MAX_ROWS]
+    return {name: _probe(name, train, chosen, test, seed, num_proc) for name in names}
 
 
 def _probe(
-    train: Features, labels: NDArray[Any], test: Features, true: NDArray[Any], seed: int, num_proc: int
+    name: str, train: CellContext, chosen: NDArray[np.int64], test: CellContext, seed: int, num_proc: int
 ) -> dict[str, Any]:
     from sklearn.ensemble import ExtraTreesClassifier  # takes a second
 
     forest = ExtraTreesClassifier(
         _TREES, min_samples_leaf=_LEAF, class_weight="balanced", random_state=seed, n_jobs=num_proc
     )
-    return recall_metrics(true, forest.fit(train, labels).predict(test))
+    categories = train.categories()
+    forest.fit(train.features(name, chosen, categories), train.labels[chosen])
+    tested = np.arange(len(test.labels))
+    parts = np.split(tested, range(_PREDICTED, len(tested), _PREDICTED))
+    predicted = [forest.predict(test.features(name, part, categories)) for part in parts]
+    return recall_metrics(test.labels, np.concatenate(predicted))
 
 
 def recall_metrics(true: NDArray[Any], predicted: NDArray[Any]) -> dict[str, Any]:

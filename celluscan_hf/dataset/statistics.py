@@ -1,16 +1,18 @@
 """Statistics of a built folder: the only source of the numbers in the card and in the closing summary."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from .. import taxonomy
+from ..curation import facts
 from ..curation.curate import QUALITIES, Curated, Duplicate
+from ..curation.facts import Facts, Integers
 from ..curation.splits import MIN_GROUPS, SPLITS, TIERS
 from ..sources import Dropped, Source
 from ..versions import versions
@@ -31,16 +33,19 @@ def statistics(
     dropped: Sequence[Dropped],
     curated: Curated,
     reports: Sequence[FileReport],
-    num_proc: int,
+    shortcuts_found: dict[str, Any],
 ) -> dict[str, Any]:
-    """Count rows per class, split, source and tier, and drops by reason; audit shortcuts; compute channel statistics.
+    """Count rows per class, split, source and tier, and drops by reason; compute channel statistics.
 
     `groups` counts the groups that splits keep together, `source_groups` those that the sources name. `dropped`
-    counts files and boxes by reason. `warnings` are sentences for the closing summary.
+    counts files and boxes by reason. `warnings` are sentences for the closing summary. `shortcuts_found` is the result
+    of `audit_shortcuts`.
     """
     rows = curated.rows
+    is_grouped = _is_grouped(rows)
     mean, std = channel_statistics(reports)
     classes = _per_class(reports)
+    kept = {name: count for (name,), count in facts.counts(rows["source"]).items()}
     pairs = Counter(duplicate.kind for duplicate in curated.duplicates)
     return {
         "settings": settings,
@@ -51,10 +56,10 @@ def statistics(
         "duplicates": {kind: pairs[kind] for kind in ("exact", "near")},
         "near_duplicates_with_other_labels": sum(_disagree(duplicate) for duplicate in curated.duplicates),
         "label_conflicts": len(curated.conflicts),
-        "conversions": dict(sorted(Counter(chain.from_iterable(rows["conversions"].to_pylist())).items())),
-        "quality_outliers": {name: int(np.sum(rows[f"{name}_outlier"].to_numpy())) for name in QUALITIES},
-        "groups": {split: len(rows.filter(pc.equal(rows["split"], split))["group_id"].unique()) for split in SPLITS},
-        "source_groups": {source.name: _groups_of(source, rows) for source in sources},
+        "conversions": _conversions(rows),
+        "quality_outliers": {name: pc.sum(rows[f"{name}_outlier"]).as_py() for name in QUALITIES},
+        "groups": {split: _distinct(rows["group_id"], facts.equal_to(rows["split"], split)) for split in SPLITS},
+        "source_groups": {source.name: _groups_of(source, rows, is_grouped) for source in sources},
         "classes": classes,
         "tiers": {tier: _count(reports, lambda part, tier=tier: part.tier == tier) for tier in TIERS},
         "sources": _per_source(rows),
@@ -62,11 +67,11 @@ def statistics(
         "published": {source.name: dict(source.info.published) for source in sources},
         "licenses": _per_license(reports),
         "confounding": {name: _confounding(rows, name) for name in ("source", "acquisition")},
-        "shortcuts": _shortcuts(reports, settings["seed"], num_proc),
+        "shortcuts": shortcuts_found,
         "channel_mean": mean,
         "channel_std": std,
         "warnings": [
-            *unusable.warnings(sources, Counter(rows["source"].to_pylist()), dropped),
+            *unusable.warnings(sources, kept, dropped),
             *_lost_classes(listing, rows),
             *_missing_classes(classes),
             *_large_groups(rows),
@@ -75,29 +80,49 @@ def statistics(
     }
 
 
-def _large_groups(rows: pa.Table) -> list[str]:
+def _conversions(rows: Facts) -> dict[str, int]:
+    counts = pc.value_counts(rows["conversions"].flatten()).to_pylist()
+    return dict(sorted((entry["values"], entry["counts"]) for entry in counts))
+
+
+def _distinct(column: pa.Array, chosen: NDArray[np.bool_] | Integers) -> int:
+    """Count the distinct values of an encoded column in the `chosen` rows."""
+    return len(np.unique(facts.codes(column)[chosen]))
+
+
+def _large_groups(rows: Facts) -> list[str]:
     """Return a sentence for each source of which one named group holds much more than its share."""
-    groups: dict[str, Counter[str]] = defaultdict(Counter)
-    for source, group in zip(rows["source"].to_pylist(), rows["group"].to_pylist(), strict=True):
+    lines = []
+    names = rows["group"].dictionary
+    for source, own in _rows_of_sources(rows):
         prefix = f"{source}/group:"
-        if group.startswith(prefix):
-            groups[source][group.removeprefix(prefix)] += 1
-    return [
-        f"source {source}: the group {name!r} holds {count:,} of {counts.total():,} grouped images; is it one patient?"
-        for source, counts in sorted(groups.items())
-        for name, count in counts.most_common(1)
-        if len(counts) >= _MANY_GROUPS and count >= _LARGE_GROUP * counts.total()
-    ]
+        codes, first, counts = np.unique(facts.codes(rows["group"])[own], return_index=True, return_counts=True)
+        named = pc.starts_with(names.take(pa.array(codes)), prefix).to_numpy(zero_copy_only=False)
+        codes, first, counts = codes[named], first[named], counts[named]
+        if len(counts) >= _MANY_GROUPS and counts.max() >= _LARGE_GROUP * counts.sum():
+            largest = np.lexsort((first, -counts))[0]  # of equal ones that of the first row
+            name = names[int(codes[largest])].as_py().removeprefix(prefix)
+            lines.append(
+                f"source {source}: the group {name!r} holds {counts[largest]:,} of {counts.sum():,} grouped images; "
+                "is it one patient?"
+            )
+    return lines
 
 
-def _lost_classes(listing: Listing, rows: pa.Table) -> list[str]:
+def _rows_of_sources(rows: Facts) -> Iterator[tuple[str, Integers]]:
+    """Yield the name of each source and the positions of its rows."""
+    for name in facts.values(rows["source"]):
+        yield name, np.flatnonzero(facts.equal_to(rows["source"], name))
+
+
+def _lost_classes(listing: Listing, rows: Facts) -> list[str]:
     """Return a sentence for each class of a source that lost all its images."""
-    kept = Counter(zip(rows["source"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    kept = facts.counts(rows["source"], rows["label"])
     kept_sources = {source for source, _ in kept}
     return [
         f"source {source}: none of its {count:,} {label} images is left; curation/dropped.csv says why"
         for (source, label), count in sorted(listing.labelled.items())
-        if source in kept_sources and not kept[source, label]
+        if source in kept_sources and (source, label) not in kept
     ]
 
 
@@ -114,16 +139,28 @@ def _missing_classes(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
     return lines
 
 
-def _groups_of(source: Source, rows: pa.Table) -> dict[str, Any]:
+def _groups_of(source: Source, rows: Facts, is_grouped: NDArray[np.bool_]) -> dict[str, Any]:
     """Count the groups that a source names, the images or boxes in them, and those without a group."""
-    own = rows.filter(pc.equal(rows["source"], source.name))
-    named = own.filter(pc.not_equal(own["group"], own["image_id"]))
+    own = np.flatnonzero(facts.equal_to(rows["source"], source.name))
+    is_named = is_grouped[own]
+    images = int(is_named.sum())
     return {
-        "groups": len(named["group"].unique()),
-        "images": named.num_rows,
-        "images_without": own.num_rows - named.num_rows,
-        "from": source.groups_from if named.num_rows else "",
+        "groups": _distinct(rows["group"], own[is_named]),
+        "images": images,
+        "images_without": len(own) - images,
+        "from": source.groups_from if images else "",
     }
+
+
+def _is_grouped(rows: Facts) -> NDArray[np.bool_]:
+    """Return which rows have a group that is not named after their image, (N,)."""
+    flags = np.empty(rows.num_rows, bool)
+    columns = rows.select(["group", "image_id"])
+    for start in range(0, rows.num_rows, facts.BATCH):
+        batch = columns.slice(start, facts.BATCH)
+        is_named = pc.not_equal(facts.decode(batch["group"]), facts.decode(batch["image_id"]))
+        flags[start : start + facts.BATCH] = is_named.to_numpy(zero_copy_only=False)
+    return flags
 
 
 def _disagree(duplicate: Duplicate) -> bool:
@@ -136,7 +173,7 @@ def software_versions() -> dict[str, str]:
 
 
 def _rows(reports: Iterable[FileReport], kind: str) -> int:
-    return sum(report.rows.num_rows for report in reports if report.part.kind == kind)
+    return sum(report.count for report in reports if report.part.kind == kind)
 
 
 def _per_class(reports: Iterable[FileReport]) -> dict[str, dict[str, int]]:
@@ -155,45 +192,52 @@ def _count(reports: Iterable[FileReport], wanted: Any) -> dict[str, int]:
     labels: Counter[int] = Counter()
     for report in reports:
         if wanted(report.part):
-            labels.update(report.rows["label"].to_pylist())
+            labels.update(report.labels)
     return {taxonomy.NAMES[label]: count for label, count in sorted(labels.items())}
 
 
-def _per_source(rows: pa.Table) -> dict[str, dict[str, dict[str, int]]]:
-    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    columns = (rows[name].to_pylist() for name in ("source", "split", "label"))
-    for source, split, label in zip(*columns, strict=True):
-        counts[source][split][label] += 1
-    return {
-        source: {split: dict(sorted(counts[source][split].items())) for split in SPLITS if split in counts[source]}
-        for source in sorted(counts)
-    }
+def _per_source(rows: Facts) -> dict[str, dict[str, dict[str, int]]]:
+    counts = facts.counts(rows["source"], rows["split"], rows["label"])
+    sources = sorted({source for source, _, _ in counts})
+    nested: dict[str, dict[str, dict[str, int]]] = {source: {split: {} for split in SPLITS} for source in sources}
+    for (source, split, label), count in counts.items():
+        nested[source][split][label] = count
+    return {source: {split: labels for split, labels in nested[source].items() if labels} for source in sources}
 
 
 def _per_license(reports: Iterable[FileReport]) -> dict[str, int]:
     licenses: Counter[str] = Counter()
     for report in reports:
-        licenses.update(report.rows["license"].to_pylist())
+        licenses.update(report.licenses)
     return dict(sorted(licenses.items()))
 
 
-def _confounding(rows: pa.Table, column: str) -> dict[str, dict[str, int]]:
+def _confounding(rows: Facts, column: str) -> dict[str, dict[str, int]]:
     """Count the classes of each value of `column` (source or acquisition)."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for value, label in zip(rows[column].to_pylist(), rows["label"].to_pylist(), strict=True):
-        counts[value][label] += 1
-    return {value: dict(sorted(counts[value].items())) for value in sorted(counts)}
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for (value, label), count in facts.counts(rows[column], rows["label"]).items():
+        counts[value][label] = count
+    return dict(counts)
 
 
-def _shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
+def audit_shortcuts(reports: Sequence[FileReport], seed: int, num_proc: int) -> dict[str, Any]:
     """Measure how well the class is predicted without the cell; empty without train or test rows."""
     train, test = load_context(reports, SPLITS[0]), load_context(reports, SPLITS[2])
     return shortcuts.audit(train, test, seed, num_proc)
 
 
 def load_context(reports: Iterable[FileReport], split: str) -> shortcuts.CellContext:
-    """Collect the features around the cells of the originals of a split."""
+    """Collect the features around the cells of the originals of a split; those of rings stay on disk."""
     own = [report for report in reports if (report.part.kind, report.part.split) == ("originals", split)]
-    rows = pa.concat_tables([report.rows for report in own]) if own else SCHEMA.empty_table()
-    rings = np.concatenate([np.empty((0, shortcuts.RING_FEATURES), np.float32), *(report.rings for report in own)])
-    return shortcuts.CellContext(rows, rings)
+    if not own:
+        empty = SCHEMA.empty_table().select(shortcuts.COLUMNS)
+        return shortcuts.CellContext(empty, np.empty((0, shortcuts.RING_FEATURES), np.float32))
+    rings = facts.store_matrix((report.rings for report in own), own[0].facts.parent / f"rings~{split}")
+    rows = (report.rows.select(shortcuts.COLUMNS) for report in own)
+    tables = [pa.table({name: _in_memory(table[name]) for name in table.column_names}) for table in rows]
+    return shortcuts.CellContext(pa.concat_tables(tables).unify_dictionaries(), rings)
+
+
+def _in_memory(column: pa.ChunkedArray) -> pa.Array:
+    """Copy a column, its text encoded, so that its file need not stay open."""
+    return column.dictionary_encode() if column.type == pa.string() else pa.array(column.to_numpy())

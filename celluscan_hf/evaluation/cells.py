@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from ..curation.depth import common_depth
 from ..curation.duplicates import exact_duplicates
 from ..dataset.listing import log_notes
 from ..dataset.reading import open_dataset
-from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import ReadImage
 from ..sources import Dropped, Record, Source, open_sources
+from ..sources.imagefolder import ImageFolder, OwnFolder
+from ..workers import progress
 
 CONFIG = "originals"  # augmented images are for training only
 AUGMENTED = "augmented_by_publisher"
@@ -50,11 +51,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of one evaluation, in order; the files left out; and `described`, what identifies the data, as JSON."""
+    """The cells of one evaluation, in order; the files left out; and `described`, what identifies the data, as JSON.
+
+    `names` are the classes that labels are numbers of.
+    """
 
     kept: Sequence[Cell]
     dropped: Sequence[Dropped]
     described: Mapping[str, Any]
+    names: tuple[str, ...] = taxonomy.NAMES
 
 
 def load_cells_of_split(name: str, split: str) -> Cells:
@@ -89,9 +94,49 @@ def _stored(rows: Dataset, number: int, folder: Path) -> Image.Image:
         ) from bad
 
 
-def load_cells_of_sources(specs: Sequence[str], scratch: Path) -> Cells:
-    """Load the cells of raw sources, given as `KEY=PATH`. `scratch` takes decompressed copies of compressed tars."""
-    return load_cells(open_sources(specs, scratch, seed=0, licenses={}))
+def load_cells_of_sources(specs: Sequence[str], scratch: Path, names: tuple[str, ...] = taxonomy.NAMES) -> Cells:
+    """Load the cells of raw sources, given as `KEY=PATH`. `scratch` takes decompressed copies of compressed tars.
+
+    `names` are the classes of the model: ours, or those of its own, by which folders are then named.
+
+    Raises:
+        CelluScanError: A source cannot be read, or no cell is of a class of the model's own.
+    """
+    sources = open_sources(specs, scratch, seed=0, licenses={})
+    if names == taxonomy.NAMES:
+        return load_cells(sources)
+    found: list[str] = []
+    cells = of_classes(load_cells([with_own_names(source, names) for source in sources], own_names=found), found, names)
+    if not cells.kept:
+        raise CelluScanError(
+            f"no cell is of a class of the model ({', '.join(names)}); they are named {', '.join(found) or 'nothing'}"
+        )
+    return cells
+
+
+def with_own_names(source: Source, names: Sequence[str] = ()) -> Source:
+    """Return the source with cells of any class, by the names that it has for them; `names` are known to be classes."""
+    if not isinstance(source, ImageFolder):
+        source.keeps_unmapped = True
+        return source
+    folder = OwnFolder(source.name, source.tree, names)
+    folder.key, folder.license = source.key, source.license
+    return folder
+
+
+def of_classes(cells: Cells, found: Sequence[str], classes: Sequence[str]) -> Cells:
+    """Keep the cells of some classes, with labels that are numbers of these; the others are dropped with a reason.
+
+    `found` are the names that the labels are numbers of.
+    """
+    kept, others = [], []
+    for cell in cells.kept:
+        if (name := found[cell.label]) in classes:
+            kept.append(replace(cell, label=list(classes).index(name)))
+        else:
+            reason, detail = f"unknown_label:{cell.source_label}", "of none of the model's classes"
+            others.append(Dropped(cell.image_id, reason, detail, cell.source_label))
+    return replace(cells, kept=kept, dropped=[*cells.dropped, *others], names=tuple(classes))
 
 
 def load_cells(

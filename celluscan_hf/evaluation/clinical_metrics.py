@@ -18,9 +18,7 @@ HARD_SETS: dict[str, tuple[str, ...]] = {
     for codes in (("PMY", "MY", "MMY"), ("BNE", "SNE"), ("EO", "NEU"))
 }
 ABNORMAL = tuple(cell.name for cell in taxonomy.CLASSES if cell.abnormal_in_blood)
-_STAGES = np.array([cell.stage or 0 for cell in taxonomy.CLASSES])  # 0: no stage
-_PARENTS = np.array([taxonomy.LABEL2ID[cell.parent] if cell.parent else -1 for cell in taxonomy.CLASSES])
-_IS_ABNORMAL = np.array([cell.abnormal_in_blood for cell in taxonomy.CLASSES])
+_LAST_STAGE = max(cell.stage or 0 for cell in taxonomy.CLASSES)
 
 
 def maturation(cells: Predictions) -> dict[str, Any] | None:
@@ -34,14 +32,15 @@ def maturation(cells: Predictions) -> dict[str, Any] | None:
     - `adjacent_share`: share of the mistakes of `with_stage` that are one stage off, with `ci95`; None without any.
     - `rates`: `exact`, `adjacent`, `distant` and `without_stage` as shares of `n`, with `ci95` of each.
     """
-    true, predicted = _STAGES[cells.labels], _STAGES[cells.predicted]
+    stages = np.array([cell.stage or 0 for cell in cells.classes])  # 0: no stage
+    true, predicted = stages[cells.labels], stages[cells.predicted]
     staged = true > 0
     with_stage = staged & (predicted > 0)
     if not staged.any():
         return None
     distance = np.abs(true - predicted)
     mistakes = with_stage & (distance > 0)
-    counts = np.bincount(distance[with_stage], minlength=max(_STAGES)).tolist()
+    counts = np.bincount(distance[with_stage], minlength=_LAST_STAGE).tolist()
     return {
         "n": int(staged.sum()),
         "with_stage": int(with_stage.sum()),
@@ -51,7 +50,7 @@ def maturation(cells: Predictions) -> dict[str, Any] | None:
         "distances": {str(stages): count for stages, count in enumerate(counts)},
         "mean_distance": float(distance[with_stage].mean()) if with_stage.any() else None,
         "without_stage": int((staged & ~with_stage).sum()),
-        "to_parent": int((staged & (_PARENTS[cells.labels] == cells.predicted)).sum()),
+        "to_parent": int((staged & (_parents(cells)[cells.labels] == cells.predicted)).sum()),
         "adjacent_share": float((distance[mistakes] == 1).mean()) if mistakes.any() else None,
         "ci95": proportion(distance[mistakes] == 1, cells.groups[mistakes]),
         "rates": _rates(distance[staged], with_stage[staged], cells.groups[staged]),
@@ -86,17 +85,24 @@ def related_names(cells: Predictions) -> dict[str, Any]:
 
 def is_related(cells: Predictions) -> NDArray[np.bool_]:
     """Whether each cell was predicted as the parent or a child of its class, (n,)."""
-    true, predicted = cells.labels, cells.predicted
-    related: NDArray[np.bool_] = (_PARENTS[true] == predicted) | (_PARENTS[predicted] == true)
+    true, predicted, parents = cells.labels, cells.predicted, _parents(cells)
+    related: NDArray[np.bool_] = (parents[true] == predicted) | (parents[predicted] == true)
     return related
+
+
+def _parents(cells: Predictions) -> NDArray[np.int64]:
+    """The number of the parent of each class, (classes,); -1 if it has none among them."""
+    return np.array([cells.names.index(cells.parents[name]) if name in cells.parents else -1 for name in cells.names])
 
 
 def abnormal(cells: Predictions, resamples: int) -> dict[str, Any] | None:
     """Measure detection of cells that are abnormal in adult blood, by the summed probability of their classes.
 
     Sensitivity and specificity at `THRESHOLD`, the area under the ROC curve, and `ci95` of each; None if the cells are
-    all abnormal, or all normal.
+    all abnormal, or all normal, or a class is not ours.
     """
+    if not set(cells.names) <= set(taxonomy.NAMES):
+        return None
     positive, score = abnormal_truth(cells), abnormal_score(cells)
     if positive.all() or not positive.any():
         return None
@@ -119,13 +125,17 @@ def abnormal(cells: Predictions, resamples: int) -> dict[str, Any] | None:
 
 def abnormal_truth(cells: Predictions) -> NDArray[np.bool_]:
     """Whether each cell is of a class that is abnormal in adult blood, (n,)."""
-    truth: NDArray[np.bool_] = _IS_ABNORMAL[cells.labels]
+    truth: NDArray[np.bool_] = _is_abnormal(cells)[cells.labels]
     return truth
+
+
+def _is_abnormal(cells: Predictions) -> NDArray[np.bool_]:
+    return np.array([cell.abnormal_in_blood for cell in cells.classes])
 
 
 def abnormal_score(cells: Predictions) -> NDArray[np.float64]:
     """The summed probability of the abnormal classes, (n,)."""
-    score: NDArray[np.float64] = cells.probabilities[:, _IS_ABNORMAL].sum(axis=1, dtype=np.float64)
+    score: NDArray[np.float64] = cells.probabilities[:, _is_abnormal(cells)].sum(axis=1, dtype=np.float64)
     return score
 
 
@@ -145,18 +155,24 @@ def area_under_roc(
 
 
 def hard_sets(cells: Predictions) -> dict[str, dict[str, Any]]:
-    """Count outcomes of the cells in each of `HARD_SETS`; sets without cells are left out.
+    """Count outcomes of the cells in each of `HARD_SETS`; sets without cells, or with a class that the model does not
+    have, are left out.
 
     - `n` = `right` + `confused` (predicted as another class of the set) + `left` (as a class outside of it).
     - `accuracy_within`: right / (right + confused), None if both are 0.
     - `recall` and `support` of each class; `confusions`: {true class: {predicted class: count}} inside the set.
     """
-    counts = {name: _count_set(cells, members) for name, members in HARD_SETS.items()}
+    counts = {name: _count_set(cells, members) for name, members in hard_sets_of(cells.names).items()}
     return {name: outcomes for name, outcomes in counts.items() if outcomes["n"]}
 
 
+def hard_sets_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Those of `HARD_SETS` whose classes are all among `names`."""
+    return {title: members for title, members in HARD_SETS.items() if set(members) <= set(names)}
+
+
 def _count_set(cells: Predictions, members: Sequence[str]) -> dict[str, Any]:
-    ids = [taxonomy.LABEL2ID[name] for name in members]
+    ids = [cells.names.index(name) for name in members]
     inside = np.isin(cells.labels, ids)
     labels, predicted = cells.labels[inside], cells.predicted[inside]
     right, stayed = predicted == labels, np.isin(predicted, ids)
@@ -173,9 +189,9 @@ def _count_set(cells: Predictions, members: Sequence[str]) -> dict[str, Any]:
         },
         "confusions": {
             true: {
-                other: int(((labels == taxonomy.LABEL2ID[true]) & (predicted == taxonomy.LABEL2ID[other])).sum())
-                for other in members
+                other: int(((labels == true_id) & (predicted == other_id)).sum())
+                for other, other_id in zip(members, ids, strict=True)
             }
-            for true in members
+            for true, true_id in zip(members, ids, strict=True)
         },
     }

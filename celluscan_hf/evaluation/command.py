@@ -9,6 +9,8 @@ import datasets
 
 from ..errors import CelluScanError
 from ..inference.arguments import add_model, add_trust, add_views
+from ..processes import Processes
+from ..remote import local_only
 from ..sources import KEYS
 from . import folder
 from .job import EvaluationSettings
@@ -52,7 +54,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="predict each --external source with the batch-norm statistics of its own images, without labels",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="the folder to be written; new, empty, or an earlier evaluation"
+        "--output",
+        type=local_only,
+        required=True,
+        help="the folder to be written; new, empty, or an earlier evaluation",
     )
     parser.add_argument(
         "--batch-size", type=int, default=defaults.batch_size, help="images per forward pass (default: %(default)s)"
@@ -67,12 +72,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
-def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str], processes: Processes) -> None:
     """Evaluate as the arguments say, and print the headline."""
     _add_arguments(parser)
     options = parser.parse_args(arguments)
     datasets.disable_progress_bars()
-    print(summary(run_evaluation(_settings(options)), options.output))
+    metrics = run_evaluation(_settings(options), processes)
+    if processes.is_first:
+        print(summary(metrics, options.output))
 
 
 def _settings(arguments: argparse.Namespace) -> EvaluationSettings:

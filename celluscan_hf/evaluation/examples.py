@@ -9,7 +9,6 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from .. import taxonomy
 from ..sources.licenses import redistributable
 from . import folder
 from .cells import Cell, Cells
@@ -33,7 +32,9 @@ def write_examples(predictions: Predictions, cells: Cells, output: Path) -> list
     """Write the example images below `output`; return facts on each, as JSON."""
     examples = []
     for cell in choose_examples(predictions, cells.kept):
-        name = taxonomy.NAMES[cell.label]
+        name = predictions.names[cell.label]
+        if name not in folder.IMAGE_FILES:  # the page shows examples of our classes
+            continue
         file = Path(folder.IMAGES, folder.IMAGE_FILES[name])
         (output / file.parent).mkdir(exist_ok=True)
         cell.read().save(output / file, "JPEG", quality=QUALITY, subsampling=0)
@@ -41,7 +42,7 @@ def write_examples(predictions: Predictions, cells: Cells, output: Path) -> list
             {
                 "file": file.as_posix(),
                 "class": name,
-                "code": taxonomy.CLASSES[cell.label].code,
+                "code": predictions.classes[cell.label].code,
                 "image_id": cell.image_id,
                 "source": cell.source,
                 "license": cell.license,

@@ -15,16 +15,17 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..curation.splits import SPLITS
 from ..dataset.reading import CellDataset, open_dataset
-from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.target_statistics import adapted_copy
 from ..modeling.reliability_celluscan import Reliability
+from ..processes import ALONE, Processes
 from ..sources import READERS, Dropped, Source, open_sources
 from .cells import CONFIG, SOURCE_FACTS, Cells, load_cells
 from .measure import measure_external
-from .predictions import Predictions, predict
+from .predictions import Predictions, predict, shown
 
 OPTION = "--external"
+ExternalPredictions = dict[str, tuple[Predictions, list[Dropped]]]  # of each source, with its unusable images
 
 
 @dataclass(frozen=True)
@@ -88,35 +89,59 @@ def file_digests(data: CellDataset) -> frozenset[str]:
     )
 
 
-def evaluate_external(
+def predict_external(
     cells: Mapping[str, Cells],
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     *,
-    dataset: str,
     batch_size: int,
-    resamples: int,
     reliability: Reliability | None = None,
     target_statistics: bool = False,
-) -> ExternalResults:
-    """Predict and measure each source of `load_external_cells`. Raises `CelluScanError` if one has no usable cell.
+    processes: Processes = ALONE,
+) -> ExternalPredictions:
+    """Predict each source of `load_external_cells`. Raises `CelluScanError` if one has no usable cell.
 
     With the `reliability` of the model, probabilities are those of its answers, lower for images unlike the training's.
-    With `target_statistics` each is predicted with the batch-norm statistics of its own images. A class without a train
-    cell in the built dataset `dataset` counts as not learned.
+    With `target_statistics` each is predicted with the batch-norm statistics of its own images. `processes` as in
+    `predictions.predict`.
     """
-    results = ExternalResults({}, [], [])
-    learned = set(open_dataset(dataset).split(CONFIG, SPLITS[0])["label"]) if cells else set()
+    predicted: ExternalPredictions = {}
     for name, of_source in cells.items():
         try:
             reads = [cell.read for cell in of_source.kept]
             used = adapted_copy(model, processor, reads, batch_size) if target_statistics else model
-            with progress(f"predicting {name}", len(of_source.kept), "cell") as advance:
-                predictions, bad = predict(
-                    of_source, used, processor, batch_size=batch_size, reliability=reliability, advance=advance
+            with shown(f"predicting {name}", len(of_source.kept), processes) as advance:
+                predicted[name] = predict(
+                    of_source,
+                    used,
+                    processor,
+                    batch_size=batch_size,
+                    reliability=reliability,
+                    advance=advance,
+                    processes=processes,
                 )
         except CelluScanError as error:
             raise CelluScanError(f"{OPTION} {name}: {error}") from error
+    return predicted
+
+
+def measure_externals(
+    cells: Mapping[str, Cells],
+    predicted: ExternalPredictions,
+    *,
+    dataset: str,
+    resamples: int,
+    reliability: Reliability | None = None,
+    target_statistics: bool = False,
+) -> ExternalResults:
+    """Measure each source of `predict_external`, with the same arguments.
+
+    A class without a train cell in the built dataset `dataset` counts as not learned.
+    """
+    results = ExternalResults({}, [], [])
+    learned = set(open_dataset(dataset).split(CONFIG, SPLITS[0])["label"]) if cells else set()
+    for name, of_source in cells.items():
+        predictions, bad = predicted[name]
         dropped = [*of_source.dropped, *bad]
         facts = of_source.described["sources"][name]
         results.metrics[name] = measure_external(predictions, resamples, learned) | {

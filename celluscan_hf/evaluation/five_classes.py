@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import taxonomy
 from .predictions import Predictions
 from .wbc_metrics.wbc_metrics import RESAMPLES, TINY, compute_metrics, merge_children
 
@@ -15,16 +14,17 @@ FIVE = ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil")
 
 
 def five_classes(cells: Predictions, resamples: int = RESAMPLES) -> dict[str, Any] | None:
-    """Compute metrics over the cells of `FIVE`; None if there are none.
+    """Compute metrics over the cells of `FIVE`; None if there are none, or the model lacks one of these.
 
     `any_answer`: another answer than these five is a mistake, as a user meets it. `told_five`: the likeliest of the
     five counts, as if the model was told that it is one of them; comparable with probes that know no other class. Both
     are what `wbc_metrics` gives: the scalars, `ci95` and `per_class`, over the classes that have cells. `resamples` 0
     leaves `ci95` out.
     """
-    merged, parents, level = merge_children(
-        cells.probabilities.astype(np.float64), cells.labels, taxonomy.NAMES, taxonomy.PARENTS
-    )
+    if not set(cells.names) >= set(FIVE):
+        return None
+    probabilities = cells.probabilities.astype(np.float64)
+    merged, parents, level = merge_children(probabilities, cells.labels, cells.names, cells.parents)
     among = np.array([level.index(name) for name in FIVE])
     chosen = np.isin(parents, among)
     if not chosen.any():

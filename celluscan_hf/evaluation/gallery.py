@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import taxonomy
-from .clinical_metrics import HARD_SETS, is_related
+from .clinical_metrics import hard_sets_of, is_related
 from .plots import blank, percent, save
 from .predictions import Predictions
 
@@ -23,8 +22,8 @@ def mistakes(cells: Predictions) -> dict[str, NDArray[np.int64]]:
     wrong = cells.predicted != cells.labels
     others = wrong & ~is_related(cells)  # a finer or coarser name of the label is not worth showing
     rows = {}
-    for name, members in HARD_SETS.items():
-        ids = [taxonomy.LABEL2ID[member] for member in members]
+    for name, members in hard_sets_of(cells.names).items():
+        ids = [cells.names.index(member) for member in members]
         inside = wrong & np.isin(cells.labels, ids) & np.isin(cells.predicted, ids)
         others &= ~inside
         rows[name] = _most_confident(cells, inside)
@@ -53,7 +52,7 @@ def _draw_row(
     for panel in panels:
         panel.axis("off")
     for panel, row in zip(panels, rows, strict=False):
-        true, predicted = (taxonomy.CLASSES[label].code for label in (cells.labels[row], cells.predicted[row]))
+        true, predicted = (cells.classes[label].code for label in (cells.labels[row], cells.predicted[row]))
         panel.imshow(np.asarray(image_of(cells.image_ids[row])))
         panel.set_title(f"{true} → {predicted}  {percent(cells.confidence[row])}", fontsize=10)
 

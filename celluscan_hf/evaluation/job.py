@@ -14,22 +14,23 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from .. import __version__
+from .. import __version__, taxonomy
 from ..atomic_io import atomic_write
 from ..bundled_model import default_model
-from ..dataset.workers import progress
 from ..errors import CelluScanError
 from ..inference.loading import load_classifier, load_reliability, seen_sources, trained_on
-from ..inference.prediction import best_device
+from ..inference.prediction import device_for
+from ..modeling.reliability_celluscan import Reliability
+from ..processes import ALONE, Processes
 from ..sources import Dropped
 from ..versions import versions
 from . import folder, plots
 from .cells import Cells, load_cells_of_sources, load_cells_of_split
 from .examples import write_examples
-from .external import evaluate_external, load_external_cells
+from .external import ExternalPredictions, ExternalResults, load_external_cells, measure_externals, predict_external
 from .gallery import draw_mistakes
 from .measure import measure
-from .predictions import Predictions, columns_of, predict
+from .predictions import Predictions, class_names, columns_of, predict, shown
 from .report import render
 from .wbc_metrics.wbc_metrics import RESAMPLES
 
@@ -105,8 +106,25 @@ class EvaluationSettings:
         return shlex.join(words + ["--trust-remote-code"] * self.trust_remote_code)
 
 
-def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Predicted:
+    """The model, the cells, and all predictions for them."""
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    reliability: Reliability | None
+    cells: Cells
+    predictions: Predictions
+    bad: list[Dropped]
+    external_cells: dict[str, Cells]
+    external: ExternalPredictions
+
+
+def evaluate(settings: EvaluationSettings, processes: Processes = ALONE) -> dict[str, Any]:
     """Write the folder of an evaluation; return the content of its `metrics.json`.
+
+    `processes` call this with the same settings and share the cells; only the first one writes, and the others return
+    an empty dict.
 
     Raises:
         CelluScanError: The model, the data or the output cannot be used, or no cell is left to evaluate.
@@ -114,44 +132,76 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     raw = [source.partition("=")[2] for source in (*settings.sources, *settings.external)]
     paths = [settings.dataset or "", *raw]
     folder.check_outside(settings.output, [Path(path) for path in paths if path])
+    if not processes.is_first:
+        _predict(settings, settings.output, processes)
+        return {}
     with folder.building(settings.output) as building:
-        model, processor = load_classifier(settings.model, settings.trust_remote_code, views=settings.views)
-        columns_of(model)  # before anything is read
-        model.to(_device(settings.device))
-        cells = _load_cells(settings, building.scratch)
-        external_cells = load_external_cells(settings.external, settings.dataset or "", building.scratch)
-        with progress("predicting", len(cells.kept), "cell") as advance:
-            predictions, bad = predict(cells, model, processor, batch_size=settings.batch_size, advance=advance)
-        reliability = load_reliability(model)
-        external = evaluate_external(
-            external_cells,
-            model,
-            processor,
+        predicted = _predict(settings, building.scratch, processes)
+        external = measure_externals(
+            predicted.external_cells,
+            predicted.external,
             dataset=settings.dataset or "",
-            batch_size=settings.batch_size,
             resamples=settings.resamples,
-            reliability=reliability,
+            reliability=predicted.reliability,
             target_statistics=settings.target_statistics,
         )
-        dropped = [*cells.dropped, *bad]
-        metrics = measure(predictions, settings.resamples, reliability) | {
-            "model": describe_model(settings.model, model, processor),
-            "data": _describe_data(settings.model, cells, len(predictions), dropped),
+        metrics = _metrics(settings, predicted) | {
             "external": external.metrics,
             "versions": versions(_SOFTWARE),
             "command": settings.command,
         }
-        final = building.final
-        predictions.write(final / folder.PREDICTIONS)
-        if external.predictions:
-            Predictions.joined(external.predictions).write(final / folder.EXTERNAL)
-        _write_dropped([*dropped, *external.dropped], final / folder.DROPPED)
-        _write_json(metrics, final / folder.METRICS)
-        draw(predictions, metrics, cells, final)
-        _write_json(write_examples(predictions, cells, final), final / folder.EXAMPLES)
-        plot_names = {path.name for path in final.glob("*.png")}
-        (final / folder.REPORT).write_text(render(metrics, plot_names), "utf-8")
+        _write(predicted, external, metrics, building.final)
     return metrics
+
+
+def _predict(settings: EvaluationSettings, scratch: Path, processes: Processes) -> _Predicted:
+    """Predict all cells; the first of the processes lists them, and uses `scratch` for it."""
+    model, processor = load_classifier(settings.model, settings.trust_remote_code, views=settings.views)
+    names = _classes(settings, model)  # before anything is read
+    model.to(_device(settings.device, processes))
+    cells, external_cells = processes.from_first(lambda: _load_cells(settings, scratch, names))
+    batch_size = settings.batch_size
+    with shown("predicting", len(cells.kept), processes) as advance:
+        predictions, bad = predict(cells, model, processor, batch_size=batch_size, advance=advance, processes=processes)
+    reliability = load_reliability(model)
+    external = predict_external(
+        external_cells,
+        model,
+        processor,
+        batch_size=batch_size,
+        reliability=reliability,
+        target_statistics=settings.target_statistics,
+        processes=processes,
+    )
+    return _Predicted(model, processor, reliability, cells, predictions, bad, external_cells, external)
+
+
+def _classes(settings: EvaluationSettings, model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the classes to evaluate: those of the model, which must be ours for a built dataset."""
+    names = class_names(model) if settings.dataset is None else taxonomy.NAMES
+    columns_of(model, names)
+    return names
+
+
+def _metrics(settings: EvaluationSettings, predicted: _Predicted) -> dict[str, Any]:
+    cells, predictions = predicted.cells, predicted.predictions
+    return measure(predictions, settings.resamples, predicted.reliability) | {
+        "model": describe_model(settings.model, predicted.model, predicted.processor),
+        "data": _describe_data(settings.model, cells, len(predictions), [*cells.dropped, *predicted.bad]),
+    }
+
+
+def _write(predicted: _Predicted, external: ExternalResults, metrics: dict[str, Any], final: Path) -> None:
+    cells, predictions = predicted.cells, predicted.predictions
+    predictions.write(final / folder.PREDICTIONS)
+    if external.predictions:
+        Predictions.joined(external.predictions).write(final / folder.EXTERNAL)
+    _write_dropped([*cells.dropped, *predicted.bad, *external.dropped], final / folder.DROPPED)
+    _write_json(metrics, final / folder.METRICS)
+    draw(predictions, metrics, cells, final)
+    _write_json(write_examples(predictions, cells, final), final / folder.EXAMPLES)
+    plot_names = {path.name for path in final.glob("*.png")}
+    (final / folder.REPORT).write_text(render(metrics, plot_names), "utf-8")
 
 
 def _describe_data(model: str, cells: Cells, count: int, dropped: Sequence[Dropped]) -> dict[str, Any]:
@@ -161,15 +211,18 @@ def _describe_data(model: str, cells: Cells, count: int, dropped: Sequence[Dropp
     return {**described, "n": count, "dropped": _reasons(dropped), "seen_sources": seen}
 
 
-def _load_cells(settings: EvaluationSettings, scratch: Path) -> Cells:
+def _load_cells(settings: EvaluationSettings, scratch: Path, names: tuple[str, ...]) -> tuple[Cells, dict[str, Cells]]:
+    """Load the cells to evaluate, and those of each external source."""
     if settings.dataset is not None:
-        return load_cells_of_split(settings.dataset, settings.split)
-    return load_cells_of_sources(settings.sources, scratch)
+        cells = load_cells_of_split(settings.dataset, settings.split)
+    else:
+        cells = load_cells_of_sources(settings.sources, scratch, names)
+    return cells, load_external_cells(settings.external, settings.dataset or "", scratch)
 
 
-def _device(name: str | None) -> torch.device:
+def _device(name: str | None, processes: Processes) -> torch.device:
     try:
-        device = torch.device(name) if name else best_device()
+        device = device_for(name, processes)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

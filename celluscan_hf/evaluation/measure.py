@@ -25,7 +25,7 @@ def measure(cells: Predictions, resamples: int = RESAMPLES, reliability: Reliabi
     `sets`, over all cells and by class: see `selective_metrics`. `parent_level` has the classes of the taxonomy without
     a parent. `resamples`: number of bootstrap resamples; 0 leaves their intervals out.
     """
-    return _wbc_metrics(cells, resamples, sources=cells.sources, parents=taxonomy.PARENTS) | {
+    return _wbc_metrics(cells, resamples, sources=cells.sources, parents=cells.parents) | {
         "five_classes": five_classes(cells, resamples),
         "majority_share": float(np.bincount(cells.labels).max() / len(cells)),
         "recall_ci95": _recall_intervals(cells),
@@ -55,7 +55,7 @@ def measure_external(
     del metrics["per_class"], metrics["confusion_matrix"]
     is_learned = np.isin(cells.labels, list(learned))
     right = (cells.predicted == cells.labels)[is_learned]
-    unlearned = Counter(taxonomy.NAMES[label] for label in cells.labels[~is_learned])
+    unlearned = Counter(cells.names[label] for label in cells.labels[~is_learned])
     return metrics | {
         "classes": len(np.unique(cells.labels)),
         "five_classes": five_classes(cells, resamples),
@@ -70,9 +70,7 @@ def measure_external(
 
 def _wbc_metrics(cells: Predictions, resamples: int, **options: Any) -> dict[str, Any]:
     probabilities, groups = cells.probabilities.astype(np.float64), cells.groups.tolist()
-    metrics = compute_metrics(
-        probabilities, cells.labels, taxonomy.NAMES, groups=groups, resamples=resamples, **options
-    )
+    metrics = compute_metrics(probabilities, cells.labels, cells.names, groups=groups, resamples=resamples, **options)
     return metrics | {"groups": int(cells.groups.max()) + 1, "related": clinical_metrics.related_names(cells)}
 
 
@@ -80,6 +78,6 @@ def _recall_intervals(cells: Predictions) -> dict[str, list[float] | None]:
     right = cells.predicted == cells.labels
     return {
         name: proportion(right[inside], cells.groups[inside])
-        for label, name in enumerate(taxonomy.NAMES)
+        for label, name in enumerate(cells.names)
         for inside in [cells.labels == label]
     }

@@ -31,15 +31,23 @@ ORDER = (  # by lineage and stage; classes that are appended to the taxonomy fol
     *(taxonomy.lookup(code) for code in _CODES),
     *(cell for cell in taxonomy.CLASSES if cell.code not in _CODES),
 )
-_IDS = [taxonomy.LABEL2ID[cell.name] for cell in ORDER]
 _MIN_BIN = 10  # cells; the accuracy of fewer is chance
 _DARK = 0.55  # from this share on the text of a field is white
 _NO_CELLS = "no cells in this evaluation"
 
 
+def ordered(names: Sequence[str]) -> list[taxonomy.CellClass]:
+    """Return the classes with these names in the order of `ORDER`; those that are not ours follow."""
+    known = [cell for cell in ORDER if cell.name in names]
+    return known + [cell for cell in taxonomy.classes_of(names) if cell not in known]
+
+
 def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
     """Draw true classes as rows, predicted ones as columns: number of cells, and percent of the row."""
-    counts = np.array(metrics["confusion_matrix"]["matrix"])[np.ix_(_IDS, _IDS)]
+    labels = metrics["confusion_matrix"]["labels"]
+    classes = ordered(labels)
+    numbers = [labels.index(cell.name) for cell in classes]
+    counts = np.array(metrics["confusion_matrix"]["matrix"])[np.ix_(numbers, numbers)]
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     figure, axes = _figure(10.4, 8.2)
@@ -47,11 +55,11 @@ def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
     for row, column in np.argwhere(counts):
         _field(axes, row, column, counts[row, column], shares[row, column])
     for row in np.flatnonzero(totals.ravel() == 0).tolist():
-        axes.text(len(ORDER) / 2 - 0.5, row, _NO_CELLS, ha="center", va="center", color=GREY, style="italic")
-    axes.set_xticks(range(len(ORDER)), [cell.code for cell in ORDER])
-    axes.set_yticks(range(len(ORDER)), [f"{cell.name}  {cell.code}" for cell in ORDER])
-    axes.set_xticks(np.arange(len(ORDER) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(ORDER) + 1) - 0.5, minor=True)
+        axes.text(len(classes) / 2 - 0.5, row, _NO_CELLS, ha="center", va="center", color=GREY, style="italic")
+    axes.set_xticks(range(len(classes)), [cell.code for cell in classes])
+    axes.set_yticks(range(len(classes)), [_title(cell) for cell in classes])
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#E0E0E0", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("predicted")
@@ -60,6 +68,10 @@ def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
     bar = figure.colorbar(image, shrink=0.6, format=lambda share, _: f"{100 * share:.0f} %")
     bar.set_label("share of the true class")
     save(figure, path)
+
+
+def _title(cell: taxonomy.CellClass) -> str:
+    return f"{cell.name}  {cell.code}" if cell in taxonomy.CLASSES else cell.name
 
 
 def _field(axes: Axes, row: int, column: int, count: int, share: float) -> None:
@@ -72,7 +84,8 @@ def _field(axes: Axes, row: int, column: int, count: int, share: float) -> None:
 def recall(metrics: Mapping[str, Any], path: Path) -> None:
     """Draw the recall of each class with its 95 % interval and the number of its cells."""
     figure, axes = _figure(9, 6)
-    for row, cell in enumerate(ORDER):
+    classes = ordered(list(metrics["per_class"]))
+    for row, cell in enumerate(classes):
         scores, interval = metrics["per_class"][cell.name], metrics["recall_ci95"][cell.name]
         if scores["recall"] is None:
             axes.text(0.01, row, _NO_CELLS, va="center", color=GREY, style="italic", bbox=dict(fc="white", lw=0, pad=1))
@@ -81,10 +94,10 @@ def recall(metrics: Mapping[str, Any], path: Path) -> None:
         axes.plot(scores["recall"], row, "o", color=BLUE, ms=7, clip_on=False)
         axes.text(1.03, row, f"{percent(scores['recall'])} of {scores['support']:,}", va="center", fontsize=9)
     mean = metrics["balanced_accuracy"]
-    axes.plot([mean, mean], [-0.6, len(ORDER)], color=VERMILION, ls="--", lw=1.2, zorder=0)
+    axes.plot([mean, mean], [-0.6, len(classes)], color=VERMILION, ls="--", lw=1.2, zorder=0)
     axes.text(mean, -0.75, f"mean {100 * mean:.1f} %", color=VERMILION, ha="center", va="bottom", fontsize=9)
-    axes.set_yticks(range(len(ORDER)), [f"{cell.name}  {cell.code}" for cell in ORDER])
-    axes.set_ylim(len(ORDER) - 0.4, -1.3)
+    axes.set_yticks(range(len(classes)), [_title(cell) for cell in classes])
+    axes.set_ylim(len(classes) - 0.4, -1.3)
     axes.set_xlim(0, 1)
     _percent(axes, "x")
     axes.set_xlabel("recall, with 95 % interval")

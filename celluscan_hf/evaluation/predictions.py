@@ -4,11 +4,12 @@
 
 Columns of the file, a row per cell in the order of the data: `image_id`, `source`, `source_label`, `group_id` (cells of
 one group are not independent), `sha256` (of the publisher's file), `label` and `predicted` (class numbers in the order
-of the taxonomy; the schema names them), `probabilities` (14 of float32, the same order, with a sum of one).
+of the taxonomy, or of a model with classes of its own; the schema names them), `probabilities` (float32, the same
+order, with a sum of one).
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -27,26 +28,30 @@ from ..dataset.unusable import explain
 from ..errors import BadImage, CelluScanError
 from ..inference.prediction import Output, ReadImage, outputs
 from ..modeling.reliability_celluscan import Reliability
+from ..processes import ALONE, Processes
 from ..sources import Dropped
+from ..workers import progress
 from .cells import Cell, Cells
 
-_CLASS = ClassLabel(names=list(taxonomy.NAMES))
 _ROUNDING = 1e-3  # tolerance of a sum of probabilities
 FACTS = ("image_id", "source", "source_label", "group_id", "sha256")
-FEATURES = Features(
-    {name: Value("string") for name in FACTS}
-    | {"label": _CLASS, "predicted": _CLASS, "probabilities": List(Value("float32"), length=len(taxonomy.NAMES))}
-)
-SCHEMA: pa.Schema = FEATURES.arrow_schema
+
+
+def features_of(names: Sequence[str]) -> Features:
+    """Return the features of the file, for these classes."""
+    label = ClassLabel(names=list(names))
+    scores = {"label": label, "predicted": label, "probabilities": List(Value("float32"), length=len(names))}
+    return Features({name: Value("string") for name in FACTS} | scores)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Facts on each cell, its class number `labels` (n,), and `probabilities` (n, 14), classes in taxonomy order."""
+    """Facts on each cell, its class number `labels` (n,), and `probabilities` (n, classes), in the order of `names`."""
 
     facts: Mapping[str, list[str]]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    names: tuple[str, ...] = taxonomy.NAMES
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,6 +63,16 @@ class Predictions:
     @property
     def sources(self) -> list[str]:
         return self.facts["source"]
+
+    @cached_property
+    def classes(self) -> tuple[taxonomy.CellClass, ...]:
+        """What is known of the classes."""
+        return taxonomy.classes_of(self.names)
+
+    @cached_property
+    def parents(self) -> dict[str, str]:
+        """The parent of each class that has one among the classes."""
+        return {cell.name: cell.parent for cell in self.classes if cell.parent in self.names}
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
@@ -80,24 +95,24 @@ class Predictions:
     def where(self, chosen: Sequence[bool]) -> "Predictions":
         """Select cells by a mask (n,)."""
         facts = {name: list(compress(values, chosen)) for name, values in self.facts.items()}
-        return Predictions(facts, self.labels[list(chosen)], self.probabilities[list(chosen)])
+        return Predictions(facts, self.labels[list(chosen)], self.probabilities[list(chosen)], self.names)
 
     @classmethod
     def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """Concatenate one part or more."""
+        """Concatenate one part or more, of the same classes."""
         facts = {name: [value for part in parts for value in part.facts[name]] for name in FACTS}
         labels, rows = ([getattr(part, name) for part in parts] for name in ("labels", "probabilities"))
-        return cls(facts, np.concatenate(labels), np.concatenate(rows))
+        return cls(facts, np.concatenate(labels), np.concatenate(rows), parts[0].names)
 
     def write(self, path: Path) -> None:
         """Write `predictions.parquet`; the columns are in the module's docstring."""
         columns = dict(self.facts) | {
             "label": pa.array(self.labels),
             "predicted": pa.array(self.predicted),
-            "probabilities": pa.FixedSizeListArray.from_arrays(self.probabilities.ravel(), len(taxonomy.NAMES)),
+            "probabilities": pa.FixedSizeListArray.from_arrays(self.probabilities.ravel(), len(self.names)),
         }
         with atomic_write(path) as partial:
-            pq.write_table(pa.table(columns, schema=SCHEMA), partial)
+            pq.write_table(pa.table(columns, schema=features_of(self.names).arrow_schema), partial)
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":
@@ -106,14 +121,22 @@ class Predictions:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise CelluScanError(f"{path} cannot be read as predictions ({error}); evaluate again") from error
-        if not table.schema.equals(SCHEMA):
-            raise CelluScanError(f"{path} has the columns {table.schema.names}, expected {SCHEMA.names}")
+        names = _names_in(table.schema)
+        if not table.schema.equals(expected := features_of(names).arrow_schema):
+            raise CelluScanError(f"{path} has the columns {table.schema.names}, expected {expected.names}")
         flat = table["probabilities"].combine_chunks().flatten().to_numpy()
         return cls(
             {name: table[name].to_pylist() for name in FACTS},
             table["label"].to_numpy(),
-            flat.reshape(-1, len(taxonomy.NAMES)),
+            flat.reshape(-1, len(names)),
+            names,
         )
+
+
+def _names_in(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the classes that a schema names; ours if it names none."""
+    label = Features.from_arrow_schema(schema).get("label")
+    return tuple(label.names) if isinstance(label, ClassLabel) else taxonomy.NAMES
 
 
 def predict(
@@ -124,37 +147,58 @@ def predict(
     batch_size: int = 64,
     reliability: Reliability | None = None,
     advance: Callable[[int], object] = lambda done: None,
+    processes: Processes = ALONE,
 ) -> tuple[Predictions, list[Dropped]]:
     """Predict all cells; return predictions, and the cells whose image could not be used, each with its reason.
 
     With the `reliability` of the model, probabilities are those of its answers: lower where an image is out of
-    distribution. `advance` is called with 1 after each cell.
+    distribution. `advance` is called with 1 after each cell. `processes` call this with the same arguments; each
+    predicts a part, and all get the whole.
 
     Raises:
-        CelluScanError: The model has other classes than ours, no cell is left, or it does not give probabilities.
+        CelluScanError: The model has other classes than the cells, no cell is left, or it gives no probabilities.
     """
-    columns = columns_of(model)
-    waiting: deque[Cell] = deque()
-
-    def images() -> Iterator[ReadImage]:
-        for cell in cells.kept:
-            waiting.append(cell)
-            yield cell.read
-
+    columns = columns_of(model, cells.names)
+    reads = (cell.read for cell in processes.deal(cells.kept, batch_size))
+    own = _rows(reads, model, processor, batch_size, reliability)
     done: list[Cell] = []
     rows: list[NDArray[np.float32]] = []
     bad: list[Dropped] = []
-    for outcome in outputs(images(), model, processor, batch_size=batch_size, with_features=reliability is not None):
-        cell = waiting.popleft()
-        if isinstance(outcome, BadImage):
-            bad.append(Dropped(cell.image_id, outcome.reason, outcome.detail, cell.source_label))
+    results = processes.gather(own, batch_size, len(cells.kept))
+    for cell, result in zip(cells.kept, results, strict=True):
+        if isinstance(result, BadImage):
+            bad.append(Dropped(cell.image_id, result.reason, result.detail, cell.source_label))
         else:
             done.append(cell)
-            rows.append(_answered(outcome, reliability)[columns])
+            rows.append(result[columns])
         advance(1)
     if not done:
         raise CelluScanError(f"no cell is left to evaluate; {explain([*cells.dropped, *bad])}")
-    return _checked(done, np.stack(rows)), bad
+    return _checked(done, np.stack(rows), cells.names), bad
+
+
+@contextmanager
+def shown(stage: str, count: int, processes: Processes) -> Iterator[Callable[[int], object]]:
+    """Show the progress of `predict` in the first process; yields its `advance`."""
+    if not processes.is_first:
+        yield lambda done: None
+        return
+    with progress(stage, count, "cell") as advance:
+        yield advance
+
+
+def _rows(
+    reads: Iterable[ReadImage],
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    batch_size: int,
+    reliability: Reliability | None,
+) -> Generator[NDArray[np.float32] | BadImage, None, None]:
+    """Yield the probabilities (classes,) of each image, or why it cannot be used."""
+    calibrated = reliability is not None
+    with closing(outputs(reads, model, processor, batch_size=batch_size, with_features=calibrated)) as results:
+        for result in results:
+            yield result if isinstance(result, BadImage) else _answered(result, reliability)
 
 
 def _answered(output: Output, reliability: Reliability | None) -> NDArray[np.float32]:
@@ -164,30 +208,36 @@ def _answered(output: Output, reliability: Reliability | None) -> NDArray[np.flo
     return reliability.adjust(output.probabilities, output.features)[0].astype(np.float32)
 
 
-def columns_of(model: PreTrainedModel) -> list[int]:
-    """Column of each class of the taxonomy in the model's output. Raises `CelluScanError` if its classes differ."""
+def class_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the classes of a model: ours in our order, or those of its own."""
+    names = tuple(model.config.id2label[label] for label in sorted(model.config.id2label))
+    return taxonomy.NAMES if set(names) == set(taxonomy.NAMES) else names
+
+
+def columns_of(model: PreTrainedModel, names: Sequence[str] = taxonomy.NAMES) -> list[int]:
+    """Column of each class in the model's output. Raises `CelluScanError` if its classes are others than `names`."""
     labels: Mapping[int, str] = model.config.id2label
     column_of = {name: int(number) for number, name in labels.items()}
-    missing = [name for name in taxonomy.NAMES if name not in column_of]
-    extra = [name for name in column_of if name not in taxonomy.LABEL2ID]
-    if missing or len(labels) != len(taxonomy.NAMES):
+    missing = [name for name in names if name not in column_of]
+    extra = [name for name in column_of if name not in names]
+    if missing or len(labels) != len(names):
         raise CelluScanError(
-            f"expected a model with the {len(taxonomy.NAMES)} classes of CelluScan, got one that "
+            f"expected a model with the {len(names)} classes of CelluScan, got one that "
             f"lacks {_few(missing)} and has {_few(extra)} in addition; "
-            "train one on a dataset of this project, or set id2label in its config.json; what to expect of one that "
-            "was adapted to classes of its own is in its README.md"
+            "train one on a dataset of this project, or set id2label in its config.json; one that was adapted to "
+            "classes of its own is evaluated on folders of these: --source imagefolder=FOLDER"
         )
-    return [column_of[name] for name in taxonomy.NAMES]
+    return [column_of[name] for name in names]
 
 
-def _checked(cells: list[Cell], values: NDArray[np.float32]) -> Predictions:
+def _checked(cells: Sequence[Cell], values: NDArray[np.float32], names: tuple[str, ...]) -> Predictions:
     if np.abs(values.sum(axis=1) - 1).max() > _ROUNDING:
         raise CelluScanError(
             "the model scores each class independently, without probabilities that add up to one; "
             "expected one that was trained to choose one class for each image"
         )
     facts = {name: [getattr(cell, name) for cell in cells] for name in FACTS}
-    return Predictions(facts, np.array([cell.label for cell in cells], np.int64), values)
+    return Predictions(facts, np.array([cell.label for cell in cells], np.int64), values, names)
 
 
 def _few(names: list[str], shown: int = 4) -> str:

@@ -6,10 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from .. import taxonomy
 from ..dataset.card import table
 from . import folder
-from .plots import ORDER, percent
+from .plots import ordered, percent
 from .wbc_metrics.wbc_metrics import SCALARS
 
 _TEMPLATE = Path(__file__).with_name("report.md.jinja")
@@ -21,6 +20,7 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 def render(metrics: Mapping[str, Any], plots: Collection[str]) -> str:
     """Render the text of the report. `plots`: file names of the plots that exist; the others are not shown."""
+    classes = ordered(list(metrics["per_class"]))
     return (
         environment()
         .from_string(_TEMPLATE.read_text("utf-8"))
@@ -28,9 +28,9 @@ def render(metrics: Mapping[str, Any], plots: Collection[str]) -> str:
             metrics=metrics,
             plots=plots,
             files=folder,
-            classes=ORDER,
-            codes={cell.name: cell.code for cell in taxonomy.CLASSES},
-            without_cells=[cell.name for cell in ORDER if not metrics["per_class"][cell.name]["support"]],
+            classes=classes,
+            codes={cell.name: cell.code for cell in classes},
+            without_cells=[cell.name for cell in classes if not metrics["per_class"][cell.name]["support"]],
             confusions=largest_confusions(metrics),
             results=results_table(metrics, _evaluated_cells(metrics["data"])),
             five_classes=five_classes_table(metrics, _evaluated_cells(metrics["data"])),
@@ -82,7 +82,7 @@ def _levels_table(metrics: Mapping[str, Any]) -> str:
     return _scalars_table(
         "level",
         {
-            f"{len(ORDER)} classes": metrics,
+            f"{len(metrics['per_class'])} classes": metrics,
             f"{len(coarse['classes'])} classes, children as their parent": coarse,
         },
     )

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from .. import taxonomy
 from ..modeling.reliability_celluscan import Reliability, conformity
 from .intervals import proportion
 from .predictions import Predictions
@@ -90,7 +89,7 @@ def set_metrics(cells: Predictions, reliability: Reliability, by_class: bool = F
     each class that occurs.
     """
     rows = []
-    order = [[cell.name for cell in reliability.classes].index(name) for name in taxonomy.NAMES]
+    order = [[cell.name for cell in reliability.classes].index(name) for name in cells.names]
     for coverage in COVERAGES:
         limits = reliability.thresholds(coverage, by_class)[order]
         within = conformity(cells.probabilities) <= limits
@@ -104,7 +103,7 @@ def set_metrics(cells: Predictions, reliability: Reliability, by_class: bool = F
                 "single": float((size == 1).mean()),
                 "per_class": {
                     name: float(covered[cells.labels == label].mean())
-                    for label, name in enumerate(taxonomy.NAMES)
+                    for label, name in enumerate(cells.names)
                     if (cells.labels == label).any()
                 },
             }

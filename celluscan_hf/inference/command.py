@@ -1,21 +1,40 @@
 """The commands `celluscan predict`, `explain` and `export-onnx`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import CelluScanError
+from ..processes import Processes, number_of_processes
+from ..remote import local_only, locate
+from ..workers import add_ray
 from .arguments import add_model, add_trust, add_views
 
+if TYPE_CHECKING:  # importing it takes seconds, which --help need not wait for
+    from .predict import Summary
 
-def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+OUTPUT_SUFFIXES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
+
+
+def predict(parser: argparse.ArgumentParser, arguments: Sequence[str], processes: Processes) -> None:
     """Classify image files and print or write a row for each; see `predict.predict`."""
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="IMAGES",
         help="image files, folders of them, quoted patterns such as 'cells/**/*.jpg', or parquet files with a column "
-        "image",
+        "image; with --ray also the folders of built datasets",
+    )
+    parser.add_argument(
+        "--list",
+        dest="lists",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a text file with one path a line, or - for standard input; repeatable",
     )
     add_model(parser)
     add_trust(parser)
@@ -25,9 +44,9 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="write CSV (default)")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=locate,
         metavar="FILE",
-        help="a new file, .csv, or .jsonl for JSON lines (default: rows are printed)",
+        help="a new file, .csv, or .jsonl for JSON lines (default: rows are printed); with --ray a folder",
     )
     parser.add_argument(
         "--top-k", type=int, default=3, metavar="K", help="labels per image, likeliest first (default: 3)"
@@ -41,11 +60,35 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         metavar="SHARE",
         help="coverage of the prediction sets of a calibrated model (default: 0.9)",
     )
+    _add_ray(parser)
     options = parser.parse_args(arguments)
+    if not options.images and not options.lists:
+        parser.error("the following arguments are required: IMAGES, or --list")
+    summary = _predict_on_ray(options) if options.ray else _predict(options, processes)
+    if processes.is_first:
+        print(summary, file=sys.stderr)
+
+
+def _add_ray(parser: argparse.ArgumentParser) -> None:
+    add_ray(parser)
+    parser.add_argument(
+        "--shard-size", type=int, metavar="N", help="with --ray: images of one output file, about (default: 2048)"
+    )
+    parser.add_argument(
+        "--actor-cores",
+        type=int,
+        metavar="N",
+        help="with --ray: cores of each process that holds the model (default: 1, or a GPU's share of its machine)",
+    )
+
+
+def _predict(options: argparse.Namespace, processes: Processes) -> "Summary":
+    if options.shard_size or options.actor_cores:
+        raise CelluScanError("--shard-size and --actor-cores go with --ray")
 
     from .predict import predict as predict_images
 
-    summary = predict_images(
+    return predict_images(
         options.images,
         options.model,
         options.output,
@@ -56,8 +99,38 @@ def predict(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         coverage=options.coverage,
         views=options.views,
         trust_remote_code=options.trust_remote_code,
+        lists=options.lists,
+        processes=processes,
     )
-    print(summary, file=sys.stderr)
+
+
+def _predict_on_ray(options: argparse.Namespace) -> "Summary":
+    if number_of_processes() > 1:
+        raise CelluScanError("--ray starts its own processes: leave torchrun or accelerate launch out")
+    if options.form:
+        raise CelluScanError(f"--{options.form} cannot be used with --ray, which writes parquet; leave it out")
+    if options.output is None or options.output.suffix.lower() in OUTPUT_SUFFIXES:
+        raise CelluScanError(f"--output {options.output or ''}: with --ray expected a folder, such as out/predictions")
+    output = local_only(str(options.output))
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from .predict_ray import predict_on_ray
+    from .shard_predictor import SHARD_IMAGES, Settings
+
+    settings = Settings(
+        options.top_k, options.batch_size, options.coverage, options.views, options.shard_size or SHARD_IMAGES
+    )
+    return predict_on_ray(
+        options.images,
+        options.model,
+        output,
+        options.ray,
+        settings=settings,
+        device=options.device,
+        trust_remote_code=options.trust_remote_code,
+        lists=options.lists,
+        cores=options.actor_cores,
+    )
 
 
 def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -88,7 +161,9 @@ def export_onnx(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
     """Write a model as ONNX and compare its logits with PyTorch; see `onnx.export_onnx`."""
     add_model(parser, "model")
     add_trust(parser)
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the folder to be written; must be new or empty")
+    parser.add_argument(
+        "output", type=local_only, metavar="OUTPUT", help="the folder to be written; must be new or empty"
+    )
     add_views(parser)
     options = parser.parse_intermixed_args(arguments)
 

@@ -2,7 +2,6 @@
 
 import math
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,13 @@ from ..atomic_io import atomic_write
 from ..curation.decoding import decode
 from ..errors import BadImage, CelluScanError
 from .attention import AttentionRecord, record_attention
-from .loading import load_classifier
+from .loading import load_classifier, load_reliability
+from .predict import Row, row
+from .prediction import outputs
 
 RESOLUTION = 120  # dots per inch
 PANEL_INCHES, PANEL_TITLE_INCHES, LINE_INCHES, LEGEND_INCHES = 2.3, 0.3, 0.2, 0.9
+LABELS = 3  # in the title
 LETTERS_PER_PANEL = 24  # letters of a title that fit above one panel
 MIN_SCALE = 2.0  # least upper end of a colour scale, in multiples of even attention
 LEGEND = "attention; 1 × is the share of each patch if attention is spread evenly"
@@ -76,8 +78,7 @@ def explain(
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
     record = record_attention(model, pixel_values)
     cell = displayed(pixel_values[0], processor)
-    predicted = predictions(record.logits[0], model.config.id2label)
-    figure = draw(cell, record, layer, f"{Path(image_path).name}\n{predicted}")
+    figure = draw(cell, record, layer, f"{Path(image_path).name}\n{answer_text(predict_row(image, model, processor))}")
     with atomic_write(output) as partial:
         figure.savefig(partial, format="png", dpi=RESOLUTION)
     return output
@@ -103,12 +104,20 @@ def displayed(pixels: torch.Tensor, processor: BaseImageProcessor) -> Pixels:
     return image.clip(0, 1)
 
 
-def predictions(logits: torch.Tensor, id2label: Mapping[int, str], count: int = 3) -> str:
-    """List the likeliest labels of one image, logits (labels,), with probabilities: `Monocyte 71.2 %, then …`."""
-    best = logits.float().softmax(dim=-1).topk(min(count, len(logits)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    first, *others = [f"{id2label[index]} {100 * probability:.1f}{_NO_BREAK}%" for index, probability in pairs]
-    return f"{first}, then {', '.join(others)}" if others else first
+def predict_row(image: Image.Image, model: PreTrainedModel, processor: BaseImageProcessor) -> Row:
+    """Return the row that `celluscan predict` writes for one image."""
+    reliability = load_reliability(model)
+    calibrated = reliability is not None
+    (result,) = outputs([lambda: image], model, processor, with_features=calibrated, check_stain=True)
+    return row("", result, model.config.id2label, LABELS, reliability)
+
+
+def answer_text(fields: Row) -> str:
+    """List the likeliest labels of a row with probabilities, `Monocyte 71.2 %, then …`; below, why it abstains."""
+    first, *others = [f"{best['label']} {100 * best['score']:.1f}{_NO_BREAK}%" for best in fields["top"]]
+    likeliest = f"{first}, then {', '.join(others)}" if others else first
+    abstains = f"abstains: {fields['reason']}" if fields["abstain"] else None
+    return "\n".join(line for line in (likeliest, abstains, fields["hint"]) if line)
 
 
 def draw(cell: Pixels, record: AttentionRecord, layer: int, title: str) -> Figure:

@@ -15,8 +15,10 @@ Files in folders and patterns without an image ending are skipped and counted.
 import glob
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
@@ -28,8 +30,10 @@ from PIL import Image
 
 from ..curation.decoding import Decoded, decode
 from ..errors import BadImage, CelluScanError
-from ..sources.hidden import is_hidden_folder, is_system_file
-from ..sources.tree import FolderTree
+from ..remote import file_system, is_address, is_remote, locate
+from ..sources.hf_tables import open_parquet
+from ..sources.hidden import hidden_part, is_hidden_folder, is_system_file
+from ..sources.tree import open_folder
 
 IMAGE_SUFFIXES = frozenset(  # of the formats that `decode` reads
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -63,23 +67,29 @@ class ImageFile:
 
     def images(self) -> Iterator[NamedImage]:
         read = partial(_refuse, self.problem) if self.problem else partial(_read_file, self.path)
-        yield NamedImage(_readable(self.path), read)
+        yield NamedImage(readable_path(self.path), read)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """A parquet file with a column `image`. Images are named by their `image_id`, else `<path>#<row>`, from 0."""
+    """A parquet file with a column `image`. Images are named by their `image_id`, else `<path>#<row>`, from 0.
+
+    `groups` are the first of its row groups and the one after the last, None for all; `rows` are the rows in them.
+    """
 
     path: Path
     rows: int
     columns: tuple[str, ...]
+    groups: tuple[int, int] | None = None
 
     def images(self) -> Iterator[NamedImage]:
         """Yield the images row by row. If a row group is damaged, its remaining rows become unreadable images."""
-        with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES) as file:
+        with open_parquet(self.path, buffer_size=_BUFFER_BYTES) as file:
             end = 0
             for group in range(file.num_row_groups):
                 row, end = end, end + file.metadata.row_group(group).num_rows
+                if self.groups and not self.groups[0] <= group < self.groups[1]:
+                    continue
                 try:
                     for cell, name in self._cells(file, group):
                         yield NamedImage(self._row_name(row) if name is None else str(name), partial(_read_cell, cell))
@@ -95,7 +105,10 @@ class ImageTable:
             yield from zip(batch.column("image").to_pylist(), names, strict=True)
 
     def _row_name(self, row: int) -> str:
-        return f"{_readable(self.path)}#{row}"
+        return f"{readable_path(self.path)}#{row}"
+
+
+Place = ImageFile | ImageTable
 
 
 class Images:
@@ -105,16 +118,16 @@ class Images:
     named again.
     """
 
-    def __init__(self, places: Iterable[ImageFile | ImageTable], others: Iterable[Path] = ()) -> None:
-        unique: dict[tuple[str, str], ImageFile | ImageTable] = {}
-        real = lru_cache(os.path.realpath)
+    def __init__(self, places: Iterable[Place], others: Iterable[Path] = ()) -> None:
+        unique: dict[tuple[str, str], Place] = {}
         self.repeated = 0
-        for place in places:  # the file itself is not resolved: in the Hub's cache, equal files are links to one blob
-            key = real(place.path.parent), place.path.name
+        key_of = file_keys()
+        for place in places:
+            key = key_of(place.path)
             self.repeated += key in unique
             unique.setdefault(key, place)
         self._places = list(unique.values())
-        self.skipped = _endings({(real(path.parent), path.name) for path in others})
+        self.skipped = _endings({key_of(path) for path in others})
 
     def __len__(self) -> int:
         return sum(place.rows for place in self._places)
@@ -124,24 +137,63 @@ class Images:
             yield from place.images()
 
 
-def find_images(named: Iterable[str | Path]) -> Images:
-    """Find the images that files, folders, patterns and parquet files stand for. No image is opened yet.
+def find_images(named: Iterable[str | Path], lists: Iterable[str] = ()) -> Images:
+    """Find the images that files, folders, patterns, parquet files and `lists` of paths stand for. None is opened yet.
 
     Raises:
         CelluScanError: One of them does not exist or stands for no image, or a parquet file is damaged or has no column
             `image` with the bytes of image files.
     """
     others: list[Path] = []
-    images = Images([place for name in named for place in _places(str(name), others)], others)
+    images = Images(find_places(named, others.append, lists), others)
     if not len(images):
-        raise CelluScanError(f"no image was given, or only parquet files without rows; {_EXPECTED}")
+        raise no_images()
     return images
 
 
-def refuse_address(name: str) -> None:
-    """Raise a `CelluScanError` for a web address."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-        raise CelluScanError(f"{name} is a web address; download the image and give its file")
+def find_places(
+    named: Iterable[str | Path], skip: Callable[[Path], object], lists: Iterable[str] = ()
+) -> Iterator[Place]:
+    """Yield the files and tables that names, and lists of names, stand for, one by one; see `find_images`.
+
+    A file named twice is yielded twice. `skip` gets each file that is skipped since it has no image ending.
+    """
+    for name in named:
+        yield from _places(str(name), skip)
+    for file in lists:
+        for name in _lines(file):
+            yield from _listed(name, skip)
+
+
+def no_images() -> CelluScanError:
+    """Return the error of inputs that stand for no image."""
+    return CelluScanError(f"no image was given, or only parquet files without rows; {_EXPECTED}")
+
+
+def file_keys() -> Callable[[Path], tuple[str, str]]:
+    """Return a function whose value is equal for two names of one file.
+
+    The file itself is not resolved: in the Hub's cache, equal files are links to one blob.
+    """
+    real = lru_cache(_real_path)
+    return lambda path: (real(path.parent), path.name)
+
+
+def _lines(file: str) -> Iterator[str]:
+    """Yield the paths in a list, one a line; `-` is standard input."""
+    try:
+        with nullcontext(sys.stdin) if file == "-" else open(file, encoding="utf-8", errors="surrogateescape") as lines:
+            yield from filter(None, (line.rstrip("\r\n") for line in lines))
+    except OSError as error:
+        raise CelluScanError(f"--list {file}: {error.strerror}; expected a text file with one path a line") from error
+
+
+def _listed(name: str, skip: Callable[[Path], object]) -> Iterator[Place]:
+    """Yield what a path in a list stands for. One that does not exist is an unusable image: a list may be long."""
+    if is_address(name) or os.path.lexists(name):
+        yield from _places(name, skip)
+    else:
+        yield ImageFile(Path(name), "missing_file")
 
 
 def counted(endings: Counter[str]) -> str:
@@ -153,77 +205,96 @@ def _endings(files: Iterable[tuple[str, str]]) -> Counter[str]:
     return Counter(sorted(PurePath(name).suffix.lower() for _, name in files))
 
 
-def _places(name: str, others: list[Path]) -> list[ImageFile | ImageTable]:
-    """Return the files and tables that a name stands for; skipped files are appended to `others`."""
-    path = Path(name)
+def _places(name: str, skip: Callable[[Path], object]) -> Iterator[Place]:
+    """Yield the files and tables that a name stands for; `skip` gets the skipped files."""
     if not name:
         raise CelluScanError(f"an empty name; {_EXPECTED}")
-    refuse_address(name)
+    path = locate(name)
     if path.is_dir():
-        skipped: list[Path] = []
-        if places := _in_folder(path, skipped):
-            others += skipped
-            return places
-        endings = " ".join(sorted(IMAGE_SUFFIXES))
-        holds = counted(_endings(("", file.name) for file in skipped))
+        yield from _in_named_folder(path, skip)
+    elif path.exists():
+        yield _place(path)
+    elif not is_remote(path) and os.path.lexists(path):
+        raise CelluScanError(f"{readable_path(path)} is a broken link; {_EXPECTED}")
+    elif glob.has_magic(name):
+        yield from _matching(path, skip)
+    else:
+        raise CelluScanError(f"{readable_path(path)} does not exist; {_EXPECTED}")
+
+
+def _in_named_folder(folder: Path, skip: Callable[[Path], object]) -> Iterator[Place]:
+    skipped: Counter[str] = Counter()
+
+    def count(path: Path) -> None:
+        skipped[path.suffix.lower()] += 1
+        skip(path)
+
+    places = _in_folder(folder, count)
+    first = next(places, None)
+    if first is None:
+        endings, holds = " ".join(sorted(IMAGE_SUFFIXES)), counted(skipped)
         raise CelluScanError(
-            f"{_readable(path)} contains no image file ({endings}){f', but {holds}' if holds else ''}; {_EXPECTED}"
+            f"{readable_path(folder)} contains no image file ({endings})"
+            f"{f', but {holds}' if holds else ''}; {_EXPECTED}"
         )
-    if path.exists():
-        return [_place(path)]
-    if os.path.lexists(path):
-        raise CelluScanError(f"{_readable(path)} is a broken link; {_EXPECTED}")
-    if glob.has_magic(name):
-        return _matching(name, others)
-    raise CelluScanError(f"{_readable(path)} does not exist; {_EXPECTED}")
+    yield first
+    yield from places
 
 
-def _place(path: Path) -> ImageFile | ImageTable:
+def _place(path: Path) -> Place:
     if not path.is_file():
-        raise CelluScanError(f"{_readable(path)} is neither a file nor a folder; {_EXPECTED}")
-    return _table(path) if _is_parquet(path) else ImageFile(path)
+        raise CelluScanError(f"{readable_path(path)} is neither a file nor a folder; {_EXPECTED}")
+    return open_table(path) if _is_parquet(path) else ImageFile(path)
 
 
-def _in_folder(folder: Path, others: list[Path]) -> list[ImageFile | ImageTable]:
-    entries = [entry for entry in FolderTree(folder).entries() if not PurePath(entry.path).name.startswith(".")]
-    tables = [entry.path for entry in entries if entry.path.lower().endswith(_PARQUET)]
+def _in_folder(folder: Path, skip: Callable[[Path], object]) -> Iterator[Place]:
+    tables: list[str] = []
+    for entry in open_folder(folder).walk():
+        if hidden_part(entry.path) or PurePath(entry.path).name.startswith("."):
+            continue
+        if entry.path.lower().endswith(_PARQUET):
+            tables.append(entry.path)
+        elif PurePath(entry.path).suffix.lower() in IMAGE_SUFFIXES or entry.problem in _HIDING:
+            yield ImageFile(folder / entry.path, entry.problem)
+        else:
+            skip(folder / entry.path)
     if tables:
         example = next((path for path in tables if PurePath(path).name.startswith("test")), tables[0])
         raise CelluScanError(
-            f"{_readable(folder)} contains {len(tables)} parquet files, maybe of train and test; give those you mean, "
-            f"such as {_readable(folder / example)}, or the images, such as '{_readable(folder)}/**/*.jpg'"
+            f"{readable_path(folder)} contains {len(tables)} parquet files, maybe of train and test; give those "
+            f"you mean, such as {readable_path(folder / example)}, or the images, such as "
+            f"'{readable_path(folder)}/**/*.jpg'"
         )
-    places: list[ImageFile | ImageTable] = []
-    for entry in entries:
-        if PurePath(entry.path).suffix.lower() in IMAGE_SUFFIXES or entry.problem in _HIDING:
-            places.append(ImageFile(folder / entry.path, entry.problem))
-        else:
-            others.append(folder / entry.path)
-    return places
 
 
-def _matching(pattern: str, others: list[Path]) -> list[ImageFile | ImageTable]:
-    wanted = IMAGE_SUFFIXES | ({PurePath(pattern).suffix.lower()} - {""})
-    places: list[ImageFile | ImageTable] = []
-    for match in _matches(os.path.expanduser(pattern)):
-        path = Path(match)
-        matched = set(path.parts) - set(PurePath(os.path.expanduser(pattern)).parts)  # by a wildcard
+def _matching(pattern: Path, skip: Callable[[Path], object]) -> Iterator[Place]:
+    wanted = IMAGE_SUFFIXES | ({pattern.suffix.lower()} - {""})
+    empty = True
+    for path in _remote_matches(pattern) if is_remote(pattern) else map(Path, _matches(pattern)):
+        matched = set(path.parts) - set(pattern.parts)  # by a wildcard
         if any(is_hidden_folder(part) or is_system_file(part) for part in matched):
             continue
         if path.is_dir():
-            places += _in_folder(path, others)
+            for place in _in_folder(path, skip):
+                empty = False
+                yield place
         elif path.suffix.lower() in wanted:
-            places.append(_place(path))
+            empty = False
+            yield _place(path)
         else:
-            others.append(path)
-    if not places:
-        raise CelluScanError(f"no image matches {_readable(Path(pattern))!r}; {_EXPECTED}")
-    return places
+            skip(path)
+    if empty:
+        raise CelluScanError(f"no image matches {readable_path(pattern)!r}; {_EXPECTED}")
 
 
-def _matches(pattern: str) -> list[str]:
+def _remote_matches(pattern: Path) -> list[Path]:
+    system, place = file_system(pattern)
+    return sorted((locate(system.unstrip_protocol(match)) for match in system.glob(place)), key=str)
+
+
+def _matches(pattern: Path) -> list[str]:
     """Return the paths that match. Names often contain `[2]`, which a pattern takes for a set of characters."""
-    parts = Path(pattern).parts
+    parts = pattern.parts
     depth = next(depth for depth in range(len(parts), -1, -1) if depth == 0 or os.path.lexists(Path(*parts[:depth])))
     above, below = [glob.escape(part) for part in parts[:depth]], parts[depth:]
     for rest in (below, [re.sub(r"\[", "[[]", part) for part in below]):
@@ -243,13 +314,15 @@ def _is_parquet(path: Path) -> bool:
         return False  # reported when the image is read
 
 
-def _table(path: Path) -> ImageTable:
+def open_table(path: Path) -> ImageTable:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise CelluScanError(f"{_readable(path)} is not a parquet file, or damaged ({reason}); rewrite it") from error
+        raise CelluScanError(
+            f"{readable_path(path)} is not a parquet file, or damaged ({reason}); rewrite it"
+        ) from error
     if "image" not in schema.names or not _holds_bytes(schema.field("image").type):
         content = (
             f"a column image of {schema.field('image').type}"
@@ -257,7 +330,7 @@ def _table(path: Path) -> ImageTable:
             else f"the columns {', '.join(schema.names)}"
         )
         raise CelluScanError(
-            f"{_readable(path)} has {content}; expected a column image with the bytes of image files (binary, or a "
+            f"{readable_path(path)} has {content}; expected a column image with the bytes of image files (binary, or a "
             "struct with bytes, as in datasets on the Hub)"
         )
     return ImageTable(path, rows, tuple(name for name in ("image", "image_id") if name in schema.names))
@@ -270,7 +343,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _read_file(path: Path) -> Decoded:
-    return decode(FolderTree(path.parent).read(path.name))
+    return decode(open_folder(path.parent).read(path.name))
 
 
 def _read_cell(cell: bytes | dict[str, Any] | None) -> Decoded:
@@ -285,6 +358,10 @@ def _refuse(reason: str, detail: str = "") -> NoReturn:
     raise BadImage(reason, detail)
 
 
-def _readable(path: Path) -> str:
+def readable_path(path: Path) -> str:
     """Return the path as text; bytes that are not UTF-8 are written as `\\xNN`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+
+
+def _real_path(path: Path) -> str:
+    return str(path) if is_remote(path) else os.path.realpath(path)

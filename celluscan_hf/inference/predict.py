@@ -20,6 +20,7 @@ The fields of a row:
 
 import csv
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -37,10 +38,11 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..atomic_io import atomic_write
 from ..errors import BadImage, CelluScanError
 from ..modeling.reliability_celluscan import COVERAGE, FACT_NAMES, NOT_A_CELL, Reliability, facts_of
+from ..processes import ALONE, Processes
 from ..taxonomy import CLASSES
-from .inputs import Images, counted, find_images
+from .inputs import NamedImage, counted, find_images
 from .loading import load_classifier, load_reliability
-from .prediction import Output, best_device, outputs
+from .prediction import Output, best_device, device_for, outputs
 
 Format = Literal["csv", "json"]
 Row = dict[str, Any]
@@ -73,11 +75,14 @@ class Summary:
     repeated: int = 0
 
     def __str__(self) -> str:
-        noun, rate = "image" if self.images == 1 else "images", self.images / self.seconds
-        text = f"{self.images} {noun}, {self.unusable} could not be used, {rate:.1f} images/s"
+        noun = "image" if self.images == 1 else "images"
+        text = f"{self.images} {noun}, {self.unusable} could not be used, {self.rate()}"
         if self.repeated:
             text += f"; files named more than once, used once: {self.repeated}"
         return f"{text}; files skipped: {counted(self.skipped)}" if self.skipped else text
+
+    def rate(self) -> str:
+        return f"{self.images / self.seconds:.1f} images/s"
 
 
 def predict(
@@ -92,6 +97,8 @@ def predict(
     coverage: float = COVERAGE,
     views: int | None = None,
     trust_remote_code: bool = False,
+    lists: Sequence[str] = (),
+    processes: Processes = ALONE,
 ) -> Summary:
     """Write one row per image, in the given order.
 
@@ -106,29 +113,39 @@ def predict(
         coverage: Share of prediction sets that hold the true class, above 0 and below 1.
         views: Mirrored copies of an image that are averaged over; None for those of the model.
         trust_remote_code: Run code from the checkpoint.
+        lists: Text files with the path of an image a line, `-` for standard input.
+        processes: Those that call this with the same arguments and share the images; the first one writes.
 
     Raises:
         CelluScanError: The images, the model, the device or the output cannot be used, or none of the images could be
             read (their rows are written all the same).
     """
     form = _form(output, form)
-    for name, value in {"--top-k": top_k, "--batch-size": batch_size}.items():
-        if value < 1:
-            raise CelluScanError(f"{name} {value}: expected 1 or more")
-    if not 0 < coverage < 1:
-        raise CelluScanError(f"--coverage {coverage}: expected a share above 0 and below 1, such as 0.9")
-    named = find_images(images)
+    check_numbers(coverage, top_k=top_k, batch_size=batch_size)
+    named = processes.from_first(lambda: find_images(images, lists))
     classifier, processor = load_classifier(model, trust_remote_code, views=views)
     reliability = load_reliability(classifier)
-    _place(classifier, device)
-    rows = _rows(named, classifier, processor, reliability, batch_size, top_k, coverage)
-    with _opened(output) as file, closing(rows) as results:
+    place(classifier, device, processes)
+    dealt = processes.deal(named, batch_size)
+    own = predict_rows(dealt, classifier, processor, reliability, batch_size, top_k, coverage)
+    rows = processes.gather(own, batch_size, len(named))
+    with _opened(output, processes) as file, closing(rows) as results:
         show = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())  # else the rows show progress
+        show = show and processes.is_first
         with tqdm(results, total=len(named), unit=" images", leave=False, disable=not show) as bar:
             summary, first_error = _write(bar, file, form, min(top_k, classifier.config.num_labels))
     if summary.unusable == summary.images:
         raise CelluScanError(f"no image could be used, of {summary.images}; the first, {first_error}")
     return replace(summary, skipped=named.skipped, repeated=named.repeated)
+
+
+def check_numbers(coverage: float, **counts: int) -> None:
+    """Raise a `CelluScanError` if the value of an option is out of range."""
+    for name, value in counts.items():
+        if value < 1:
+            raise CelluScanError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    if not 0 < coverage < 1:
+        raise CelluScanError(f"--coverage {coverage}: expected a share above 0 and below 1, such as 0.9")
 
 
 def row(
@@ -164,20 +181,29 @@ def _rounded(value: Any) -> Any:
     return round(value, _DECIMALS) if isinstance(value, float) else value
 
 
-def _rows(
-    named: Images,
+def predict_rows(
+    named: Iterable[NamedImage],
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     reliability: Reliability | None,
     batch_size: int,
     top_k: int,
     coverage: float,
+    readers: int | None = None,
 ) -> Generator[Row, None, None]:
-    """Yield the row of each image."""
+    """Yield the row of each image; `readers` as in `prediction.outputs`."""
     images, read_ahead = tee(named)
     reads = (image.decode for image in read_ahead)
     calibrated = reliability is not None
-    results = outputs(reads, model, processor, batch_size=batch_size, with_features=calibrated, check_stain=True)
+    results = outputs(
+        reads,
+        model,
+        processor,
+        batch_size=batch_size,
+        with_features=calibrated,
+        check_stain=True,
+        readers=readers,
+    )
     with closing(results):
         for image, result in zip(images, results, strict=True):
             yield row(image.name, result, model.config.id2label, top_k, reliability, coverage)
@@ -240,16 +266,21 @@ def _form(output: Path | None, form: Format | None) -> Format:
     return form or ending or "csv"
 
 
-def _place(model: PreTrainedModel, device: str | None) -> None:
+def place(model: PreTrainedModel, device: str | None, processes: Processes = ALONE) -> None:
+    """Move a model to a device, by default the best one of this machine."""
     try:
-        model.to(device or best_device())
+        model.to(device_for(device, processes))
     except (RuntimeError, AssertionError) as error:  # the latter if torch was built without the backend
         reason = str(error).partition("\n")[0]
         raise CelluScanError(f"--device {device}: {reason}; this machine's default is {best_device()}") from error
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
+def _opened(output: Path | None, processes: Processes) -> Iterator[TextIO]:
+    if not processes.is_first:
+        with open(os.devnull, "w") as nowhere:
+            yield nowhere
+        return
     if output is None:
         yield sys.stdout
         sys.stdout.flush()  # here, so that a closed pipe is reported

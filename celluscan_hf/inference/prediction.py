@@ -20,6 +20,7 @@ from ..errors import BadImage, CelluScanError
 from ..modeling.decoding_celluscan import Decoded, check_shape
 from ..modeling.reliability_celluscan import forward
 from ..modeling.stain_celluscan import refusal
+from ..processes import ALONE, Processes, processes_on_this_machine
 
 MAX_READERS = 16  # threads; more prepare images faster than any GPU classifies them
 ReadImage = Callable[[], Image.Image]  # decodes one upright RGB image; may raise BadImage
@@ -68,6 +69,7 @@ def outputs(
     batch_size: int = 64,
     with_features: bool = False,
     check_stain: bool = False,
+    readers: int | None = None,
 ) -> Generator[Output | BadImage, None, None]:
     """Yield one result per image, in order: the model's output, or why the image cannot be used.
 
@@ -81,13 +83,15 @@ def outputs(
         batch_size: Maximum number of images in one forward pass.
         with_features: Keep the classifier's features, and colours; for models that end in one linear layer.
         check_stain: Check whether each image shows a stained cell.
+        readers: Threads that prepare images; None for one per core, 0 to prepare them in this thread.
 
     Raises:
         CelluScanError: The model predicts a quantity instead of classes or gives non-finite scores, or a batch does
             not fit into its device's memory. Any other error of an image is a bug and propagates.
     """
-    with _readers(model.device) as pool:
-        prepared = _ahead(pool, partial(prepare, processor, check_stain), images, batch_size)
+    with _readers(model.device, _default_readers() if readers is None else readers) as pool:
+        one = partial(prepare, processor, check_stain)
+        prepared = _ahead(pool, one, images, batch_size) if pool else map(one, images)
         while batch := list(islice(prepared, batch_size)):
             good = [item.pixel_values for item in batch if isinstance(item, Prepared)]
             done = iter(_outputs(model, torch.stack(good), with_features) if good else ())
@@ -100,6 +104,22 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def device_for(name: str | None, processes: Processes = ALONE) -> torch.device:
+    """Return the named device, by default the fastest; each process of a launcher has its own GPU, if there are enough.
+
+    Raises:
+        RuntimeError: Torch has no device of this name.
+    """
+    device = torch.device(name) if name else best_device()
+    if processes.size == 1 or device.type == "cpu" or device.index is not None:
+        return device
+    from accelerate.utils import parse_flag_from_env
+
+    if not name and parse_flag_from_env("ACCELERATE_USE_CPU"):  # accelerate launch --cpu
+        return torch.device("cpu")
+    return torch.device(device.type, processes.local_rank % max(1, torch.accelerator.device_count()))
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether a device supports bfloat16 natively: half the time, and probabilities up to 0.03 off."""
     if device.type == "cuda":
@@ -107,15 +127,22 @@ def computes_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
+def _default_readers() -> int:
+    return max(1, min(cores() // processes_on_this_machine(), MAX_READERS))
+
+
 @contextmanager
-def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """Start threads that prepare images for a model on `device`.
+def _readers(device: torch.device, count: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Start `count` threads that prepare images for a model on `device`; None without any.
 
     With a GPU each thread is limited to one core, as nested threads would compete for the cores. If the model runs on
     the CPU, readers are not limited: with few threads in all, OpenMP waits by spinning, and the model's wait then takes
     the readers' cores (measured on two cores: half the images per second).
     """
-    count, threads = min(cores(), MAX_READERS), torch.get_num_threads()
+    if count == 0:
+        yield None
+        return
+    threads = torch.get_num_threads()
     one_core_each = device.type != "cpu"
     pool = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1) if one_core_each else None)
     try:

@@ -19,7 +19,6 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from .. import taxonomy
 from ..atomic_io import atomic_write
-from ..dataset.workers import progress
 from ..errors import BadImage, CelluScanError
 from ..evaluation.cells import Cell, load_cells_of_split
 from ..evaluation.plots import calibration_change
@@ -41,6 +40,7 @@ from ..modeling.reliability_celluscan import (
     stored,
 )
 from ..versions import versions
+from ..workers import progress
 from .head import fold
 from .other_laboratories import as_from_elsewhere
 from .outliers import QUANTILE, fit_scorers, sample_per_class

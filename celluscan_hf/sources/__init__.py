@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CelluScanError
+from ..remote import locate
 from .aml_lmu import AMLCytomorphologyLMU
 from .apl_jhu import APLJohnsHopkins
 from .base import Source, TreeSource
@@ -113,7 +114,7 @@ def open_source(
         close = difflib.get_close_matches(kind, KEYS, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"expected one of: {', '.join(KEYS)}"
         raise CelluScanError(f"{option} {key}: unknown source; {hint}")
-    return READERS[kind](name, open_tree(Path(value).expanduser(), scratch))
+    return READERS[kind](name, open_tree(locate(value), scratch))
 
 
 def _count(value: str, option: str) -> int:

@@ -39,6 +39,10 @@ class Tree(ABC):
     def all_entries(self) -> Iterator[Entry]:
         """List `entries` and the skipped ones: system files, and hidden folders by their names with a `/`."""
 
+    def walk(self) -> Iterator[Entry]:
+        """List the same one by one, files in the order of their paths."""
+        return self.all_entries()
+
     def entries(self) -> Iterator[Entry]:
         """List all files and empty folders by path, without hidden and system ones."""
         return (entry for entry in self.all_entries() if not hidden_part(entry.path))

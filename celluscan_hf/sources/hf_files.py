@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ..errors import CelluScanError
+from ..remote import is_remote, locate
 from .licenses import from_hub
 
 CONVERTED = "refs/convert/parquet"  # the revision with the Hub's parquet conversion of a dataset
@@ -91,9 +92,9 @@ def find_dataset(value: str, config: str, splits: tuple[str, ...], source: str) 
 
     `config` is empty for the default one, `splits` for all. Raises a `CelluScanError` that names the `source`.
     """
-    path = Path(value).expanduser()
+    path = locate(value)
     try:
-        if path.exists():
+        if path.exists() or is_remote(path):
             return _in_folder(path, config, splits)
         name, _, revision = value.partition("@")
         if not _NAME.fullmatch(name):
@@ -109,6 +110,8 @@ def _in_folder(path: Path, config: str, splits: tuple[str, ...]) -> DatasetFiles
             raise CelluScanError(f"{path} is not a parquet file; expected one, or the folder of a dataset")
         return DatasetFiles(path, path.parent, (DataFile(path.name, path, "train"),), Card(), "")
     if (path / _DICT).is_file() or (path / _STATE).is_file():
+        if is_remote(path):
+            raise CelluScanError(f"{path} was written by save_to_disk, which is read by memory map; copy it here")
         return DatasetFiles(path, path, _selected(_saved(path), splits, path), Card(), "")
     card = _read_card(path / _CARD)
     chosen, declared = _config(card.configs, config, path)
@@ -203,23 +206,28 @@ def _parquet(folder: Path, config: Mapping[str, Any]) -> list[DataFile]:
     """List the parquet files of a config by split. Raises `_NoTables` if there are none."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
-    base = Path(os.path.abspath(folder / str(config.get("data_dir") or ".")))
+    base = _absolute(folder / str(config.get("data_dir") or "."))
     try:
         declared = config.get("data_files")
         patterns = sanitize_patterns(declared) if declared else get_data_patterns(str(base))
         files_by_split = DataFilesDict.from_patterns(patterns, base_path=str(base), allowed_extensions=[".parquet"])
     except (EmptyDatasetError, FileNotFoundError, ValueError) as error:
         raise _no_tables(folder) from error
-    root = Path(os.path.abspath(folder))
+    root = _absolute(folder)
     files = []
     for split, paths in files_by_split.items():
-        for path in sorted(Path(os.path.abspath(path)) for path in paths):
+        for path in sorted(_absolute(locate(path)) for path in paths):
             if not path.is_relative_to(root):
                 raise CelluScanError(f"{folder / _CARD} names a file outside the dataset: {path}")
             files.append(DataFile(path.relative_to(root).as_posix(), path, str(split)))
     if not files:
         raise _no_tables(folder)
     return files
+
+
+def _absolute(path: Path) -> Path:
+    """Resolve `..`, but no links: files of the Hub's cache are links out of their folder."""
+    return path.resolve() if is_remote(path) else Path(os.path.abspath(path))
 
 
 def _no_tables(folder: Path) -> _NoTables:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ..atomic_io import atomic_write
 from ..errors import CelluScanError
 from ..modeling.formats_celluscan import is_lfs_pointer
+from ..remote import file_system, is_remote, locate
 from .entries import scratch_copy
 
 MAX_GROUP_BYTES = 64 * 2**20  # images in a row group
@@ -31,7 +32,7 @@ _reading = threading.Lock()  # a parquet file must not be read by two threads at
 def schema_of(path: Path) -> pa.Schema:
     """Return the schema of a table. Raises `CelluScanError` if the file is damaged or missing."""
     try:
-        return pq.read_schema(path) if _is_parquet(path) else _mapped(str(path)).schema
+        return open_parquet(path).schema_arrow if _is_parquet(path) else _mapped(str(path)).schema
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, error) from error
 
@@ -49,7 +50,7 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
     """Read a column, or one field of a struct (`"image.path"`). Raises `CelluScanError` if the file is damaged."""
     name, _, child = column.partition(".") if column not in schema_of(path).names else (column, "", "")
     try:
-        table = pq.ParquetFile(path).read(columns=[column]) if _is_parquet(path) else _mapped(str(path))
+        table = open_parquet(path).read(columns=[column]) if _is_parquet(path) else _mapped(str(path))
         return pc.struct_field(table[name], child) if child else table[name]
     except (OSError, pa.ArrowException) as error:
         raise damaged(path, error) from error
@@ -57,15 +58,15 @@ def read_column(path: Path, column: str) -> pa.ChunkedArray:
 
 def count_rows(path: Path) -> int:
     """Return the number of rows of a table."""
-    return int(pq.read_metadata(path).num_rows if _is_parquet(path) else _mapped(str(path)).num_rows)
+    return int(open_parquet(path).metadata.num_rows if _is_parquet(path) else _mapped(str(path)).num_rows)
 
 
 def with_small_groups(path: Path, column: str, scratch: Path) -> Path:
     """Return a file with small row groups: `path`, or a copy of the column in `scratch`.
 
-    The copy is written once, if the column takes more than `MAX_GROUP_BYTES` in a row group.
+    The copy is written once, if the column takes more than `MAX_GROUP_BYTES` in a row group of a local file.
     """
-    if not _is_parquet(path) or _largest_group(path, column) <= MAX_GROUP_BYTES:
+    if not _is_parquet(path) or is_remote(path) or _largest_group(path, column) <= MAX_GROUP_BYTES:
         return path
     copy = scratch_copy(path, scratch, ".parquet", column)
     if not copy.exists():
@@ -112,9 +113,15 @@ def read_cell(path: Path, column: str, row: int) -> Any:
     return values[row - (ends[group - 1] if group else 0)].as_py()
 
 
+def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
+    """Open a local or remote parquet file, of which the parts that are asked for are read."""
+    system, place = file_system(path)
+    return pq.ParquetFile(place, filesystem=system, **options)
+
+
 @lru_cache(maxsize=8)
 def _opened(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(path)
+    return open_parquet(locate(path))
 
 
 @lru_cache(maxsize=8)

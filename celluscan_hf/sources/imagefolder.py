@@ -5,7 +5,7 @@ optionally `label` (instead of the folder name) and `group_id` (patient, slide o
 If no table gives the group of a file, it is the folder between the class folder and the file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import takewhile
@@ -212,8 +212,13 @@ class ImageFolder(TreeSource):
 class OwnFolder(ImageFolder):
     """The same with classes of one's own: a label that names no class of ours stays as it is written.
 
-    The class is the outermost folder that differs between the images, the group the folder below it, if there is one.
+    The class is the outermost folder that is named after one of `classes`, or else that differs between the images (the
+    innermost, if none does); the group is the folder below it, if there is one.
     """
+
+    def __init__(self, name: str, tree: Tree, classes: Collection[str] = ()) -> None:
+        super().__init__(name, tree)
+        self.classes = classes
 
     def _label_of_folder(self, path: str) -> str:
         return next(iter(self._parts(path)), "")
@@ -222,8 +227,10 @@ class OwnFolder(ImageFolder):
         return self._description(path).group_id or "/".join(self._parts(path)[1:2])
 
     def _parts(self, path: str) -> tuple[str, ...]:
-        """The folders of a path below those that all images share."""
-        return PurePosixPath(path).parts[self._shared : -1]
+        """The folders of a path from that of the class on."""
+        folders = PurePosixPath(path).parts[:-1]
+        named = (place for place, folder in enumerate(folders) if _own_class(folder) in self.classes)
+        return folders[next(named, min(self._shared, len(folders) - 1)) :]
 
     @cached_property
     def _shared(self) -> int:
@@ -234,3 +241,8 @@ class OwnFolder(ImageFolder):
 
     def _class(self, text: str, member: str) -> str | None:
         return taxonomy.lookup(text).name if is_class(text) else None
+
+
+def _own_class(text: str) -> str:
+    """Return the name of the class that a folder's name means: ours, or as it is written."""
+    return taxonomy.lookup(text).name if is_class(text) else text

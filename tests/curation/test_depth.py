@@ -4,11 +4,13 @@ from pathlib import Path
 from shutil import copytree
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from celluscan_hf.curation.depth import common_depth
+from celluscan_hf.curation import facts
+from celluscan_hf.curation.depth import chunks_to_rescan, common_depth, source_depths
 from celluscan_hf.dataset.build import build
 from celluscan_hf.dataset.settings import BuildSettings
 from celluscan_hf.errors import CelluScanError
@@ -84,7 +86,7 @@ def test_a_source_of_16_bits_keeps_its_upper_bits_and_is_scanned_once(
 
 
 def _refuse_rescaling(stage: str, *arguments: object):
-    from celluscan_hf.dataset.workers import progress
+    from celluscan_hf.workers import progress
 
     assert stage != "rescaling"
     return progress(stage, *arguments)
@@ -101,3 +103,16 @@ def test_files_far_below_the_largest_sample_are_refused_with_those_that_reach_it
     with pytest.raises(CelluScanError, match=r"source own: most of its 21 files .* 1 reach 65,535: own/hot\.tif; "):
         common_depth("own", samples)
     assert common_depth("own", {"own/a.tif": 4000, "own/b.tif": 900}) == 12
+
+
+def test_each_source_has_its_own_depth_and_only_chunks_of_another_depth_are_scanned_again() -> None:
+    rows = [
+        ("a", 0, 4_000, None), ("a", 0, 3_000, None), ("a", 1, 500, None), ("a", 2, 400, 12),
+        ("b", 3, 60_000, None), ("b", 4, 50_000, None), ("c", 5, None, None),
+    ]  # fmt: skip
+    columns = dict(zip(("source", "chunk", "largest_sample", "sample_bits"), zip(*rows, strict=True), strict=True))
+    table = {name: pa.array(values) for name, values in columns.items()}
+    table |= {"source": facts.encode(table["source"]), "image_id": pa.array([str(row) for row in range(len(rows))])}
+    scanned = facts.Facts(table, len(rows))
+    assert source_depths(scanned) == {"a": 12, "b": 16}
+    assert chunks_to_rescan(scanned) == {1: 12}

@@ -54,6 +54,9 @@ ANY_GROUPS = st.lists(st.lists(ROW, min_size=1, max_size=8), min_size=1, max_siz
 ONE_CLASS_GROUPS = st.lists(
     st.builds(lambda row, count: [row] * count, ROW, st.sampled_from([1, 1, 2, 5, 40])), min_size=10, max_size=60
 )
+LARGE_GROUPS = st.lists(
+    st.lists(st.tuples(st.integers(0, 13), st.integers(0, 4)), min_size=10, max_size=80), min_size=1, max_size=12
+)
 SINGLE_ROWS = st.lists(ROW.map(lambda row: [row]), min_size=10, max_size=80)
 
 
@@ -82,6 +85,40 @@ def test_eligible_groups_fill_every_part_and_others_get_the_first(
     parts = assign_groups(groups, SPLIT_SHARES, 42, eligible)
     assert absent(groups, parts, eligible, 3) == []
     assert not parts[~eligible].any()
+
+
+def assigned_one_by_one(groups: Groups, shares: tuple[float, ...], seed: int) -> NDArray[np.int64]:
+    """The rule itself, without moves: group by group, with arrays of all counts."""
+    cells = groups.strata.max(initial=-1) + 1
+    columns = np.stack([groups.strata, cells + groups.labels], axis=1)
+    totals = np.bincount(columns.ravel(), minlength=int(columns.max(initial=0)) + 1)
+    weight, missing = 1.0 / np.sqrt(np.maximum(totals, 1)), np.outer(shares, totals)
+    order = seeded_order(groups.names, seed)
+    sizes = np.bincount(groups.members, minlength=len(groups.names))
+    parts = np.zeros(len(groups.names), np.int64)
+    for group in order[np.argsort(-sizes[order], kind="stable")]:
+        own, counts = np.unique(columns[groups.members == group], return_counts=True)
+        change = counts * (counts - 2 * missing[:, own]) * weight[own]
+        parts[group] = change.sum(axis=1).argmin()
+        missing[parts[group], own] -= counts
+    return parts
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.one_of(ANY_GROUPS, ONE_CLASS_GROUPS, SINGLE_ROWS, LARGE_GROUPS),
+    seed=st.integers(0, 99),
+    shares=st.sampled_from([SPLIT_SHARES, TIER_SHARES]),
+    batch=st.sampled_from([3, 50, 65_536]),
+)
+def test_each_group_goes_where_it_most_reduces_the_distance(
+    rows: list[list[tuple[int, int]]], seed: int, shares: tuple[float, ...], batch: int
+) -> None:
+    groups = groups_of(rows)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(splits, "BATCH", batch)
+        patched.setattr(splits, "MIN_GROUPS", 1_000)  # moves nothing
+        assert np.array_equal(assign_groups(groups, shares, seed), assigned_one_by_one(groups, shares, seed))
 
 
 def test_groups_that_are_not_eligible_count_nowhere() -> None:

@@ -21,7 +21,7 @@ Rows = list[dict[str, Any]]
 
 
 def violations(folder: Path) -> dict[str, list[str]]:
-    reports = [inspect(FileTask(path, SIZE)) for path in parquet_files(folder)]
+    reports = [inspect(FileTask(path, SIZE, folder / "read_back")) for path in parquet_files(folder)]
     return check(folder, reports, FILES, TARGET)
 
 
@@ -151,11 +151,11 @@ def test_equal_siblings_are_found(copy):
 def test_an_image_of_another_size_is_refused(copy):
     path = next(copy.glob("data/originals/test-*"))
     with pytest.raises(CelluScanError, match="expected RGB, 64 x 64"):
-        inspect(FileTask(path, 64))
+        inspect(FileTask(path, 64, copy))
 
 
 def test_other_columns_are_refused(copy):
     path = next(copy.glob("data/originals/test-*"))
     pq.write_table(pq.read_table(path).drop(["phash"]), path)
     with pytest.raises(CelluScanError, match="has the columns"):
-        inspect(FileTask(path, SIZE))
+        inspect(FileTask(path, SIZE, copy))

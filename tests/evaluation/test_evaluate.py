@@ -183,7 +183,7 @@ def test_a_split_of_a_raw_source_is_refused(folder, checkpoint, tmp_path, capsys
 
 def test_other_classes_are_refused_before_anything_is_read(tmp_path, capsys):
     other = save_checkpoint(tmp_path / "other", id2label={0: "cat", 1: "dog"})
-    assert call("--model", other, "--source", f"imagefolder={tmp_path / 'nowhere'}", "--output", tmp_path / "eval") == 2
+    assert call("--model", other, "--dataset", tmp_path / "nowhere", "--output", tmp_path / "eval") == 2
     assert "has cat, dog in addition" in capsys.readouterr().err
 
 

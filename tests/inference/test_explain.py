@@ -1,5 +1,6 @@
 """The figure of one cell: complete, from safely opened images, with the model's prediction."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from matplotlib.text import Text
 from PIL import Image
 from transformers import LlavaImageProcessor, PreTrainedModel
 
+from celluscan_hf.bundled_model import default_model
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.attention import AttentionRecord
-from celluscan_hf.inference.explain import displayed, draw, explain, predictions, smooth
+from celluscan_hf.inference.explain import answer_text, displayed, draw, explain, predict_row, read_image, smooth
+from celluscan_hf.inference.loading import load_classifier
+from celluscan_hf.inference.predict import predict
 
 Build = Callable[..., PreTrainedModel]
 Write = Callable[..., Path]
@@ -109,12 +113,28 @@ def test_maps_are_enlarged_without_edges_or_negative_values() -> None:
     assert np.abs(np.diff(values, axis=0)).max() < 0.15
 
 
-def test_the_three_likeliest_labels_are_named() -> None:
-    labels = {0: "Basophil", 1: "Monocyte", 2: "Platelet", 3: "Eosinophil"}
-    logits = torch.tensor([0.5, 0.25, 0.05, 0.2]).log()
-    text = predictions(logits, labels).replace("\N{NO-BREAK SPACE}", " ")
-    assert text == "Basophil 50.0 %, then Monocyte 25.0 %, Eosinophil 20.0 %"
-    assert predictions(torch.zeros(1), labels) == "Basophil 100.0\N{NO-BREAK SPACE}%"
+def test_the_likeliest_labels_are_named_and_why_there_is_no_answer() -> None:
+    top = [
+        {"label": "Basophil", "score": 0.5},
+        {"label": "Monocyte", "score": 0.25},
+        {"label": "Platelet", "score": 0.2},
+    ]
+    fields = {"top": top, "abstain": None, "reason": None, "hint": None}
+    text = answer_text(fields).replace("\N{NO-BREAK SPACE}", " ")
+    assert text == "Basophil 50.0 %, then Monocyte 25.0 %, Platelet 20.0 %"
+    assert answer_text(fields | {"top": top[:1]}) == "Basophil 50.0\N{NO-BREAK SPACE}%"
+    unsure = answer_text(fields | {"abstain": True, "reason": "low confidence", "hint": "unlike the training cells"})
+    assert unsure.splitlines()[1:] == ["abstains: low confidence", "unlike the training cells"]
+
+
+def test_the_title_has_the_probabilities_that_predict_writes(write_image: Write, tmp_path: Path) -> None:
+    noise = Image.effect_noise((96, 96), 90).convert("RGB")
+    cell, model = write_image(tmp_path / "noise.png", noise), default_model()
+    predict([cell], model, tmp_path / "rows.jsonl")
+    written = json.loads((tmp_path / "rows.jsonl").read_text("utf-8"))
+    fields = predict_row(read_image(cell), *load_classifier(model, attn_implementation="eager"))
+    assert fields["ood_score"] > 1  # so that its probabilities are lowered
+    assert answer_text(fields) == answer_text(written)
 
 
 def test_what_cannot_be_drawn_is_refused_and_nothing_written(

@@ -150,10 +150,9 @@ def test_a_folder_without_images_says_what_it_holds(write_files: Any) -> None:
     refused("cells", r"^cells contains no image file \(\.bmp .*\), but 2 \.heic; expected")
 
 
-@pytest.mark.parametrize("address", ["https://host.org/cells/a.png", "s3://bucket/a.png"])
-def test_an_address_is_named_in_full(address: str) -> None:
+def test_a_web_address_is_named_in_full() -> None:
     with pytest.raises(CelluScanError) as caught:
-        find_images([address])
+        find_images([address := "https://host.org/cells/a.png"])
     assert str(caught.value) == f"{address} is a web address; download the image and give its file"
 
 

@@ -170,7 +170,7 @@ def test_runs_as_precisely_as_the_model_was_placed(
 
 def test_readers_beside_a_gpu_keep_to_one_core_and_nobody_else_does() -> None:
     before = torch.get_num_threads()
-    with prediction._readers(torch.device("cuda")) as pool:
+    with prediction._readers(torch.device("cuda"), 2) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     later: list[int] = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
