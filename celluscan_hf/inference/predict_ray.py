@@ -158,7 +158,6 @@ def _predict_missing(plan: Plan, task: Task, cores: int | None) -> int:
     missing = sorted(set(range(plan.shards)) - set(written))
     if not missing:
         return 0
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports its plans, and that it has no progress bars
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus, cores, actors = _actors(task.model.device, cores)
     task = replace(task, readers=cores if gpus else cores - 1)  # on a CPU, one core runs the model
@@ -173,6 +172,8 @@ def _predict_missing(plan: Plan, task: Task, cores: int | None) -> int:
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
+    # here, as Ray Data sets the level itself: it reports its plans, and that it shows no progress
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with progress("predicting", plan.images, "image") as advance:
         advance(sum(pq.read_metadata(part_path(task.folder, shard)).num_rows for shard in written))
         images = 0
