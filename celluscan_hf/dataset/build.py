@@ -102,9 +102,7 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
     return curated
 
 
-def _rescale_to_source_depth(
-    sources: Sequence[Source], scanned: Facts, work: Workspace, workers: Workers
-) -> Facts:
+def _rescale_to_source_depth(sources: Sequence[Source], scanned: Facts, work: Workspace, workers: Workers) -> Facts:
     """Scale the samples of all files of a source by one bit depth, and return the scanned rows."""
     rescan = chunks_to_rescan(scanned)
     if not rescan:
