@@ -11,11 +11,11 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..curation.curate import Curated, curate, exclude
 from ..curation.depth import chunks_to_rescan, source_depths
+from ..curation.facts import Facts
 from ..curation.scan import Chunk, PixelReader, load_tables, scan
 from ..errors import CelluScanError
 from ..remote import is_remote
@@ -114,9 +114,7 @@ def _scan_and_curate(sources: Sequence[Source], listing: Listing, work: Workspac
     return curated
 
 
-def _rescale_to_source_depth(
-    sources: Sequence[Source], scanned: pa.Table, work: Workspace, workers: Workers
-) -> pa.Table:
+def _rescale_to_source_depth(sources: Sequence[Source], scanned: Facts, work: Workspace, workers: Workers) -> Facts:
     """Scale the samples of all files of a source by one bit depth, and return the scanned rows."""
     rescan = chunks_to_rescan(scanned)
     if not rescan:
@@ -130,7 +128,7 @@ def _rescale_to_source_depth(
     return load_tables(work.scanned)
 
 
-def _require_usable(sources: Sequence[Source], listing: Listing, scanned: pa.Table, work: Workspace) -> None:
+def _require_usable(sources: Sequence[Source], listing: Listing, scanned: Facts, work: Workspace) -> None:
     """Stop, and leave nothing to resume, if a source has no usable image."""
     is_rejected = pc.is_valid(scanned["reason"])
     rejected = scanned.select(["image_id", "reason", "detail", "source_label"]).filter(is_rejected)

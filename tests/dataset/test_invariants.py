@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ Rows = list[dict[str, Any]]
 
 
 def violations(folder: Path) -> dict[str, list[str]]:
-    reports = [inspect(FileTask(path, SIZE, folder / "read_back")) for path in parquet_files(folder)]
-    return check(folder, reports, FILES, TARGET)
+    with tempfile.TemporaryDirectory() as facts:
+        reports = [inspect(FileTask(path, SIZE, Path(facts))) for path in parquet_files(folder)]
+        return check(folder, reports, FILES, TARGET)
 
 
 def broken(folder: Path) -> set[str]:
