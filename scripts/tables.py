@@ -117,10 +117,12 @@ def trust() -> Table:
         tested = f"**another laboratory**: {PLACES[key]}, {five['n']} white cells"
         rows.append([words, tested, interval(five["any_answer"], "accuracy")])
     adapted = {(row["source"], row["method"], row["shots"]): row for row in metrics("adaptation", "rows")}
+    adapted |= {(row["source"], row["method"], row["shots"]): row for row in metrics("adaptation-auto", "rows")}
     for key in ("bcisc", "bone_marrow"):
-        row = adapted[key, "head", ADAPTED_TO]
+        method = "auto" if (key, "auto", ADAPTED_TO) in adapted else "head"
         tested = f"{PLACES[key]}: other cells, after {ADAPTED_TO} labelled cells of each of five classes"
-        rows.append(["`cpu-robust`, trained on PBC, **adapted**", tested, f"{row['accuracy']:.3f}"])
+        accuracy = adapted[key, method, ADAPTED_TO]["accuracy"]
+        rows.append([f"`cpu-robust`, trained on PBC, **adapted** (`{method}`)", tested, f"{accuracy:.3f}"])
     rows += [
         [
             "`cpu-small`, leaking split, overfitted",
@@ -198,18 +200,21 @@ def five_f1(place: dict[str, Any]) -> str:
 
 def adaptation() -> Table:
     methods = {"calibration": "calibrated only", "head": "head", "auto": "auto", "scratch": "trained on these alone"}
-    found = {(row["source"], row["shots"], row["method"]): row for row in metrics("adaptation", "rows")}
+    measured = [*metrics("adaptation", "rows"), *metrics("adaptation-auto", "rows")]
+    found = {(row["source"], row["shots"], row["method"]): row for row in measured}
     rows = []
     for place, shots in sorted({key[:2] for key in found}):
         of_size = [found.get((place, shots, method if shots else "none")) for method in methods]
         if not shots:
             of_size[-1] = None  # it knows nothing yet
         scores = ["–" if row is None else adapted(row) for row in of_size]
-        head = found.get((place, shots, "head"))
-        reliability = ["–", "–"] if head is None else [f"{head[name]:.2f}" for name in ("ece", "coverage")]
+        reliability = [
+            f"{row['ece']:.2f}, {row['coverage']:.2f}" if (row := found.get((place, shots, method))) else "–"
+            for method in ("head", "auto")
+        ]
         rows.append([PLACES[place], str(shots), *scores, *reliability])
     named = ["laboratory", "labelled cells of each class", *methods.values()]
-    return [*named, "head: ECE", "head: coverage of 90 % prediction sets"], rows
+    return [*named, *(f"{method}: ECE, coverage of 90 % prediction sets" for method in ("head", "auto"))], rows
 
 
 def adapted(row: dict[str, Any]) -> str:
