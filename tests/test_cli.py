@@ -270,9 +270,9 @@ def test_predict_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["predict", "a.png", "--model", "m", "--csv"]) == 0
     assert main(["predict", "a.png"]) == 0
     assert calls == [
-        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, 2, True, ALONE),
-        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, None, False, ALONE),
-        (["a.png"], celluscan_hf.default_model(), None, None, 3, 64, None, 0.9, None, False, ALONE),
+        (["a.png", "b"], "m", Path("o.jsonl"), "json", 5, 8, "cpu", 0.9, 2, True, [], ALONE),
+        (["a.png"], "m", None, "csv", 3, 64, None, 0.9, None, False, [], ALONE),
+        (["a.png"], celluscan_hf.default_model(), None, None, 3, 64, None, 0.9, None, False, [], ALONE),
     ]
 
 

@@ -484,7 +484,7 @@ def test_the_command_has_what_was_changed():
 def test_a_loss_that_knows_the_taxonomy_is_told_with_its_settings():
     changed = {"loss": "hierarchical", "parent_share": 0.2, "maturation_weight": 0.5}
     trained = TrainingFacts(recorded("cpu-small", **changed))
-    loss = "hierarchical, parent share 0.2, label smoothing 0.1, 0.5 x squared maturation distance"
+    loss = "hierarchical, parent share 0.2, label smoothing 0.05, 0.5 x squared maturation distance"
     assert dict(trained.rows())["loss"] == loss
     assert (trained.command(DATASET) or "").endswith("--loss hierarchical --parent_share 0.2 --maturation_weight 0.5")
 
