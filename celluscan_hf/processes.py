@@ -6,7 +6,6 @@ exchange Python objects alone, therefore by gloo, also if each has a GPU: gloo n
 
 import atexit
 import os
-import pickle
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -105,12 +104,11 @@ class Processes:
             return load()
         from accelerate.utils import broadcast_object_list
 
-        value = load() if self.is_first else None
-        data = pickle.dumps(value)
+        value: Any = load() if self.is_first else None
         self.exchange(None)  # tells whether it could be loaded
         with self._deaths_explained():
-            data = broadcast_object_list([data])[0]
-        return pickle.loads(data)  # type: ignore[no-any-return]
+            received: Value = broadcast_object_list([value])[0]
+        return received
 
     def exchange(self, value: Value) -> list[Value]:
         """Send a value to all processes, and return what each of them sent, in the order of their ranks.

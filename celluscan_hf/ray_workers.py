@@ -127,8 +127,12 @@ def require(needed: Conditions) -> None:
                 f"node {get_node_ip_address()} does not see {shown} of this machine; all nodes must share the folders "
                 "of sources and output under the same paths"
             )
-    if os.path.isdir(needed.folder):  # relative paths of sources mean the same as in the driver
-        os.chdir(needed.folder)
+    if not os.path.isdir(needed.folder):  # relative paths of sources would mean other files than in the driver
+        raise CelluScanError(
+            f"node {get_node_ip_address()} does not see the folder {needed.folder}, in which this command was started; "
+            "start it in a folder that all nodes share"
+        )
+    os.chdir(needed.folder)
 
 
 def _run(function: Callable[[Task], Result], needed: Conditions, task: Task) -> Result:

@@ -5,6 +5,7 @@ rename: a file is written locally and uploaded when it is complete, and what has
 manifest, uploaded last, is there.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -27,9 +28,11 @@ def locate(text: str) -> Path:
         CelluScanError: It is a web page's address, or of a file system that is not known or not installed.
     """
     if not is_address(text):
-        return Path(text).expanduser()
+        return Path(os.path.expanduser(text))  # which leaves the name of an unknown user as it is
     if text.lower().startswith(_WEB):
         raise CelluScanError(f"{text} is a web address; download the image and give its file")
+    if "::" in text:
+        raise CelluScanError(f"{text} is a chain of addresses; expected one, of a file or folder")
     from upath import UPath
 
     try:

@@ -12,6 +12,7 @@ class at the end, whatever its name, and never insert, reorder or remove one. Ea
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,9 +102,15 @@ def lookup(text: str) -> CellClass:
 
 
 def classes_of(names: Iterable[str]) -> tuple[CellClass, ...]:
-    """Return what is known of the classes of a model: nothing but the name of those that are not ours."""
+    """Return what is known of the classes of a model: nothing but the name of those that are not ours.
+
+    The code of these is the beginning of their name, or the whole if others begin so.
+    """
+    own = [name for name in names if name not in LABEL2ID]
+    begin = Counter(name[:_OWN_CODE] for name in own)
+    codes = {name: name[:_OWN_CODE] if begin[name[:_OWN_CODE]] == 1 else name for name in own}
     return tuple(
-        CLASSES[LABEL2ID[name]] if name in LABEL2ID else CellClass(name, name[:_OWN_CODE], None, "", None, False)
+        CellClass(name, codes[name], None, "", None, False) if name in codes else CLASSES[LABEL2ID[name]]
         for name in names
     )
 

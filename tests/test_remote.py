@@ -65,6 +65,7 @@ def test_paths_are_local_unless_they_have_a_scheme() -> None:
     ("address", "message"),
     [
         ("https://host.org/a.png", "is a web address; download the image"),
+        ("zip://a.png::memory://lab/cells.zip", "is a chain of addresses"),
         ("nowhere://lab/a.png", r"nowhere://lab/a.png cannot be opened \(.*nowhere.*\); expected an address"),
     ],
 )

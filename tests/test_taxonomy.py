@@ -97,3 +97,8 @@ def test_only_the_parent_is_an_ancestor():
 )
 def test_finest_label_on_which_all_agree(names, label):
     assert taxonomy.finest(names) == label
+
+
+def test_classes_that_are_not_ours_have_codes_of_their_own():
+    names = ("Neutrophil", "Plasma cell", "Plasmablast", "Smudge cell")
+    assert [cell.code for cell in taxonomy.classes_of(names)] == ["NEU", "Plasma cell", "Plasmablast", "Smudge"]

@@ -92,11 +92,12 @@ def search_tasks(hashes: Hashes, folder: Path) -> list[SearchTask]:
     """Write `hashes` (N, 8) to a folder of their own below `folder`, and divide their search into tasks."""
     folder = folder / xxhash.xxh3_64_hexdigest(np.ascontiguousarray(hashes).data)
     if not (folder / _HASHES).exists():
-        with atomic_write(folder / _HASHES) as partial:
-            columns = np.lib.format.open_memmap(partial, "w+", np.uint64, hashes.T.shape)
+        # written, not mapped for writing: if the disk is full, that is an error and not the end of the process
+        with atomic_write(folder / _HASHES) as partial, open(partial, "wb") as file:
+            header = {"descr": "<u8", "fortran_order": False, "shape": hashes.T.shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for number in range(len(ORIENTATIONS)):
-                columns[number] = hashes[:, number]
-            columns.flush()
+                file.write(np.ascontiguousarray(hashes[:, number]).data)
     masks = len(covering_masks())
     parts = -(-hashes.size // SORTED_KEYS)
     groups = min(masks, -(-hashes.size * masks // (parts * _TASK_KEYS)))

@@ -53,7 +53,7 @@ def build(settings: BuildSettings) -> dict[str, Any]:
             selections=dict(settings.selections),
         )
         _refuse_output_inside(sources, settings.output)
-        inputs = [source.location for source in sources if source.location is not None]
+        inputs = [source.location for source in sources if source.location and not is_remote(source.location)]
         with open_workers(settings.num_proc, settings.ray, settings.output.parent, inputs) as workers:
             return _run(sources, work, workers)
 
@@ -72,7 +72,7 @@ def _run(sources: Sequence[Source], work: Workspace, workers: Workers) -> dict[s
     work.open({**settings.content, "listing": listing.digest, "files": listing.files, "software": software_versions()})
     curated = _scan_and_curate(sources, listing, work, workers)
     reports = _write(sources, curated, work, workers)
-    summary = describe(sources, listing, curated, reports, work)
+    summary = describe(sources, listing, curated, reports, work, workers)
     work.publish()
     list_beside(settings.output).unlink(missing_ok=True)  # left by an earlier build without a usable image
     _log.info("built %s", settings.output)

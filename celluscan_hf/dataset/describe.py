@@ -17,7 +17,7 @@ from ..curation.scan import PixelReader
 from ..curation.splits import SPLITS, seeded_order
 from ..errors import CelluScanError
 from ..sources import Dropped, Source
-from ..workers import progress
+from ..workers import Workers, progress
 from . import card, invariants
 from .inspection import FileReport
 from .listing import Listing
@@ -46,7 +46,12 @@ def padding_colour(rows: Facts, size: int) -> tuple[int, int, int]:
 
 
 def describe(
-    sources: Sequence[Source], listing: Listing, curated: Curated, reports: list[FileReport], work: Workspace
+    sources: Sequence[Source],
+    listing: Listing,
+    curated: Curated,
+    reports: list[FileReport],
+    work: Workspace,
+    workers: Workers,
 ) -> dict[str, Any]:
     """Write the card and the curation files, check the folder, and return its statistics."""
     dropped = [*listing.dropped, *curated.dropped]
@@ -58,7 +63,8 @@ def describe(
     write_curation(curated, dropped, curation)
     write_text(curation / "sources.json", _json(facts))
     with progress("verifying", summary["rows"]["originals"], "image") as advance:
-        violations = invariants.check(work.final, reports, listing.seen, work.settings.target_per_class, advance)
+        target, search = work.settings.target_per_class, work.folder / "read_back_duplicates"
+        violations = invariants.check(work.final, reports, listing.seen, target, advance, workers.run, search)
     audit = {"invariants": _require_none(violations), "shortcuts": summary["shortcuts"]}
     audit["confounding"] = summary["confounding"]
     write_text(curation / "audit.json", _json(audit))

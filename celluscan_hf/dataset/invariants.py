@@ -19,7 +19,7 @@ from ..curation import facts
 from ..curation.duplicates import NearPair, min_correlation, near_duplicates
 from ..curation.facts import Integers
 from ..curation.hash_masks import MAX_DISTANCE
-from ..curation.hash_search import Hashes
+from ..curation.hash_search import Hashes, Runner
 from ..curation.orientation import UPRIGHT
 from ..taxonomy import NAMES
 from .inspection import FileReport, stored_content
@@ -36,8 +36,12 @@ def check(
     seen: int,
     target_per_class: int,
     progress: Callable[[int], object] = lambda done: None,
+    run: Runner = map,
+    search: Path | None = None,
 ) -> dict[str, list[str]]:
     """Run all checks; return the violations of each by its name.
+
+    `run` runs the tasks of the duplicate search, which share the folder `search`, as in `near_duplicates`.
 
     `folder` contains `curation/dropped.csv`; `seen` is the number of files and boxes in the sources. `progress` is
     called with the number of originals compared since its last call.
@@ -52,7 +56,7 @@ def check(
             *_crossing(originals, "sha256", "split"),
             *_crossing(originals, "pixels", "split"),
         ],
-        "no near duplicate crosses a split": _near_duplicates(originals, progress),
+        "no near duplicate crosses a split": _near_duplicates(originals, progress, run, search),
         "validation and test hold originals only": _augmented_outside_train(reports),
         "a parent is a train original of the same class, tier and group": _stray_children(augmented, originals),
         "train classes reach the target": _short_classes(reports, target_per_class),
@@ -133,7 +137,9 @@ def _crossing(reports: Sequence[FileReport], key: str, place: str) -> list[str]:
     return [f"{row[key]!r} is in {', '.join(sorted(row[f'{place}_distinct']))}" for row in crossing.to_pylist()]
 
 
-def _near_duplicates(originals: Sequence[FileReport], progress: Callable[[int], object]) -> list[str]:
+def _near_duplicates(
+    originals: Sequence[FileReport], progress: Callable[[int], object], run: Runner, search: Path | None
+) -> list[str]:
     starts = np.cumsum([0, *(report.count for report in originals)])
 
     def place(row: int) -> tuple[FileReport, int]:
@@ -145,7 +151,7 @@ def _near_duplicates(originals: Sequence[FileReport], progress: Callable[[int], 
         return stored_content(report.path, position)
 
     lines = []
-    for pair in filter(_certain, near_duplicates(_hashes(originals), image, progress)):
+    for pair in filter(_certain, near_duplicates(_hashes(originals), image, progress, run, search)):
         (first, one), (second, other) = place(pair.first), place(pair.second)
         if first.part.split != second.part.split:
             names = f"{first.rows['image_id'][one]} and {second.rows['image_id'][other]}"

@@ -239,8 +239,8 @@ def _deduplicate(loaded: Sequence[tuple[Cell, str]], names: Sequence[str]) -> tu
     for best, copies in exact.kept.items():
         reasons |= dict.fromkeys(copies, ("duplicate", f"equals {cells[best].image_id}"))
     for rows in exact.conflicts:
-        names = ", ".join(f"{cells[row].image_id} = {labels[row]}" for row in rows)
-        reasons |= dict.fromkeys(rows, ("label_conflict", names))
+        conflict = ", ".join(f"{cells[row].image_id} = {labels[row]}" for row in rows)
+        reasons |= dict.fromkeys(rows, ("label_conflict", conflict))
     dropped = [Dropped(cells[row].image_id, *reasons[row], cells[row].source_label) for row in sorted(reasons)]
     return [cell for row, cell in enumerate(cells) if row not in reasons], dropped
 

@@ -121,6 +121,8 @@ def predict_external(
                     processes=processes,
                 )
         except CelluScanError as error:
+            if str(error).startswith(OPTION):  # named by the process that failed first
+                raise
             raise CelluScanError(f"{OPTION} {name}: {error}") from error
     return predicted
 

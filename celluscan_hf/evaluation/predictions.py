@@ -135,7 +135,10 @@ class Predictions:
 
 def _names_in(schema: pa.Schema) -> tuple[str, ...]:
     """Return the classes that a schema names; ours if it names none."""
-    label = Features.from_arrow_schema(schema).get("label")
+    try:
+        label = Features.from_arrow_schema(schema).get("label")
+    except ValueError:  # of a table with columns that `datasets` does not know
+        return taxonomy.NAMES
     return tuple(label.names) if isinstance(label, ClassLabel) else taxonomy.NAMES
 
 

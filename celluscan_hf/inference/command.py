@@ -141,7 +141,7 @@ def explain(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     add_views(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_only,
         metavar="FILE.png",
         help="output image (default: <image>-attention.png in the current folder)",
     )

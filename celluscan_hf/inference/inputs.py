@@ -189,11 +189,14 @@ def _lines(file: str) -> Iterator[str]:
 
 
 def _listed(name: str, skip: Callable[[Path], object]) -> Iterator[Place]:
-    """Yield what a path in a list stands for. One that does not exist is an unusable image: a list may be long."""
-    if is_address(name) or os.path.lexists(name):
-        yield from _places(name, skip)
-    else:
+    """Yield what a path in a list stands for. One that stands for no image is an unusable image: a list may be long."""
+    if not is_address(name) and not os.path.lexists(name):
         yield ImageFile(Path(name), "missing_file")
+        return
+    try:
+        yield from _places(name, skip)
+    except CelluScanError:
+        yield ImageFile(Path(name), "unusable_path")
 
 
 def counted(endings: Counter[str]) -> str:

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ..atomic_io import remove_partial_files
@@ -81,7 +80,7 @@ def predict_on_ray(
     if device not in (None, "cpu", "cuda"):
         raise CelluScanError(f"--device {device}: with --ray expected cpu or cuda; Ray says which GPU an actor takes")
     started, predicted = time.perf_counter(), 0
-    with _locked(output):
+    with locked(output):
         inputs = [Path(name) for name in images if str(name) and Path(name).exists()]
         with RayWorkers(address, output, inputs) as workers:
             digest = model_digest(*chosen.load())
@@ -98,11 +97,13 @@ def predict_on_ray(
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """Create the folder, or check that it is one of ours, and let no second job write to it."""
     if output.exists() and not output.is_dir():
         raise CelluScanError(f"{output} is a file; with --ray, --output is a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / JOB).exists():
+    own = (".", PLAN)  # a job that was killed while it planned leaves temporary files and the plan
+    others = [path for path in output.iterdir() if not path.name.startswith(own)] if output.is_dir() else []
+    if others and not (output / JOB).exists():
         raise CelluScanError(f"{output} is not empty, and not a prediction that was begun here; choose a new --output")
     output.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output.with_name(f"{output.name}.lock"), timeout=0)
@@ -175,7 +176,7 @@ def _predict_missing(plan: Plan, task: Task, cores: int | None) -> int:
     # here, as Ray Data sets the level itself: it reports its plans, and that it shows no progress
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with progress("predicting", plan.images, "image") as advance:
-        advance(sum(pq.read_metadata(part_path(task.folder, shard)).num_rows for shard in written))
+        advance(sum(plan.images_of(shard) for shard in written))
         images = 0
         with task_errors():
             for result in results.iter_rows():

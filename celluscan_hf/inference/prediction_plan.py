@@ -51,6 +51,10 @@ class Plan:
     skipped: Counter[str]
     repeated: int
 
+    def images_of(self, shard: int) -> int:
+        """Return the number of images of a shard."""
+        return sum(place.rows for place in read_places(self.path, shard))
+
 
 def read_places(plan: Path, shard: int) -> list[Place]:
     """Read the files and parts of tables that a shard of a plan covers."""

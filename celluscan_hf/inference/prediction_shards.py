@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..sources.hf_tables import open_parquet
 from .inputs import ImageFile, Place, readable_path
 from .prediction_plan import PLAN, read_places
 
@@ -41,7 +42,10 @@ class Check:
 def check_shard(check: Check) -> ShardReport:
     """Read a shard back, and compare the number and names of its rows with the images that it covers."""
     path = part_path(check.folder, check.shard)
-    table = pq.read_table(path, columns=["image", "error"])
+    try:
+        table = pq.read_table(path, columns=["image", "error"])
+    except (pa.ArrowException, OSError) as error:
+        return ShardReport(check.shard, 0, Counter(), "", f"{path} is damaged ({str(error).splitlines()[0]})")
     names = table["image"].to_pylist()
     expected = list(chain.from_iterable(map(_possible_names, read_places(check.folder / PLAN, check.shard))))
     problem = ""
@@ -66,7 +70,7 @@ def _possible_names(place: Place) -> Iterator[set[str] | None]:
     if isinstance(place, ImageFile):
         yield {readable_path(place.path)}
         return
-    with pq.ParquetFile(place.path) as file:
+    with open_parquet(place.path) as file:
         end = 0
         for group in range(file.num_row_groups):
             row, end = end, end + file.metadata.row_group(group).num_rows

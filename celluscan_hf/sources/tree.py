@@ -19,7 +19,8 @@ from .entries import EMPTY_FOLDER, Entry, Tree, check_size, file_stamp, name_pro
 from .hidden import hidden_part, is_hidden_folder
 
 __all__ = ["Entry", "FolderTree", "RemoteTree", "Tree", "open_folder", "open_tree"]
-_GONE = (FileNotFoundError, IsADirectoryError, PermissionError)
+_GONE = (FileNotFoundError, IsADirectoryError)
+_LOST = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT}  # the file may be fine
 
 
 def open_tree(location: Path, scratch: Path) -> Tree:
@@ -62,7 +63,7 @@ class RemoteTree(Tree):
                 return read_limited(file, path)
         except _GONE as error:
             raise BadImage("unreadable", error.strerror or type(error).__name__) from error
-        except OSError as error:  # of the network: the file may be fine
+        except OSError as error:  # of the network, or a login that ended: the file may be fine
             raise CelluScanError(f"{self.location / path} cannot be fetched ({error}); run again to go on") from error
 
 
@@ -113,6 +114,10 @@ class FolderTree(Tree):
                 check_size(path, os.fstat(file.fileno()).st_size)
                 return file.read()
         except OSError as error:
+            if error.errno in _LOST:
+                raise CelluScanError(
+                    f"{self.location / path} cannot be read now ({error.strerror}); run again to go on"
+                ) from error
             raise BadImage("unreadable", error.strerror or str(error)) from error
 
 

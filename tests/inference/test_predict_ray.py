@@ -17,7 +17,7 @@ import pytest
 
 from celluscan_hf.errors import CelluScanError
 from celluscan_hf.inference.predict import predict
-from celluscan_hf.inference.predict_ray import MANIFEST, predict_on_ray
+from celluscan_hf.inference.predict_ray import MANIFEST, locked, predict_on_ray
 from celluscan_hf.inference.prediction_plan import read_places, write_plan
 from celluscan_hf.inference.prediction_shards import Check, check_shard, part_path
 from celluscan_hf.inference.shard_predictor import SCHEMA, Settings
@@ -164,11 +164,15 @@ def test_a_plan_changes_with_its_files(cells: Path, tmp_path: Path) -> None:
 
 
 def test_a_list_may_name_files_that_do_not_exist(cells: Path, tmp_path: Path) -> None:
-    (tmp_path / "paths.txt").write_text(f"{cells / '0' / '00.jpg'}\n\n{cells / 'nothing.jpg'}\n")
+    (tmp_path / "empty").mkdir()
+    paths = (cells / "0" / "00.jpg", "", cells / "nothing.jpg", tmp_path / "empty", "https://host.org/a.png")
+    (tmp_path / "paths.txt").write_text("".join(f"{path}\n" for path in paths))
     plan = write_plan(tmp_path / "plan.arrow", [], [str(tmp_path / "paths.txt")], 8)
     assert [(place.path.name, getattr(place, "problem", None)) for place in read_places(plan.path, 0)] == [
         ("00.jpg", ""),
         ("nothing.jpg", "missing_file"),
+        ("empty", "unusable_path"),
+        ("a.png", "unusable_path"),
     ]
 
 
@@ -191,6 +195,25 @@ def test_what_cannot_be_met_is_one_line(
     monkeypatch.chdir(cells)
     assert cli.main(["predict", "0", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_damaged_shard_is_noticed(cells: Path, tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.arrow", [cells], [], 8)
+    part_path(tmp_path, 0).write_bytes(b"PAR1")
+    assert "part-00000.parquet is damaged" in check_shard(Check(tmp_path, 0)).problem
+
+
+@pytest.mark.parametrize(("left", "is_own"), [("plan.arrow", True), (".celluscan-x", True), ("cell.jpg", False)])
+def test_a_folder_left_by_a_job_that_was_killed_while_it_planned_is_taken(
+    left: str, is_own: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / left).write_bytes(b"")
+    if is_own:
+        with locked(tmp_path / "out"):
+            return
+    with pytest.raises(CelluScanError, match="not a prediction that was begun here"), locked(tmp_path / "out"):
+        pass
 
 
 @pytest.mark.parametrize("change", ["lost", "swapped"])
