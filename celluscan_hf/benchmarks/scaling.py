@@ -30,6 +30,7 @@ def ray(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure images per second of all engines in turns, and their ratios."""
     with tempfile.TemporaryDirectory() as folder:
         cells = _sample(arguments.pbc, arguments.count, Path(folder, "PBC_dataset_normal_DIB"))
+        images = len(list(cells.rglob("*.jpg")))
         builds: dict[str, list[dict[str, float]]] = {name: [] for name in ENGINES}
         predictions: dict[str, list[float]] = {name: [] for name in ENGINES}
         for _ in range(arguments.rounds):
@@ -37,7 +38,7 @@ def ray(arguments: argparse.Namespace) -> dict[str, Any]:
                 builds[name].append(isolated(_time_build, cells, workers))
                 predictions[name].append(isolated(_time_predict, cells, workers))
     return {
-        "images": len(list(cells.rglob("*.jpg"))),
+        "images": images,
         "build_stages_of_workers": _compared({name: [t["stages"] for t in times] for name, times in builds.items()}),
         "build_as_a_whole": _compared({name: [t["whole"] for t in times] for name, times in builds.items()}),
         "predict": _compared(predictions),
