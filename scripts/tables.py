@@ -558,6 +558,7 @@ def copies() -> Table:
 def speed() -> Table:
     curation, loader, serving = metrics("curation"), metrics("loader"), metrics("serving")
     model = metrics("model")
+    many, ray = metrics("curation-scale", "10000000"), metrics("ray")
     best = "times_as_fast_as_the_fastest"
     return ["what, on two CPU cores", "measured"], [
         [
@@ -566,6 +567,14 @@ def speed() -> Table:
             f"{curation['median_ratio_to_cleanvision']:.1f} times CleanVision",
         ],
         ["augmentation on build", f"{metrics('balancing')['median_variants_per_second']:.0f} images/s"],
+        [
+            "curation of 10⁷ images, without decoding and near duplicates, on one core",
+            f"{many['seconds'] / 60:.0f} minutes, {many['peak_mib'] / 1024:.1f} GiB",
+        ],
+        *(
+            [f"two Ray workers against one: {what}", f"{ray[key]['two_ray_workers_to_one']:.2f} times as fast"]
+            for what, key in (("build", "build_stages_of_workers"), ("prediction", "predict"))
+        ),
         ["memory with 4 times the images", f"{metrics('memory')['ratio_4x_to_1x']:.2f} times"],
         [
             "augmented images in training",
