@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from celluscan_hf import taxonomy  # noqa: E402
+from celluscan_hf.curation import hash_search  # noqa: E402
+from celluscan_hf.curation.hash_masks import MAX_DISTANCE, covering_masks  # noqa: E402
 from celluscan_hf.sources import READERS  # noqa: E402
 from celluscan_hf.sources.licenses import redistributable  # noqa: E402
 
@@ -42,6 +45,8 @@ VIEWS = (
     ("shortcut", "background_accuracy_randomized"),
     ("shortcut-one-acquisition", "background_accuracy_randomized"),
 )
+MEASURED = 10**7  # hashes
+RANDOM_PAIRS = 7.5 * sum(comb(64, bits) for bits in range(MAX_DISTANCE + 1)) / 2**64  # to the square of the hashes
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -176,17 +181,6 @@ def laboratories() -> Table:
             rows.append([title, str(run["seed"]), *scores])
     titles = [*places.values(), *(f"{title}, its batch-norm statistics" for title in places.values())]
     return ["training on PBC alone", "seed", "other cells of PBC, 13 classes", *titles], rows
-
-
-def longer() -> Table:
-    """`cpu-robust` on PBC alone for longer, one seed, and what it is worth there and elsewhere."""
-    rows = []
-    for name in ("cpu-robust", "longer-42"):
-        run = metrics(name)
-        epochs = run["settings"]["num_train_epochs"]
-        elsewhere = [five_f1(run["external"][key]) for key in PLACES]
-        rows.append([f"{epochs:.0f}", duration(run), f"{run['test']['macro_f1']:.3f}", *elsewhere])
-    return ["epochs", "training", "other cells of PBC, 13 classes", *(PLACES.values())], rows
 
 
 def more_laboratories() -> Table:
@@ -555,6 +549,85 @@ def copies() -> Table:
     return ["copies", "made", "found", "pairs of different cells"], rows
 
 
+def duplicates() -> Table:
+    rows = []
+    for name, run in metrics("duplicates-scaling").items():
+        ours, faiss = run["eight_orientations"], run["faiss_upright_only"]
+        workers = ours["processes"] if ours["processes"] > 1 else 0  # else the main process does all of it
+        peak = ours["peak_mib_of_the_main_process"] + workers * ours["peak_mib_of_a_worker"]
+        rows.append(
+            [
+                f"{int(name.split('_')[1]):,}",
+                name.split("_")[0],
+                f"{ours['tasks_run']} of {ours['tasks']}",
+                f"{ours['seconds']:,.1f}",
+                f"{ours['cpu_seconds']:,.1f}",
+                f"{peak / 1024:.1f}",
+                f"{faiss['queries_run'] / faiss['hashes']:.1%}",
+                f"{faiss['seconds']:,.1f}",
+            ]
+        )
+    header = ["hashes", "kind", "tasks run", "seconds", "processor seconds", "GiB"]
+    return [*header, "faiss: run", "faiss: seconds"], rows
+
+
+def duplicates_skew() -> Table:
+    skew = metrics("duplicates-cells", "skew")
+    header = [
+        *("hashes of", "number", "pairs within 8 bits, to its square", "largest of 16 parts to the mean", "of 256"),
+        *("most that agree", "candidates a key"),
+    ]
+    rows = []
+    for name, words in {"cells": "real cells", "resampled": "real cells, noise added", "random": "random"}.items():
+        record = skew[name]
+        largest = (f"{record['largest_part_to_mean'][parts]:.2f}" for parts in ("16", "256"))
+        near = f"{record['near_pairs_to_squared_hashes']:.1e}"
+        most, candidates = record["most_upright_hashes_that_agree"], record["candidates_per_key"]
+        rows.append([words, f"{record['hashes']:,}", near, *largest, f"{most:,}", f"{candidates:.3f}"])
+    return header, rows
+
+
+def duplicates_plan() -> Table:
+    """Extrapolate the search on 64 machines of 16 cores from what was measured at 10^7 hashes."""
+    header = [
+        *("images", "hashes", "parts", "ns a key: sorting + candidates + further parts", "core hours"),
+        *("minutes on 64 machines", "GB in each", "TB read in all", "pairs within 8 bits", "GB of pairs"),
+    ]
+    return header, [planned(kind, count) for kind in ("random", "real") for count in (MEASURED, 10**8, 10**9)]
+
+
+def planned(kind: str, count: int) -> list[str]:
+    """A row of `duplicates_plan`. The cost of a candidate is what real cells cost more than random hashes."""
+    skew = metrics("duplicates-cells", "skew")
+    drawn = {"random": skew["random"], "real": skew["resampled"]}
+    candidates = {name: record["candidates_per_key"] for name, record in drawn.items()}
+    random, real = (
+        metrics(file, f"{name}_{MEASURED}", "eight_orientations", "cpu_ns_per_key")
+        for file, name in (("duplicates-scaling", "random"), ("duplicates-cells", "cells"))
+    )
+    per_candidate = (real - random) / (candidates["real"] - candidates["random"])
+    parts = -(-8 * count // hash_search.SORTED_KEYS)
+    costs = [
+        random - per_candidate * candidates["random"],
+        per_candidate * candidates[kind] * count / MEASURED,
+        (parts - 1) * skew["random"]["ns_to_pass_over_a_key"],
+    ]
+    seconds = len(covering_masks()) * 8 * count * sum(costs) / 1e9
+    near = RANDOM_PAIRS if kind == "random" else skew["cells"]["near_pairs_to_squared_hashes"]
+    return [
+        f"{count:,}",
+        kind,
+        f"{parts}",
+        " + ".join(f"{cost:,.0f}" for cost in costs),
+        f"{seconds / 3600:,.1f}",
+        f"{seconds / 60 / (64 * 16):,.1f}",
+        f"{64 * count / 1e9:,.1f}",
+        f"{64 * 64 * count / 1e12:,.2f}",
+        f"{near * count**2:.0e}",
+        f"{18 * near * count**2 / 1e9:,.0f}",
+    ]
+
+
 def speed() -> Table:
     curation, loader, serving = metrics("curation"), metrics("loader"), metrics("serving")
     model = metrics("model")
@@ -592,11 +665,12 @@ def speed() -> Table:
 TABLES: dict[str, Callable[[], Table]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        recipes, trust, sources, external, laboratories, longer, more_laboratories, adaptation, features,
+        recipes, trust, sources, external, laboratories, more_laboratories, adaptation, features,
         leak, leak_short, leak_bias,
         shortcut, shortcut_seeds, shortcut_models, shortcut_cost,
         acquisition, acquisition_recall, acquisition_recalibrated, recalibrated, left_out, losses, loss_gains, labels,
         calibration, calibration_external, conformal, conformal_classes, abstention, ood, stain, copies, speed,
+        duplicates, duplicates_skew, duplicates_plan,
     )
 }  # fmt: skip
 
