@@ -7,8 +7,10 @@ join later.
 
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -140,6 +142,29 @@ def _run(function: Callable[[Task], Result], needed: Conditions, task: Task) -> 
     return function(task)
 
 
+@contextmanager
+def interrupts_kept() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises `KeyboardInterrupt` if Ctrl-C was pressed: Ray may lose the first while it waits."""
+    pressed = threading.Event()
+
+    def raise_interrupt() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    def press(number: int, frame: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield raise_interrupt
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield raise_interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class RayWorkers:
     """All cores of a Ray cluster; see `workers.open_workers` for the arguments."""
 
@@ -149,11 +174,13 @@ class RayWorkers:
         self.inputs = inputs
         self._open = ExitStack()
         self._window, self._read_at = 0, 0.0
+        self._raise_interrupt: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "RayWorkers":
         with ExitStack() as stack:
             stack.enter_context(connected(self.address))
             self.conditions = stack.enter_context(conditions(self.shared, self.inputs))
+            self._raise_interrupt = stack.enter_context(interrupts_kept())
             self._open = stack.pop_all()
         return self
 
@@ -170,14 +197,23 @@ class RayWorkers:
             for task in tasks:
                 waiting.append(submit(function, self.conditions, task))
                 while len(waiting) >= self.window():
-                    done, waiting = _finished(waiting)
+                    done, waiting = self._finished(waiting)
                     yield from _results(done)
             while waiting:
-                done, waiting = _finished(waiting)
+                done, waiting = self._finished(waiting)
                 yield from _results(done)
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+
+    def _finished(self, waiting: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Wait for one task or more, and return those that are finished, and the others."""
+        import ray
+
+        first, others = ray.wait(waiting, num_returns=1)
+        more, others = ray.wait(others, num_returns=len(others), timeout=0) if others else ([], [])
+        self._raise_interrupt()
+        return first + more, others
 
     def window(self) -> int:
         """Return how many tasks may be submitted at a time. Nodes come and go, so it is read again each second."""
@@ -189,15 +225,6 @@ class RayWorkers:
                 _log.warning("the Ray cluster has no node with a core for tasks; waiting for one")
             self._window, self._read_at = max(1, IN_FLIGHT * processors), time.monotonic()
         return self._window
-
-
-def _finished(waiting: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Wait for one task or more, and return those that are finished, and the others."""
-    import ray
-
-    first, others = ray.wait(waiting, num_returns=1)
-    more, others = ray.wait(others, num_returns=len(others), timeout=0) if others else ([], [])
-    return first + more, others
 
 
 def _results(references: list[Any]) -> Iterator[Any]:

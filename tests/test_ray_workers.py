@@ -2,10 +2,12 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from celluscan_hf import ray_workers
 from celluscan_hf.errors import BadImage, CelluScanError
+from celluscan_hf.ray_workers import interrupts_kept
 from celluscan_hf.workers import IN_FLIGHT, LocalWorkers, Workers, open_workers
 
 ERRORS = {
@@ -164,3 +167,12 @@ def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_nothing_imports_ray_without_being_asked() -> None:
     code = "import sys, celluscan_hf.dataset.command, celluscan_hf.inference.command; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_an_interrupt_that_was_lost_while_waiting_is_raised_afterwards() -> None:
+    with interrupts_kept() as raise_interrupt:
+        with suppress(KeyboardInterrupt):  # as Ray may do
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        with pytest.raises(KeyboardInterrupt):
+            raise_interrupt()
