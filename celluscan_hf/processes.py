@@ -18,7 +18,7 @@ from .errors import CelluScanError
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # as Accelerate reads them
 _SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _LOCAL_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
-_PATIENCE = timedelta(hours=2)  # with a process that hangs, or is busy with the last figures
+_TIMEOUT = timedelta(hours=2)  # waiting for a process that hangs, or still computes the last metrics
 _END = object()
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -106,7 +106,7 @@ class Processes:
 
         value: Any = load() if self.is_first else None
         self.exchange(None)  # tells whether it could be loaded
-        with self._deaths_explained():
+        with self._explaining_deaths():
             received: Value = broadcast_object_list([value])[0]
         return received
 
@@ -122,7 +122,7 @@ class Processes:
     def _exchange(self, value: Any, error: Exception | None = None) -> list[Any]:
         from accelerate.utils import gather_object
 
-        with self._deaths_explained():
+        with self._explaining_deaths():
             messages = gather_object([(value, error)])
         errors = [error for _, error in messages if error is not None]
         if errors:
@@ -131,7 +131,7 @@ class Processes:
         return [value for value, _ in messages]
 
     @contextmanager
-    def _deaths_explained(self) -> Iterator[None]:
+    def _explaining_deaths(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
@@ -183,7 +183,7 @@ def join() -> Processes:
     if processes_on_this_machine() == number_of_processes():
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # mpirun does not set it
     try:
-        state = PartialState(cpu=True, timeout=_PATIENCE)
+        state = PartialState(cpu=True, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise CelluScanError(

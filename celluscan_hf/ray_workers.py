@@ -174,13 +174,13 @@ class RayWorkers:
         self.inputs = inputs
         self._open = ExitStack()
         self._window, self._read_at = 0, 0.0
-        self._raise_interrupt: Callable[[], None] = lambda: None
+        self.raise_interrupt: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "RayWorkers":
         with ExitStack() as stack:
             stack.enter_context(connected(self.address))
             self.conditions = stack.enter_context(conditions(self.shared, self.inputs))
-            self._raise_interrupt = stack.enter_context(interrupts_kept())
+            self.raise_interrupt = stack.enter_context(interrupts_kept())
             self._open = stack.pop_all()
         return self
 
@@ -212,7 +212,7 @@ class RayWorkers:
 
         first, others = ray.wait(waiting, num_returns=1)
         more, others = ray.wait(others, num_returns=len(others), timeout=0) if others else ([], [])
-        self._raise_interrupt()
+        self.raise_interrupt()
         return first + more, others
 
     def window(self) -> int:

@@ -1,8 +1,7 @@
 """Addresses of files on other machines: `s3://bucket/cells`, `hf://datasets/lab/cells`, …, through fsspec.
 
 Folders are listed and files read one by one as they are needed; none is copied as a whole. An object store has no
-rename: a file is written locally and uploaded when it is complete, and what has several files is complete once its
-manifest, uploaded last, is there.
+rename: a file is written locally and uploaded when it is complete (`atomic_io`), and folders are written locally alone.
 """
 
 import os

@@ -85,11 +85,7 @@ class ImageTable:
     def images(self) -> Iterator[NamedImage]:
         """Yield the images row by row. If a row group is damaged, its remaining rows become unreadable images."""
         with open_parquet(self.path, buffer_size=_BUFFER_BYTES) as file:
-            end = 0
-            for group in range(file.num_row_groups):
-                row, end = end, end + file.metadata.row_group(group).num_rows
-                if self.groups and not self.groups[0] <= group < self.groups[1]:
-                    continue
+            for group, row, end in self.row_groups(file):
                 try:
                     for cell, name in self._cells(file, group):
                         yield NamedImage(self._row_name(row) if name is None else str(name), partial(_read_cell, cell))
@@ -97,6 +93,14 @@ class ImageTable:
                 except (pa.ArrowException, OSError) as error:
                     refuse = partial(_refuse, "unreadable", str(error).partition("\n")[0])
                     yield from (NamedImage(self._row_name(rest), refuse) for rest in range(row, end))
+
+    def row_groups(self, file: pq.ParquetFile) -> Iterator[tuple[int, int, int]]:
+        """Yield the number of each of its row groups in a file, its first row and the one after its last."""
+        end = 0
+        for group in range(file.num_row_groups):
+            row, end = end, end + file.metadata.row_group(group).num_rows
+            if self.groups is None or self.groups[0] <= group < self.groups[1]:
+                yield group, row, end
 
     def _cells(self, file: pq.ParquetFile, group: int) -> Iterator[tuple[Any, Any]]:
         """Yield the image of each row, and its `image_id` or None."""

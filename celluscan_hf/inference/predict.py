@@ -130,13 +130,17 @@ def predict(
     own = predict_rows(dealt, classifier, processor, reliability, batch_size, top_k, coverage)
     rows = processes.gather(own, batch_size, len(named))
     with _opened(output, processes) as file, closing(rows) as results:
-        show = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())  # else the rows show progress
-        show = show and processes.is_first
+        show = processes.is_first and _shows_progress(output)
         with tqdm(results, total=len(named), unit=" images", leave=False, disable=not show) as bar:
             summary, first_error = _write(bar, file, form, min(top_k, classifier.config.num_labels))
     if summary.unusable == summary.images:
         raise CelluScanError(f"no image could be used, of {summary.images}; the first, {first_error}")
     return replace(summary, skipped=named.skipped, repeated=named.repeated)
+
+
+def _shows_progress(output: Path | None) -> bool:
+    """Whether a bar is shown: on a terminal, unless the rows are printed there."""
+    return sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
 
 
 def check_numbers(coverage: float, **counts: int) -> None:

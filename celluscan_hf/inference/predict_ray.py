@@ -89,7 +89,7 @@ def predict_on_ray(
                 _log.info("%s is complete; nothing was changed", output)
             else:
                 task = Task(output, chosen, digest, settings, 0, workers.conditions)
-                predicted = _predict_missing(plan, task, cores)
+                predicted = _predict_missing(plan, task, cores, workers)
                 reports = _verified(plan, output, workers)
                 remove_partial_files(output)  # of killed actors
                 _write_manifest(output, {"model": str(model)} | job, plan, reports)
@@ -151,7 +151,7 @@ def _check_same(before: dict[str, Any], job: dict[str, Any], output: Path) -> No
             raise CelluScanError(f"{output} was begun with another {what}; {rest}")
 
 
-def _predict_missing(plan: Plan, task: Task, cores: int | None) -> int:
+def _predict_missing(plan: Plan, task: Task, cores: int | None, workers: RayWorkers) -> int:
     """Predict the shards that have no file yet; returns their number of images."""
     import ray
 
@@ -180,6 +180,7 @@ def _predict_missing(plan: Plan, task: Task, cores: int | None) -> int:
         images = 0
         with task_errors():
             for result in results.iter_rows():
+                workers.raise_interrupt()
                 if result["failure"]:
                     raise CelluScanError(result["failure"])
                 advance(result["images"])

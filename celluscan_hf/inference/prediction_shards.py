@@ -71,11 +71,7 @@ def _possible_names(place: Place) -> Iterator[set[str] | None]:
         yield {readable_path(place.path)}
         return
     with open_parquet(place.path) as file:
-        end = 0
-        for group in range(file.num_row_groups):
-            row, end = end, end + file.metadata.row_group(group).num_rows
-            if place.groups and not place.groups[0] <= group < place.groups[1]:
-                continue
+        for group, row, end in place.row_groups(file):
             try:
                 ids = _ids(file, group, end - row) if "image_id" in place.columns else [None] * (end - row)
             except (pa.ArrowException, OSError):
