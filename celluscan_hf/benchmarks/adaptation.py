@@ -26,11 +26,13 @@ from .. import taxonomy
 from ..adaptation.adapt import LAYERS, SCHEDULE, Adapted, Adapter, Start, load_start
 from ..adaptation.cells import LabelledCells, read_cells, usable_pixels, with_names_of_cells
 from ..adaptation.expectation import expected, right
-from ..adaptation.trials import Way, deep, head_for
+from ..adaptation.layers import train_layers
+from ..adaptation.trials import Way, batches, deep, head_for
 from ..evaluation import plots
 from ..evaluation.five_classes import FIVE
 from ..evaluation.job import describe_model
 from ..evaluation.selective_metrics import calibration_metrics
+from ..inference.target_statistics import batch_norms, use_target_statistics
 from ..modeling.checkpoints import start_model
 
 OUTCOMES = "draws.jsonl"
@@ -168,9 +170,13 @@ class Laboratory:
         known, sets, seconds, chosen = None, None, 0.0, method
         if method == "none":
             logits = head_for(self.start.model, names)(deep(self.unchanged.of(others).features))
+        elif method == "scratch":
+            logits = self._from_scratch(support, others, draw)
+            seconds = time.perf_counter() - started
         else:
             given = subset(self.cells, support)
-            adapted = self._adapted(given, unchanged, method, minutes, draw)
+            adapter = Adapter(self.start, given, (), method, minutes, seed=draw, unchanged=unchanged)
+            adapted = adapter.adapted()
             seconds, chosen = time.perf_counter() - started, adapted.chosen.method
             known = expected(adapted.chosen, given)["balanced_accuracy"]
             logits = self._logits(adapted, others)
@@ -187,15 +193,20 @@ class Laboratory:
             "chosen": chosen,
         }
 
-    def _adapted(self, given: LabelledCells, unchanged: Way, method: str, minutes: float, seed: int) -> Adapted:
-        if method != "scratch":
-            return Adapter(self.start, given, method=method, minutes=minutes, seed=seed, unchanged=unchanged).adapted()
-        model = self.start.model
+    def _from_scratch(self, support: NDArray[np.int64], others: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+        """Logits (n, classes) by a network of the same shape that has learned from the cells `support` alone.
+
+        Its batch norms begin with the statistics of these cells. Nothing is held out, so it is not calibrated.
+        """
+        model, names, given = self.start.model, self.cells.names, self.unchanged.of(support)
         fields = {name: value for name, value in model.config.to_dict().items() if name in _SHAPE}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            fresh = start_model("scratch", model.config.id2label, **fields).to(model.device).eval()
-        return Adapter(replace(self.start, model=fresh), given, method="full", seed=seed, schedule=_SCRATCH).adapted()
+            fresh = start_model("scratch", dict(enumerate(names)), **fields).to(model.device)
+        if batch_norms(fresh):
+            use_target_statistics(fresh, lambda: batches(given.pixels, given.view, model.device), prior=0)
+        train_layers(fresh, given.pixels, self.cells.labels[support], given.training_view, _SCRATCH, seed)
+        return self.unchanged.run(fresh, others)[0]
 
     def _logits(self, adapted: Adapted, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits (n, classes) of an adapted model."""

@@ -2,10 +2,13 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from celluscan_hf.adaptation.adapt import Adapter, Start
 from celluscan_hf.adaptation.cells import LabelledCells, with_names_of_cells
@@ -42,6 +45,25 @@ def test_answers_from_known_features_are_those_of_the_adapted_model(start: Start
     logits = Laboratory(start, cells, unchanged)._logits(adapted, others)
     direct, _ = Way(start.processor, adapted.model, False, cells.pixels[others]).run(adapted.model)
     np.testing.assert_allclose(logits, direct, atol=1e-4)
+
+
+def test_a_network_from_scratch_knows_only_the_cells_that_it_is_given(
+    start: Start, drawn: Path, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = with_names_of_cells(read(drawn))
+    support, others = deal(cells, 2, 0)
+    laboratory = Laboratory(start, cells, Way(start.processor, start.model, False, cells.pixels))
+    monkeypatch.setattr(module, "_SCRATCH", replace(module._SCRATCH, steps=2, batch_size=4))
+    outcome = laboratory.outcome("scratch", support, others, 1.0, 0)
+    assert outcome["n"] == len(others)
+    assert outcome["coverage"] is None and outcome["expected"] is None  # nothing was held out
+    assert outcome == laboratory.outcome("scratch", support, others, 1.0, 0) | {"seconds": outcome["seconds"]}
+    other = deepcopy(start.model)
+    with torch.no_grad():
+        other.vit.embeddings.position_embeddings.add_(1)  # what the start has learned leaves no trace
+    way = Way(start.processor, other, False, cells.pixels)
+    again = Laboratory(replace(start, model=other), cells, way).outcome("scratch", support, others, 1.0, 0)
+    assert again == outcome | {"seconds": again["seconds"]}
 
 
 def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
