@@ -1,6 +1,7 @@
-"""Draw the image of README.md: a synthetic cell of each class, and the recall of `wbc-small` on test cells.
+"""Draw the images of README.md: `python scripts/overview.py`.
 
-`python scripts/overview.py` writes `results/overview.png` from `results/bundled.json`.
+- `results/overview.png`: a synthetic cell of each class, and the recall of `wbc-small` on test cells (`bundled.json`).
+- `results/adaptation.png`: accuracy of adapted models against the number of labelled cells (`adaptation*.json`).
 """
 
 import sys
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # scripts/ holds an evaluate.py, which would hide the library
 
+from celluscan_hf.benchmarks.adaptation import draw_curves  # noqa: E402
 from celluscan_hf.evaluation.plots import BLUE, ORDER, save  # noqa: E402
 from celluscan_hf.sources.drawing import draw_cell  # noqa: E402
 from celluscan_hf.sources.morphology import DRAWN  # noqa: E402
-from scripts.tables import metrics  # noqa: E402
+from scripts.tables import PLACES, adaptation_rows, metrics  # noqa: E402
 
 SIZE, COLUMNS, SEED = 256, 7, 3
 CROP = 0.15  # of each side, so that the cell fills the tile
@@ -49,3 +51,5 @@ def overview() -> Figure:
 
 if __name__ == "__main__":
     save(overview(), ROOT / "results" / "overview.png")
+    curves = [row | {"source": PLACES[row["source"]]} for row in adaptation_rows()]
+    draw_curves(curves, ROOT / "results" / "adaptation.png")
