@@ -1,7 +1,7 @@
 """Train layers of a model on a few cells: all of them at a small rate, or low-rank adapters beside them.
 
 The head is fitted before (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054), so that the first steps do not
-spoil the features. Batch norms keep their statistics.
+spoil the features.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,10 +41,12 @@ def train_layers(
     schedule: Schedule,
     seed: int,
     advance: Callable[[int], object] = lambda steps: None,
+    keep_statistics: bool = True,
 ) -> None:
     """Train all weights of a model that are trainable, in place: pixels (n, 3, resized, resized) uint8, labels (n,).
 
-    Every class is drawn equally often. The model is in evaluation mode afterwards.
+    Every class is drawn equally often. Batch norms keep their statistics, unless told otherwise. The model is in
+    evaluation mode afterwards.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay)
@@ -55,7 +57,7 @@ def train_layers(
     device, targets = model.device, torch.from_numpy(labels).to(model.device)
     model.train()
     for layer in model.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if keep_statistics and isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # of dropout

@@ -27,15 +27,14 @@ from ..adaptation.adapt import LAYERS, SCHEDULE, Adapted, Adapter, Start, load_s
 from ..adaptation.cells import LabelledCells, read_cells, usable_pixels, with_names_of_cells
 from ..adaptation.expectation import expected, right
 from ..adaptation.layers import train_layers
-from ..adaptation.trials import Way, batches, deep, head_for
+from ..adaptation.trials import Way, deep, head_for
 from ..evaluation import plots
 from ..evaluation.five_classes import FIVE
 from ..evaluation.job import describe_model
 from ..evaluation.selective_metrics import calibration_metrics
-from ..inference.target_statistics import batch_norms, use_target_statistics
 from ..modeling.checkpoints import start_model
 
-OUTCOMES = "draws.jsonl"
+OUTCOMES, CURVES = "draws.jsonl", "adaptation.png"
 _TRAINED = ("auto", "full", "lora", "scratch")  # methods with `--training-draws` instead of `--draws`
 _SCRATCH = replace(SCHEDULE, steps=4 * SCHEDULE.steps, learning_rate=1e-3)
 _MOST_JUDGED = 300  # cells of a draw
@@ -107,8 +106,7 @@ def adaptation(arguments: argparse.Namespace) -> dict[str, Any]:
                         stream.write(json.dumps(asdict(done[-1])) + "\n")
     asked = {spec.partition("=")[0] for spec in arguments.source}
     rows = summary([outcome for outcome in done if outcome.source in asked])
-    if arguments.json:
-        draw_curves(rows, arguments.json.with_suffix(".png"))
+    draw_curves(rows, arguments.output / CURVES)
     return same | {"rows": rows}
 
 
@@ -146,10 +144,10 @@ def deal(cells: LabelledCells, shots: int, draw: int) -> tuple[NDArray[np.int64]
     order = np.random.default_rng([draw, shots]).permutation(len(cells))
     classes = np.unique(cells.labels)
     support = np.concatenate([order[cells.labels[order] == label][:shots] for label in classes])
-    others = order[~np.isin(cells.groups[order], cells.groups[support])]
+    others = order[~np.isin(cells.groups[order], cells.groups[support])][:_MOST_JUDGED]
     if len(support) < shots * len(classes) or not np.isin(classes, cells.labels[others]).all():
         others = others[:0]
-    return support, others[:_MOST_JUDGED]
+    return support, others
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class Laboratory:
             seconds = time.perf_counter() - started
         else:
             given = subset(self.cells, support)
-            adapter = Adapter(self.start, given, (), method, minutes, seed=draw, unchanged=unchanged)
+            adapter = Adapter(self.start, given, method=method, minutes=minutes, seed=draw, unchanged=unchanged)
             adapted = adapter.adapted()
             seconds, chosen = time.perf_counter() - started, adapted.chosen.method
             known = expected(adapted.chosen, given)["balanced_accuracy"]
@@ -196,16 +194,16 @@ class Laboratory:
     def _from_scratch(self, support: NDArray[np.int64], others: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
         """Logits (n, classes) by a network of the same shape that has learned from the cells `support` alone.
 
-        Its batch norms begin with the statistics of these cells. Nothing is held out, so it is not calibrated.
+        Nothing is held out, so it is not calibrated.
         """
         model, names, given = self.start.model, self.cells.names, self.unchanged.of(support)
         fields = {name: value for name, value in model.config.to_dict().items() if name in _SHAPE}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             fresh = start_model("scratch", dict(enumerate(names)), **fields).to(model.device)
-        if batch_norms(fresh):
-            use_target_statistics(fresh, lambda: batches(given.pixels, given.view, model.device), prior=0)
-        train_layers(fresh, given.pixels, self.cells.labels[support], given.training_view, _SCRATCH, seed)
+        fresh.set_attn_implementation(model.config._attn_implementation)
+        labels, view = self.cells.labels[support], given.training_view
+        train_layers(fresh, given.pixels, labels, view, _SCRATCH, seed, keep_statistics=False)
         return self.unchanged.run(fresh, others)[0]
 
     def _logits(self, adapted: Adapted, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -255,12 +253,13 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
         of_source = [row for row in rows if row["source"] == source]
         for method, (label, colour, marker) in lines.items():
             begins = "none" if method != "scratch" else ""
+            if method not in {row["method"] for row in of_source}:
+                continue
             line = sorted((row for row in of_source if row["method"] in (begins, method)), key=itemgetter("shots"))
             places = [shots.index(row["shots"]) for row in line]
             axes.plot(places, [row["balanced_accuracy"] for row in line], marker, color=colour, label=label)
             bounds = [row.get("ci95", 2 * [row["balanced_accuracy"]]) for row in line]
-            if bounds:
-                axes.fill_between(places, *zip(*bounds, strict=True), color=colour, alpha=0.15)
+            axes.fill_between(places, *zip(*bounds, strict=True), color=colour, alpha=0.15)
         axes.set_xticks(range(len(shots)), [str(number) for number in shots])
         axes.set_title(source)
         axes.set_xlabel("labelled cells of each class")

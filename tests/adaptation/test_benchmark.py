@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from celluscan_hf.adaptation.adapt import Adapter, Start
 from celluscan_hf.adaptation.cells import LabelledCells, with_names_of_cells
+from celluscan_hf.adaptation.layers import Schedule
 from celluscan_hf.adaptation.trials import Way
 from celluscan_hf.benchmarks import adaptation as module
-from celluscan_hf.benchmarks.adaptation import OUTCOMES, Laboratory, adaptation, deal, of_classes
+from celluscan_hf.benchmarks.adaptation import CURVES, OUTCOMES, Laboratory, adaptation, deal, of_classes
 
 Read = Callable[..., LabelledCells]
 
@@ -47,23 +49,42 @@ def test_answers_from_known_features_are_those_of_the_adapted_model(start: Start
     np.testing.assert_allclose(logits, direct, atol=1e-4)
 
 
-def test_a_network_from_scratch_knows_only_the_cells_that_it_is_given(
+def test_a_network_from_scratch_learns_from_the_cells_that_it_is_given_alone(
     start: Start, drawn: Path, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = with_names_of_cells(read(drawn))
     support, others = deal(cells, 2, 0)
-    laboratory = Laboratory(start, cells, Way(start.processor, start.model, False, cells.pixels))
-    monkeypatch.setattr(module, "_SCRATCH", replace(module._SCRATCH, steps=2, batch_size=4))
-    outcome = laboratory.outcome("scratch", support, others, 1.0, 0)
-    assert outcome["n"] == len(others)
-    assert outcome["coverage"] is None and outcome["expected"] is None  # nothing was held out
-    assert outcome == laboratory.outcome("scratch", support, others, 1.0, 0) | {"seconds": outcome["seconds"]}
-    other = deepcopy(start.model)
+    judged, unseen = others[:2], others[2:]
+
+    def logits(start: Start, cells: LabelledCells, steps: int = 3) -> NDArray[np.float64]:
+        monkeypatch.setattr(module, "_SCRATCH", Schedule(steps, batch_size=4, learning_rate=1e-3))
+        unchanged = Way(start.processor, start.model, False, cells.pixels)
+        return Laboratory(start, cells, unchanged)._from_scratch(support, judged, 0)
+
+    def changed(rows: NDArray[np.int64], labels: bool) -> LabelledCells:
+        other = replace(cells, pixels=cells.pixels.clone(), labels=cells.labels.copy())
+        if labels:
+            other.labels[rows] = (other.labels[rows] + 1) % len(cells.names)
+        else:
+            other.pixels[rows] = 255 - other.pixels[rows]
+        return other
+
+    expected = logits(start, cells)
+    knowing = deepcopy(start.model)
     with torch.no_grad():
-        other.vit.embeddings.position_embeddings.add_(1)  # what the start has learned leaves no trace
-    way = Way(start.processor, other, False, cells.pixels)
-    again = Laboratory(replace(start, model=other), cells, way).outcome("scratch", support, others, 1.0, 0)
-    assert again == outcome | {"seconds": again["seconds"]}
+        knowing.vit.embeddings.position_embeddings.add_(1)
+    for same in (
+        logits(replace(start, model=knowing), cells),
+        logits(start, changed(others, labels=True)),
+        logits(start, changed(unseen, labels=False)),
+    ):
+        np.testing.assert_array_equal(same, expected)
+    for different in (
+        logits(start, cells, steps=1),
+        logits(start, changed(support, labels=True)),
+        logits(start, changed(support, labels=False)),
+    ):
+        assert not np.allclose(different, expected)
 
 
 def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
@@ -73,7 +94,6 @@ def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
         asked = dict(
             model=calibrated,
             output=tmp_path,
-            json=tmp_path / "result.json",
             source=[f"imagefolder={drawn}"],
             own=[],
             own_classes=[],
@@ -91,6 +111,6 @@ def test_an_interrupted_run_goes_on_and_draws_nothing_twice(
     assert len(adapted) == 1
     assert rows[0]["draws"] == 2
     assert len((tmp_path / OUTCOMES).read_text().splitlines()) == 3
-    assert (tmp_path / "result.png").is_file()
+    assert (tmp_path / CURVES).is_file()
     assert measured(1, minutes=2.0)[0]["draws"] == 1  # those before had less time
     assert 0 <= rows[0]["balanced_accuracy"] <= 1 and rows[0]["ci95"]  # type: ignore[operator]

@@ -24,8 +24,9 @@ def train(start: Start, drawn: Path, read: Callable[..., LabelledCells]) -> Call
     """Train a model on the drawn cells."""
     cells = read(drawn)
 
-    def run(model: torch.nn.Module, schedule: Schedule = SHORT, seed: int = 0) -> None:
-        train_layers(model, cells.pixels, cells.labels, view_of(start.processor), schedule, seed)  # type: ignore[arg-type]
+    def run(model: torch.nn.Module, schedule: Schedule = SHORT, seed: int = 0, **options: bool) -> None:
+        view = view_of(start.processor)
+        train_layers(model, cells.pixels, cells.labels, view, schedule, seed, **options)  # type: ignore[arg-type]
 
     return run
 
@@ -56,7 +57,7 @@ def test_it_learns(start: Start, train: Callable[..., None], drawn: Path, read: 
         assert model(pixel_values=pixel_values, labels=labels).loss < before
 
 
-def test_batch_norms_keep_their_statistics(train: Callable[..., None]) -> None:
+def test_batch_norms_keep_their_statistics_unless_told_otherwise(train: Callable[..., None]) -> None:
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
     model = CelluScanForImageClassification(
         CelluScanConfig(**sizes, image_size=32, patch_size=8, patch_stem="convolution")
@@ -65,6 +66,8 @@ def test_batch_norms_keep_their_statistics(train: Callable[..., None]) -> None:
     train(model)
     assert before
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    train(model, keep_statistics=False)
+    assert not any(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
 def test_adapters_are_merged_into_plain_weights(start: Start, train: Callable[..., None]) -> None:
