@@ -252,9 +252,9 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, source in zip(panels, sources, strict=True):
         of_source = [row for row in rows if row["source"] == source]
         for method, (label, colour, marker) in lines.items():
-            begins = "none" if method != "scratch" else ""
             if method not in {row["method"] for row in of_source}:
                 continue
+            begins = "none" if method != "scratch" else ""
             line = sorted((row for row in of_source if row["method"] in (begins, method)), key=itemgetter("shots"))
             places = [shots.index(row["shots"]) for row in line]
             axes.plot(places, [row["balanced_accuracy"] for row in line], marker, color=colour, label=label)

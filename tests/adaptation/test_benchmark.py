@@ -74,7 +74,7 @@ def test_a_network_from_scratch_learns_from_the_cells_that_it_is_given_alone(
     with torch.no_grad():
         knowing.vit.embeddings.position_embeddings.add_(1)
     for same in (
-        logits(replace(start, model=knowing), cells),
+        logits(replace(start, model=knowing, folder=Path("nowhere")), cells),
         logits(start, changed(others, labels=True)),
         logits(start, changed(unseen, labels=False)),
     ):
